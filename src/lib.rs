@@ -1,0 +1,19 @@
+//! Adjutant, a supervisor for telemetry agents that speaks OpAMP.
+//!
+//! This library exists so that tests can link the parts; it promises no stable API and decides nothing.
+//! The modules stand in reading order, lowest floor first. An arrow may only point to an earlier floor.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+#[cfg(feature = "collect")]
+pub mod dataplane;
+#[cfg(feature = "dev-server")]
+pub mod dev_server;
+pub mod engine;
+pub mod perform;
+pub mod port;
+pub mod run;
+pub mod sys;
+pub mod units;
+pub mod yaml;
