@@ -6,4 +6,9 @@
 //!
 //! Must never: know about supervisors, read a clock, a file or the environment by itself, or panic on what a peer sends.
 
+pub mod backoff;
+pub mod frame;
 pub mod messages;
+
+pub use backoff::{Backoff, BackoffConfig};
+pub use frame::{FrameError, FrameRules, HeaderRule};
