@@ -9,6 +9,8 @@
 pub mod backoff;
 pub mod frame;
 pub mod messages;
+pub mod session;
 
 pub use backoff::{Backoff, BackoffConfig};
 pub use frame::{FrameError, FrameRules, HeaderRule};
+pub use session::{ConfigError, CustomMessageError, Session, SessionConfig, SessionEvent};
