@@ -91,6 +91,13 @@ impl Book {
         }
     }
 
+    /// Turns records that were handed on into dropped ones: whoever took them had no place for them.
+    pub(crate) fn lose_delivered(&self, count: u64, reason: Reason) {
+        self.delivered.fetch_sub(count, Ordering::Relaxed);
+        self.pending.fetch_add(count, Ordering::Relaxed);
+        self.drop_pending(count, reason);
+    }
+
     /// Reads the counters.
     pub(crate) fn totals(&self) -> Totals {
         let mut dropped = [0; Reason::ALL.len()];
@@ -180,11 +187,6 @@ impl<T> Held<T> {
     pub(crate) fn receive(value: T, count: u64, book: Arc<Book>) -> Self {
         book.receive(count);
         Self { value, count, book }
-    }
-
-    /// Looks at what is held.
-    pub(crate) const fn value(&self) -> &T {
-        &self.value
     }
 
     /// Settles as delivered.
