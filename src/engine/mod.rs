@@ -1,1 +1,3 @@
-//! Stub.
+//! The pure middle: `state + event → state + effects`.
+
+pub mod message;
