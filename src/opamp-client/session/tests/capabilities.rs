@@ -1,0 +1,184 @@
+//! Capability bits of both sides.
+
+use super::*;
+
+//
+#[test]
+fn masks_are_cleaned_and_in_every_message() {
+    let mut bench = Bench::with(u64::MAX);
+    bench.connect();
+    assert_eq!(bench.one().capabilities, 0xFFFF);
+    bench.session.set_capabilities(0);
+    assert_eq!(bench.one().capabilities, 1);
+    bench.session.disconnect(bench.now);
+    assert_eq!(bench.one().capabilities, 1);
+}
+
+//
+#[test]
+fn fields_without_their_bit_are_never_sent() {
+    let cases = [
+        (AgentCapabilities::ReportsHealth, "health"),
+        (AgentCapabilities::ReportsEffectiveConfig, "effective"),
+        (AgentCapabilities::ReportsRemoteConfig, "remote"),
+        (AgentCapabilities::ReportsPackageStatuses, "packages"),
+        (AgentCapabilities::ReportsAvailableComponents, "components"),
+        (
+            AgentCapabilities::ReportsConnectionSettingsStatus,
+            "settings",
+        ),
+    ];
+    for (bit, field) in cases {
+        let mut bench = Bench::full();
+        bench.session.set_capabilities(ALL & !bit.bit());
+        bench.connect();
+        let sent = bench.one();
+        assert!(!fields_of(&sent).contains(&field), "{field}");
+        assert_eq!(fields_of(&sent).len(), 7, "{field}");
+        bench.hear(&flagged(ServerToAgentFlags::ReportFullState));
+        assert!(!fields_of(&bench.one()).contains(&field), "{field}");
+    }
+}
+
+//
+#[test]
+fn a_new_mask_goes_out_at_once_with_the_fields_it_enables() {
+    let mut bench = Bench::full();
+    bench
+        .session
+        .set_capabilities(ALL & !AgentCapabilities::ReportsHealth.bit());
+    bench.connect();
+    bench.one();
+    bench.session.set_capabilities(ALL);
+    let sent = bench.one();
+    assert_eq!((sent.capabilities, fields_of(&sent)), (ALL, vec!["health"]));
+}
+
+//
+#[test]
+fn offers_without_their_bit_are_refused_and_told_once() {
+    let mut bench = Bench::with(0);
+    bench.connect();
+    bench.one();
+    let everything = ServerToAgent {
+        remote_config: Some(offer(b"x")),
+        connection_settings: Some(ConnectionSettingsOffers {
+            opamp: Some(OpAmpConnectionSettings::default()),
+            other_connections: [("x".to_owned(), OtherConnectionSettings::default())].into(),
+            ..ConnectionSettingsOffers::default()
+        }),
+        packages_available: Some(PackagesAvailable::default()),
+        custom_message: Some(echo("hi")),
+        ..ack()
+    };
+    bench.hear(&everything);
+    let refused = [
+        Refusal::RemoteConfig,
+        Refusal::ConnectionSettings,
+        Refusal::Packages,
+        Refusal::CustomMessage,
+    ];
+    assert_eq!(bench.events(), refused.map(SessionEvent::Refused));
+    bench.hear(&everything);
+    bench.hear(&command(0));
+    assert_eq!(bench.events(), [SessionEvent::Refused(Refusal::Command)]);
+    assert_eq!(bench.session.stats().refused, 9);
+    assert_eq!(bench.drain(), []);
+}
+
+//
+#[test]
+fn connection_settings_are_filtered_kind_by_kind() {
+    let mut bench = Bench::with(AgentCapabilities::ReportsOwnMetrics.bit());
+    bench.connect();
+    let metrics = TelemetryConnectionSettings {
+        destination_endpoint: "https://m/v1/metrics".to_owned(),
+        ..TelemetryConnectionSettings::default()
+    };
+    let all = ConnectionSettingsOffers {
+        hash: b"s".to_vec(),
+        opamp: Some(OpAmpConnectionSettings::default()),
+        own_metrics: Some(metrics.clone()),
+        own_traces: Some(TelemetryConnectionSettings::default()),
+        own_logs: Some(TelemetryConnectionSettings::default()),
+        other_connections: [("x".to_owned(), OtherConnectionSettings::default())].into(),
+    };
+    bench.hear(&ServerToAgent {
+        connection_settings: Some(all),
+        ..ack()
+    });
+    let passed = ConnectionSettingsOffers {
+        hash: b"s".to_vec(),
+        own_metrics: Some(metrics),
+        ..ConnectionSettingsOffers::default()
+    };
+    assert_eq!(
+        bench.events(),
+        [
+            SessionEvent::Refused(Refusal::ConnectionSettings),
+            SessionEvent::ConnectionSettings(passed),
+        ]
+    );
+}
+
+//
+#[test]
+fn the_servers_mask_stays_until_it_sends_another() {
+    let mut bench = Bench::greeted();
+    assert_eq!(bench.session.server_capabilities(), None);
+    bench.hear(&ServerToAgent {
+        capabilities: 0xFFFF_FFFF,
+        ..ack()
+    });
+    bench.hear(&ack());
+    assert_eq!(bench.session.server_capabilities(), Some(0xFFFF_FFFF));
+    assert_eq!(
+        bench.events(),
+        [SessionEvent::ServerCapabilities(0xFFFF_FFFF)]
+    );
+    assert_eq!(bench.drain(), []);
+}
+
+//
+#[test]
+fn a_server_without_mask_is_assumed_able() {
+    let mut bench = Bench::greeted();
+    bench.session.set_effective_config(effective("b: 1"));
+    assert_eq!(fields_of(&bench.one()), ["effective"]);
+}
+
+//
+#[test]
+fn what_the_server_lacks_is_kept_back_until_it_can() {
+    let mut bench = Bench::greeted();
+    bench.hear(&ServerToAgent {
+        capabilities: ServerCapabilities::AcceptsStatus.bit(),
+        ..ack()
+    });
+    bench.session.set_effective_config(effective("b: 1"));
+    bench.session.set_package_statuses(PackageStatuses {
+        error_message: "x".to_owned(),
+        ..PackageStatuses::default()
+    });
+    assert_eq!(bench.drain(), []);
+    assert!(bench.session.poll_event().is_some());
+    assert!(bench.session.is_drained());
+    bench.hear(&flagged(ServerToAgentFlags::ReportFullState));
+    let sent = fields_of(&bench.one());
+    assert_eq!(
+        sent,
+        [
+            "description",
+            "health",
+            "remote",
+            "settings",
+            "components",
+            "custom"
+        ]
+    );
+    bench.hear(&ServerToAgent {
+        capabilities: 0x7F,
+        ..ack()
+    });
+    assert_eq!(fields_of(&bench.one()), ["effective", "packages"]);
+}
