@@ -1,1 +1,3 @@
-//! Stub.
+//! One port per thing outside; this file only declares them.
+
+pub mod store;

@@ -1,1 +1,3 @@
-//! Stub.
+//! What ports and data plane both need from the system.
+
+pub mod durable;
