@@ -1,3 +1,6 @@
-//! One port per thing outside; this file only declares them.
+//! What acts on the world for the engine: one port per thing outside. This file only declares them; ports do not know each
+//! other.
 
+pub mod child;
+pub mod probe;
 pub mod store;

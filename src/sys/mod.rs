@@ -1,3 +1,7 @@
-//! What ports and data plane both need from the system.
+//! What ports and data plane both need from the system: clocks, durable writes, signals, log set-up, TLS roots. Only declares.
+//!
+//! Must never: import anything of ours but `units`.
 
+pub mod clock;
 pub mod durable;
+pub mod signal;
