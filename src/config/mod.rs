@@ -5,10 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::units::{AgentName, Secret};
+
+mod agent;
+mod expand;
+mod load;
+pub mod names;
+mod otel;
+mod ours;
+pub mod policy;
+mod profile;
+mod read;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use load::{ConfigErrors, Overrides, defaults, keys, load};
+pub use profile::built_in_names;
+pub use read::Key;
 
 /// Everything `adjutant run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +34,8 @@ pub struct Config {
     pub form: Form,
     /// The OpAMP server; `None` runs without one.
     pub server: Option<Server>,
-    /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`); the engine also needs the means.
+    /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`). A wish: the engine announces those of them
+    /// that this version has the means for.
     pub capabilities: u64,
     /// The state directory.
     pub storage: PathBuf,
@@ -44,6 +62,16 @@ pub enum Form {
     Agent,
     /// `agents:`, ours.
     Agents,
+}
+
+impl Form {
+    /// The key that tells this form.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Agents => "agents",
+        }
+    }
 }
 
 /// The OpAMP server and how to reach it.
@@ -400,4 +428,25 @@ pub trait Environment {
     fn own_executable(&self) -> PathBuf;
     /// Whether we run as root, which decides the default storage directory.
     fn is_root(&self) -> bool;
+
+    /// The directory that relative paths of the `agent:` form count from.
+    fn working_directory(&self) -> PathBuf {
+        std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+    }
+
+    /// Whether a path names a file that may be executed.
+    fn is_executable(&self, path: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    }
+
+    /// The files of a directory, sorted.
+    fn directory(&self, path: &Path) -> std::io::Result<Vec<PathBuf>> {
+        let mut files = std::fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        files.sort_unstable();
+        Ok(files)
+    }
 }
