@@ -251,13 +251,6 @@ impl Uplink {
         }
     }
 
-    /// Dials at the next opportunity, whatever the back-off says.
-    pub(crate) fn hurry(&mut self, now: Moment) {
-        if let State::Waiting { .. } = self.state {
-            self.state = State::Waiting { until: now };
-        }
-    }
-
     /// The link that carries messages.
     pub(crate) fn live(&self) -> Option<LinkId> {
         match self.state {
