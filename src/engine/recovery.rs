@@ -116,6 +116,7 @@ impl Engine {
         }
         self.raise(now);
         self.follow_local_layers(now);
+        self.resume_probation(now);
     }
 
     fn begin_base(&mut self, now: Now) {

@@ -109,6 +109,24 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
+    fn new(number: u64, job: Job, stage: Stage) -> Self {
+        Self {
+            number,
+            job,
+            stage,
+            revision: None,
+            previous: None,
+            stored: false,
+            watch: None,
+            proven: false,
+            died: None,
+            failure: String::new(),
+            refused_by_child: false,
+            doomed: false,
+            target: None,
+        }
+    }
+
     /// The validator that runs for it.
     pub(crate) fn tool(&self) -> Option<Ticket> {
         match self.stage {
@@ -238,21 +256,9 @@ impl Engine {
                 (Stage::Gathering, DiskWork::ReadLocal(self.local_paths()))
             }
         };
-        self.transaction = Some(Transaction {
-            number: self.next_transaction,
-            job,
-            stage,
-            revision: None,
-            previous: self.current.clone(),
-            stored: false,
-            watch: None,
-            proven: false,
-            died: None,
-            failure: String::new(),
-            refused_by_child: false,
-            doomed: false,
-            target: None,
-        });
+        let mut transaction = Transaction::new(self.next_transaction, job, stage);
+        transaction.previous.clone_from(&self.current);
+        self.transaction = Some(transaction);
         self.enter("policy");
         self.push_disk(Purpose::Transaction, work);
         _ = now;
@@ -272,21 +278,9 @@ impl Engine {
             source: Source::Stored(id.clone()),
             last_resort: false,
         };
-        let mut transaction = Transaction {
-            number: record.transaction,
-            job,
-            stage: Stage::Fetching,
-            revision: None,
-            previous: self.current.clone(),
-            stored: true,
-            watch: None,
-            proven: false,
-            died: None,
-            failure: String::new(),
-            refused_by_child: false,
-            doomed: false,
-            target: None,
-        };
+        let mut transaction = Transaction::new(record.transaction, job, Stage::Fetching);
+        transaction.previous.clone_from(&self.current);
+        transaction.stored = true;
         if promoted {
             transaction.revision = self.current.clone();
             transaction.stage = Stage::MarkingPromoted;
@@ -1103,6 +1097,44 @@ impl Engine {
         }
         self.prune();
         self.begin_pending(now);
+        self.resume_probation(now);
+    }
+
+    /// What runs was promoted and never came to an end: a newer offer took its place and then failed itself. It gets its window
+    /// now, because a config that was never proven must not run unwatched.
+    pub(crate) fn resume_probation(&mut self, now: Now) {
+        let busy = self.transaction.is_some() || self.settling.is_some() || self.held.is_some();
+        let Some(current) = self.current.clone() else {
+            return;
+        };
+        let rejected = self
+            .rejected
+            .iter()
+            .any(|rejection| rejection.hash == current.hash);
+        if busy || self.stopping || rejected || self.last_good.as_ref() == Some(&current.id) {
+            return;
+        }
+        self.next_transaction = self.next_transaction.saturating_add(1);
+        let watch = Watch::new(current.hash, now.mono, self.settings.apply.proof_timeout).of_old();
+        if matches!(
+            self.settings.profile.proof,
+            Proof::Exec(_) | Proof::Http { .. }
+        ) {
+            self.proof_probe.begin(now.mono);
+        }
+        let job = Job {
+            origin: current.origin,
+            offer: None,
+            source: Source::Stored(current.id.clone()),
+            last_resort: false,
+        };
+        let mut transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        transaction.stored = true;
+        transaction.watch = Some(watch);
+        transaction.previous = Some(current.clone());
+        transaction.revision = Some(current);
+        self.transaction = Some(transaction);
+        self.mark(now, Step::Signalled, "its window begins anew");
     }
 
     fn hold(&mut self, reason: String) {

@@ -64,6 +64,12 @@ impl Watch {
         }
     }
 
+    /// Counts what the child showed before the watch began, too: it was told earlier.
+    pub(crate) fn of_old(mut self) -> Self {
+        self.since = Moment::START;
+        self
+    }
+
     /// The child died.
     pub(crate) fn crashed(&mut self, profile: &Profile, exit: &Exit) {
         self.crashes = self.crashes.saturating_add(1);
