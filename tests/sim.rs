@@ -2,9 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
-    clippy::missing_panics_doc,
     reason = "a simulation that meets the unexpected has to stop at once"
 )]
 

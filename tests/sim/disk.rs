@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -39,7 +40,7 @@ struct State {
     /// Which of them could have changed something.
     mutations: Vec<u64>,
     die_after: Option<u64>,
-    fail_at: Option<(u64, i32)>,
+    fail: Option<(RangeInclusive<u64>, i32)>,
     space: Option<u64>,
     read_only: bool,
 }
@@ -82,7 +83,7 @@ impl ModelDisk {
             steps: 0,
             mutations: Vec::new(),
             die_after: None,
-            fail_at: None,
+            fail: None,
             space: None,
             read_only: false,
         };
@@ -113,9 +114,9 @@ impl ModelDisk {
         self.lock().die_after = Some(steps);
     }
 
-    /// Lets syscall number `step` fail once.
-    pub(crate) fn fail_at(&self, step: u64, errno: i32) {
-        self.lock().fail_at = Some((step, errno));
+    /// Lets the syscalls of these numbers fail.
+    pub(crate) fn fail(&self, steps: RangeInclusive<u64>, errno: i32) {
+        self.lock().fail = Some((steps, errno));
     }
 
     /// Bounds the bytes in all files; `None` lifts the bound.
@@ -137,7 +138,7 @@ impl ModelDisk {
     pub(crate) fn kill(&self) {
         let mut state = self.lock();
         state.die_after = None;
-        state.fail_at = None;
+        state.fail = None;
         state.space = None;
         state.read_only = false;
     }
@@ -290,8 +291,8 @@ impl State {
         if mutates {
             self.mutations.push(self.steps);
         }
-        match self.fail_at {
-            Some((step, errno)) if step == self.steps => Fate::Fails(errno_error(errno)),
+        match &self.fail {
+            Some((steps, errno)) if steps.contains(&self.steps) => Fate::Fails(errno_error(*errno)),
             _ if mutates && self.read_only => Fate::Fails(errno_error(libc::EROFS)),
             _ => Fate::Lives,
         }
@@ -660,7 +661,8 @@ mod tests {
     fn a_sync_after_a_failed_sync_lies() {
         let disk = ModelDisk::new(0);
         write_durable(&disk, Path::new("/a"), b"old", FILE_MODE).unwrap();
-        disk.fail_at(disk.steps() + 3, libc::EIO);
+        let sync = disk.steps() + 3;
+        disk.fail(sync..=sync, libc::EIO);
         let error = disk.append(Path::new("/a"), b"new").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         disk.append(Path::new("/a"), b"er").unwrap();

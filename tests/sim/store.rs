@@ -208,7 +208,7 @@ impl Witness {
         }
         for name in disk.list(&layout().revisions()).unwrap() {
             let plain = name.to_str().unwrap().parse::<RevisionId>().is_ok();
-            assert!(plain, "{at}: left over in revisions: {name:?}");
+            assert!(plain, "{at}: left over in revisions: {}", name.display());
         }
     }
 }
@@ -338,22 +338,28 @@ fn a_fault_at_any_syscall_costs_only_what_it_hit() {
     let whole = fresh_disk();
     live(&whole, &script());
     for step in 1..=whole.steps() {
-        for errno in [libc::EIO, libc::ENOSPC] {
+        // One syscall, and a few in a row, so that the cleanup fails as well.
+        for (count, errno) in [
+            (1, libc::EIO),
+            (1, libc::ENOSPC),
+            (2, libc::EIO),
+            (5, libc::EIO),
+        ] {
             let disk = fresh_disk();
-            disk.fail_at(step, errno);
+            disk.fail(step..=step + count - 1, errno);
             let witness = live(&disk, &script());
-            let killed = disk.fork();
-            killed.kill();
-            next_life(
-                &killed,
-                &witness,
-                step,
-                &format!("errno {errno} at {step}, killed"),
-            );
+            let what = format!("errno {errno} at {step} for {count}");
+            // When a sync and the cut behind it both failed, the kernel shows the next life bytes that it will never write and says that
+            // they are synced. Nobody can know, so a kill, a load and a crash in that order are tried with single faults only.
+            if count == 1 {
+                let killed = disk.fork();
+                killed.kill();
+                next_life(&killed, &witness, step, &format!("{what}, killed"));
+            }
             for seed in 0..2 {
                 let crashed = disk.fork();
                 crashed.crash(seed);
-                let at = format!("errno {errno} at {step}, crashed with seed {seed}");
+                let at = format!("{what}, crashed with seed {seed}");
                 next_life(&crashed, &witness, seed, &at);
             }
         }
@@ -377,7 +383,8 @@ fn a_promotion_that_is_answered_with_a_fault_changed_nothing_for_readers() {
     let cost = probe.steps() - loaded;
     assert!(cost > 5, "{cost} syscalls");
     for step in before + 1..=before + cost {
-        disk.fail_at(disk.steps() + step - before, libc::EIO);
+        let step = disk.steps() + step - before;
+        disk.fail(step..=step, libc::EIO);
         let fault = store
             .perform(DiskWork::Promote(revision(2).id))
             .unwrap_err();
@@ -475,41 +482,41 @@ fn the_journal_stays_bounded_and_a_death_while_compacting_loses_nothing() {
     assert!(numbers.len() >= 50, "{} records", numbers.len());
     assert!(numbers.iter().copied().eq(401 - numbers.len() as u64..=400));
 
-    // Again over the first compaction, with a death at each syscall of it.
-    let (disk, transaction) = before;
-    let lives = |last: Option<u64>| {
-        let disk = disk.fork();
+    // Again over the first compaction, with a death or a fault at each syscall of it.
+    let (start, transaction) = before;
+    let life = |prepare: &dyn Fn(&ModelDisk)| {
+        let disk = start.fork();
         let (mut store, _) = load(&disk);
-        let loaded = disk.steps();
-        if let Some(last) = last {
-            disk.die_after(loaded + last);
-        }
-        let done: Vec<u64> = (transaction..transaction + 12)
-            .take_while(|number| store.perform(DiskWork::Journal(line(*number))).is_ok())
+        prepare(&disk);
+        let done: Vec<u64> = (transaction..transaction + 8)
+            .filter(|number| store.perform(DiskWork::Journal(line(*number))).is_ok())
             .collect();
-        (disk, loaded, done)
+        (disk, done)
     };
-    let (whole, loaded, done) = lives(None);
-    assert_eq!(done.len(), 12);
-    for last in 0..whole.steps() - loaded {
-        let (dead, _, done) = lives(Some(last));
-        for seed in 0..3 {
-            let crashed = dead.fork();
-            crashed.crash(seed);
-            let found: Vec<u64> = load(&crashed)
-                .1
-                .journal
-                .iter()
-                .map(|r| r.transaction)
-                .collect();
-            let newest = done.last().copied().unwrap_or(transaction - 1);
-            let recent: Vec<u64> = (newest - 40..=newest).collect();
-            let at = found
-                .iter()
-                .position(|number| *number == recent[0])
-                .unwrap();
-            assert_eq!(found[at..at + 41], recent, "dead after {last}, seed {seed}");
-            assert!(found.len() - at - 41 <= 1, "dead after {last}, seed {seed}");
+    let check = |disk: &ModelDisk, done: &[u64], at: &str| {
+        let records = load(disk).1.journal;
+        let found: Vec<u64> = records.iter().map(|one| one.transaction).collect();
+        let older = transaction - 40..transaction;
+        for number in older.chain(done.iter().copied()) {
+            assert!(found.contains(&number), "{at}: {number} lost of {found:?}");
+        }
+        assert!(found.is_sorted(), "{at}: {found:?}");
+    };
+    let loaded = std::cell::Cell::new(0);
+    let (whole, done) = life(&|disk| loaded.set(disk.steps()));
+    assert_eq!(done.len(), 8);
+    let loaded = loaded.get();
+    for step in loaded + 1..=whole.steps() {
+        let lives = [
+            ("dead", life(&|disk| disk.die_after(step - 1))),
+            ("fault", life(&|disk| disk.fail(step..=step, libc::EIO))),
+        ];
+        for (what, (disk, done)) in lives {
+            for seed in 0..3 {
+                let crashed = disk.fork();
+                crashed.crash(seed);
+                check(&crashed, &done, &format!("{what} at {step}, seed {seed}"));
+            }
         }
     }
 }

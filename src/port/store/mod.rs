@@ -137,6 +137,8 @@ impl<D: Disk> AgentStore<D> {
         revision::read(disk, layout, id)
             .map_err(revision::Flaw::into_io)
             .blame(what)?;
+        // What we just read may be a name whose sync failed when it was staged; the link must not outlive it.
+        disk.sync_dir(&layout.revisions()).blame(what)?;
         let before = self.reader.pointer(link).blame(what)?;
         if before == Pointer::NoLink {
             move_aside(disk, link).blame(what)?;
