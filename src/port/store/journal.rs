@@ -206,7 +206,7 @@ impl Journal {
             bytes.extend(print_line(record)?);
         }
         replace(disk, &self.path, &bytes, FILE_MODE)?;
-        if let Err(error) = disk.sync_dir(self.path.parent().unwrap_or(Path::new("/"))) {
+        if let Err(error) = disk.sync_dir(self.path.parent().unwrap_or_else(|| Path::new("/"))) {
             self.tail = Tail::Unsure(acknowledged.to_vec());
             return Err(error);
         }
@@ -228,7 +228,7 @@ fn keep_recent(records: &mut Vec<Record>) {
     let mut transactions: Vec<u64> = records.iter().map(|record| record.transaction).collect();
     transactions.sort_unstable();
     transactions.dedup();
-    let oldest = transactions.iter().rev().take(KEEP_TRANSACTIONS).last();
+    let oldest = transactions.iter().nth_back(KEEP_TRANSACTIONS - 1);
     if let Some(oldest) = oldest.copied() {
         records.retain(|record| record.transaction >= oldest);
     }

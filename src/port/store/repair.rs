@@ -243,10 +243,14 @@ impl<D: Disk> Loader<D> {
             let kind = self.reader.disk.kind(path);
             kind.is_ok_and(|kind| kind != Kind::Absent)
         }));
+        if left.is_empty() {
+            return;
+        }
         for path in left {
             let removed = remove_tree(&self.reader.disk, &path);
             self.tried(format!("unfinished {} removed", name(&path)), removed);
         }
+        self.sync_dirs();
     }
 
     fn take_over_journal(
