@@ -59,12 +59,12 @@ enum Piece {
 }
 
 fn put(node: &mut Node, pieces: &[Piece], quoted: bool, form: Option<Form>) {
-    if let ([Piece::Expanded(text)], Some(Form::Agent)) = (pieces, form) {
-        if let Ok(mut typed) = yaml::parse("", text, Limits::SETTINGS) {
-            stamp(&mut typed, node.span);
-            node.value = typed.value;
-            return;
-        }
+    if let ([Piece::Expanded(text)], Some(Form::Agent)) = (pieces, form)
+        && let Ok(mut typed) = yaml::parse("", text, Limits::SETTINGS)
+    {
+        stamp(&mut typed, node.span);
+        node.value = typed.value;
+        return;
     }
     let expanded = pieces
         .iter()

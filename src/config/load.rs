@@ -133,10 +133,9 @@ fn form_of(origin: &str, tree: &Node) -> Result<Form, Error> {
             })
         }
         (Some(_), None) => Ok(Form::Agent),
-        // `capabilities:` is a top-level key of the other form only, and its `agent:` cannot be left out there.
-        (None, Some(_)) => Ok(Form::Agents),
+        // `capabilities:` is a key of the other form only; a text with it has forgotten its `agent:`.
         (None, None) if key("capabilities").is_some() => Ok(Form::Agent),
-        (None, None) => Ok(Form::Agents),
+        (None, _) => Ok(Form::Agents),
     }
 }
 

@@ -186,10 +186,10 @@ impl Judge<'_> {
     /// Every other config we know names its components by `kind:` or `type:`.
     fn kinds(&mut self, node: &Node) {
         for (key, value) in node.entries() {
-            if let (Some("kind" | "type"), Some(kind)) = (key.text(), value.text()) {
-                if self.denied.contains(kind.trim()) {
-                    self.refuse(value, denial(kind.trim()));
-                }
+            if let (Some("kind" | "type"), Some(kind)) = (key.text(), value.text())
+                && self.denied.contains(kind.trim())
+            {
+                self.refuse(value, denial(kind.trim()));
             }
             self.kinds(value);
         }

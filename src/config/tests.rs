@@ -354,6 +354,7 @@ fn all_capabilities_off_leave_status_and_heartbeat() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn problems_name_place_key_and_remedy() {
     let cases: &[(&str, &[&str])] = &[
         (
