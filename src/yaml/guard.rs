@@ -1,8 +1,9 @@
 //! Builds nodes from a text, and is the guard that stands in front of every reader.
 //!
-//! Promises: at most [`Limits`] nodes, levels and bytes are ever held, aliases included, because each is counted before it
-//! is copied; a map holds each key once; a plain `<<` key is resolved as the programs we run resolve it (explicit keys win,
-//! then the earlier map), so nothing hides behind a merge, while a quoted `"<<"` stays a key.
+//! Promises: at most [`Limits`] nodes, levels and bytes are ever held, aliases included, because each is
+//! counted before it is copied; a map holds each key once; a plain `<<` key is resolved as the programs we run
+//! resolve it (explicit keys win, then the earlier map), so nothing hides behind a merge, while a quoted `"<<"`
+//! stays a key.
 //! Must never: recurse over the text, or keep a byte that was not counted.
 
 use std::collections::HashMap;
