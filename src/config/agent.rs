@@ -1,6 +1,7 @@
 //! One agent of the `agents:` form.
 //!
-//! Promises: every default of an agent is written here once; the pieces that both forms share are read the same way in both.
+//! Promises: every default of an agent is written here once; the pieces that both forms share are read the same
+//! way in both.
 //! Must never: let settings ask for a HUP that nothing could prove.
 
 use std::collections::BTreeMap;

@@ -1,9 +1,10 @@
-//! Puts environment values and files in place of `${…}`, on parsed values only, so that the environment cannot write YAML
-//! in our own form.
+//! Puts environment values and files in place of `${…}`, on parsed values only, so that the environment cannot
+//! write YAML in our own form.
 //!
-//! Promises: keys are never touched; an expanded value keeps its place in the text, so errors point at what the user wrote.
-//! The `agent:` form follows the Collector's confmap: unset is empty with a warning, and a value that is nothing but one
-//! `${…}` takes the type of what it expands to. Ours is strict: unset without a default is an error.
+//! Promises: keys are never touched; an expanded value keeps its place in the text, so errors point at what the
+//! user wrote. The `agent:` form follows the Collector's confmap: unset is empty with a warning, and a value
+//! that is nothing but one `${…}` takes the type of what it expands to. Ours is strict: unset without a default
+//! is an error.
 //! Must never: expand the result again.
 
 use crate::yaml::{self, Limits, Node, Span, Style, Value};

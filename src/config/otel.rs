@@ -1,7 +1,8 @@
 //! The `agent:` form, as the OpenTelemetry Collector's `opampsupervisor` reads it.
 //!
-//! Promises: its keys, its defaults and its meaning, but for what is unsafe: validation, rollback and log rotation are on. A
-//! key of it that this version cannot honour is an error that says so, told apart from a key that does not exist.
+//! Promises: its keys, its defaults and its meaning, but for what is unsafe: validation, rollback and log
+//! rotation are on. A key of it that this version cannot honour is an error that says so, told apart from a key
+//! that does not exist.
 //! Must never: accept a key silently and then do nothing with it.
 
 use std::path::PathBuf;
@@ -82,8 +83,8 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
     ),
 ];
 
-/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are on by habit,
-/// and what is announced to the server stays true either way.
+/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
+/// on by habit, and what is announced to the server stays true either way.
 const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x100 | 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.

@@ -1,8 +1,11 @@
-//! Judges an offered file by its parsed form: which components it names, which paths, ports and variables it reaches for.
+//! Judges an offered file by its parsed form: which components it names, which paths, ports and variables it
+//! reaches for.
 //!
-//! Promises: quoting, flow style, anchors, merges and comments make no difference, because the parsed tree is judged and not
-//! the text; each refusal names file, line and column; a file that is over the YAML budget is refused with the budget's words.
-//! Must never: change a file, read one from disk, or know a single component by name: the lists come from profile and policy.
+//! Promises: quoting, flow style, anchors, merges and comments make no difference, because the parsed tree is
+//! judged and not the text; each refusal names file, line and column; a file that is over the YAML budget is
+//! refused with the budget's words.
+//! Must never: change a file, read one from disk, or know a single component by name: the lists come from
+//! profile and policy.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -34,7 +37,8 @@ pub struct Rules<'a> {
     pub reserved_ports: &'a [u16],
 }
 
-/// Judges the bytes of an offered file. A file that is no YAML by its name is judged only where a rule needs its content.
+/// Judges the bytes of an offered file. A file that is no YAML by its name is judged only where a rule needs
+/// its content.
 pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
     let extension = Path::new(file).extension().and_then(|part| part.to_str());
     let is_config = rules.profile.composition == Composition::OtelLayers

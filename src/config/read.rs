@@ -1,7 +1,8 @@
 //! Reads typed values out of a parsed settings text, and collects every problem instead of stopping at the first.
 //!
-//! Promises: each problem names file, line, column, key path and what to do; each key that is asked for is also recorded with
-//! type, default, bounds and meaning, so the documentation is checked against the reading itself, not against a second list.
+//! Promises: each problem names file, line, column, key path and what to do; each key that is asked for is also
+//! recorded with type, default, bounds and meaning, so the documentation is checked against the reading itself,
+//! not against a second list.
 //! Must never: hold a default of its own, or quote a value of a key that may be a secret.
 
 use std::fmt::Display;
@@ -38,6 +39,7 @@ pub(super) struct Reader<'e> {
     pub(super) errors: Vec<yaml::Error>,
     pub(super) warnings: Vec<String>,
     pub(super) keys: Vec<Key>,
+    pub(super) not_built: Vec<String>,
 }
 
 /// A map of the text, or the place where one would be.
@@ -68,6 +70,7 @@ impl<'e> Reader<'e> {
             errors: Vec::new(),
             warnings: Vec::new(),
             keys: Vec::new(),
+            not_built: Vec::new(),
         }
     }
 
@@ -459,6 +462,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     pub(super) fn not_built(&mut self, keys: &[&'static str], why: &str) {
         for key in keys {
             self.known.push(key);
+            self.reader.not_built.push(join(&self.doc, key));
             let idle = |node: &Node| match &node.value {
                 Value::Scalar { text, .. } => {
                     node.is_null() || matches!(text.as_str(), "" | "false" | "0")

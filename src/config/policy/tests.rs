@@ -103,7 +103,8 @@ fn denied_components_are_found_however_they_are_written() {
             vec![],
         ),
         (
-            "receivers: {execution: {}, journald: {directory: /x}}\nservice: {pipelines: {logs: {receivers: [exec]}}}\n",
+            "receivers: {execution: {}, journald: {directory: /x}}\nservice: {pipelines: {logs: {receivers: \
+            [exec]}}}\n",
             vec![],
         ),
         ("", vec![]),
