@@ -17,7 +17,7 @@ fn env() -> Env {
 }
 
 /// The example with every commented setting switched on.
-fn everything() -> String {
+pub(super) fn everything() -> String {
     EXAMPLE
         .lines()
         .map(|line| {

@@ -14,6 +14,7 @@ mod agent;
 #[cfg(test)]
 mod documents;
 mod expand;
+mod hint;
 mod load;
 pub mod names;
 mod otel;

@@ -26,6 +26,9 @@ const SECTIONS: [&str; 5] = [
     "extensions",
 ];
 
+/// Line breaks of YAML 1.1 that YAML 1.2 reads as text: what is a comment to us would be a section to a Go program.
+const ODD_BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
 /// What a file is judged by.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
@@ -50,6 +53,11 @@ pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
     let Ok(text) = std::str::from_utf8(body) else {
         return vec![refusal(file, None, "not UTF-8 text")];
     };
+    if let Some(odd) = text.chars().find(|c| ODD_BREAKS.contains(c)) {
+        let code = u32::from(odd);
+        let message = format!("U+{code:04X} ends a line for some readers only, remove it");
+        return vec![refusal(file, None, message)];
+    }
     match parse(file, text, Limits::OFFERED) {
         Ok(tree) => judge(file, &tree, rules),
         Err(error) => vec![error],
@@ -120,7 +128,7 @@ impl Judge<'_> {
         }
         for (key, value) in tree.entries() {
             self.plain_key(key);
-            if SECTIONS.contains(&key.text().unwrap_or_default()) {
+            if is_section(key) {
                 self.section(value);
             }
         }
@@ -143,7 +151,7 @@ impl Judge<'_> {
             self.written_out(body, "a component");
             for (key, _) in body.entries() {
                 self.plain_key(key);
-                let name = format!("{kind}.{}", key.text().unwrap_or_default());
+                let name = format!("{kind}.{}", folded(key));
                 if self.denied.contains(name.as_str()) {
                     self.refuse(key, denial(&name));
                 }
@@ -154,9 +162,7 @@ impl Judge<'_> {
 
     fn nested(&mut self, body: &Node) {
         for (key, value) in body.entries() {
-            if SECTIONS.contains(&key.text().unwrap_or_default())
-                && matches!(value.value, Value::Map(_))
-            {
+            if is_section(key) && matches!(value.value, Value::Map(_)) {
                 self.section(value);
             } else {
                 self.nested(value);
@@ -303,6 +309,17 @@ impl Judge<'_> {
             self.refuse(node, format!("port {port} is not among policy.ports"));
         }
     }
+}
+
+/// A key without case, the way `strings.EqualFold` of Go sees it: `ſ` is an `s`, the Kelvin sign a `k`.
+fn folded(key: &Node) -> String {
+    let text = key.text().unwrap_or_default();
+    text.trim().to_uppercase().to_lowercase()
+}
+
+/// Older Collectors find their sections without case.
+fn is_section(key: &Node) -> bool {
+    SECTIONS.contains(&folded(key).as_str())
 }
 
 fn denial(name: &str) -> String {

@@ -384,6 +384,16 @@ mod tests {
     }
 
     #[test]
+    fn files_of_other_editors_read_the_same() {
+        let tree = read("\u{feff}a: 1\r\nb: |\r\n  x\r\n  y\r\nc: 2\r\n");
+        let text = |key: &str| tree.get(key).and_then(Node::text);
+        assert_eq!(text("a"), Some("1"));
+        assert_eq!(text("b"), Some("x\ny\n"));
+        let span = tree.get("c").unwrap().span;
+        assert_eq!((span.line, span.column), (5, 4));
+    }
+
+    #[test]
     fn scalars_keep_text_and_style() {
         let tree =
             read("a: yes\nb: 'yes'\nc: !!str 5\nd: !!int \"5\"\ne:\nf: ~\ng: '~'\nh: >\n  x\n");

@@ -22,6 +22,7 @@ fn judged(profile: &Profile, policy: &Policy, text: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn denied_components_are_found_however_they_are_written() {
     let otelcol = profile("otelcol");
     let denied = |at: &str, name: &str| {
@@ -97,6 +98,20 @@ fn denied_components_are_found_however_they_are_written() {
         (
             "${file:/x}\n",
             vec!["f.yaml:1:1: the config is not a map".to_owned()],
+        ),
+        ("RECEIVERS: {exec: {}}", vec![denied("1:13", "exec")]),
+        ("receiver\u{17f}: {exec: {}}", vec![denied("1:13", "exec")]),
+        (
+            "# comment\rreceivers: {exec: {}}",
+            vec![denied("2:13", "exec")],
+        ),
+        (
+            "# comment\u{2028}receivers: {exec: {}}",
+            vec!["f.yaml: U+2028 ends a line for some readers only, remove it".to_owned()],
+        ),
+        (
+            "receivers: {journald: {Journalctl_Path: /tmp/x}}",
+            vec![denied("1:24", "journald.journalctl_path")],
         ),
         (
             "# exec: command\nreceivers: {otlp: {note: 'exec: command:'}}\n",
