@@ -2,8 +2,9 @@
 //! when it is read,
 //! then it is refused with the budget's own words, before the memory it asks for exists.
 //!
-//! Peak memory is the kernel's: each case runs in a process of its own (this binary, executed again), which writes how far
-//! its high-water mark rose over the reading. One process per case, because the mark never falls.
+//! Peak memory is the kernel's: each case runs in a process of its own (this binary, executed again), which
+//! writes how far its high-water mark rose over the reading. One process per case, because the mark never
+//! falls.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
@@ -12,7 +13,8 @@ use std::process::Command;
 
 use adjutant::yaml::{Limits, from_str, parse};
 
-/// Growth allowed for a text refused at its first excess, in KiB. The text itself is there before the measurement starts.
+/// Growth allowed for a text refused at its first excess, in KiB. The text itself is there before the
+/// measurement starts.
 const REFUSED_KIB_MAX: u64 = 2 * 1024;
 /// Growth allowed where a budget is used up to its end: twice the bytes of an offered file, and 100 000 nodes.
 const FULL_KIB_MAX: u64 = 24 * 1024;
@@ -150,8 +152,8 @@ fn high_water_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Runs one case when this binary was executed for it; passes as an empty test otherwise, and the next test checks that the
-/// child really answered.
+/// Runs one case when this binary was executed for it; passes as an empty test otherwise, and the next test
+/// checks that the child really answered.
 #[test]
 fn child() {
     let Ok(case) = std::env::var(CASE) else {

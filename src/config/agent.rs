@@ -1,6 +1,7 @@
 //! One agent of the `agents:` form.
 //!
-//! Promises: every default of an agent is written here once; the pieces that both forms share are read the same way in both.
+//! Promises: every default of an agent is written here once; the pieces that both forms share are read the same
+//! way in both.
 //! Must never: let settings ask for a HUP that nothing could prove.
 
 use std::collections::BTreeMap;
@@ -19,8 +20,42 @@ use super::{
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 const MIB: u64 = 1 << 20;
+
+/// How offers are applied unless the settings say otherwise. The other form starts from it, too.
+pub(super) const APPLY: Apply = Apply {
+    accept_remote: true,
+    report: ReportWhen::AfterProbation,
+    validate: true,
+    validate_timeout: Duration::from_secs(30),
+    rollback: true,
+    reload: Reload::Restart,
+    proof_timeout: Duration::from_secs(30),
+    probation: Duration::from_secs(30),
+    after_rollback: AfterRollback::KeepFailed,
+    empty_config: EmptyConfig::Keep,
+    keep_revisions: 10,
+    limits: OfferLimits {
+        files: 64,
+        file_bytes: Limits::OFFERED.bytes as u64,
+        total_bytes: 16 * MIB,
+    },
+};
+
+/// Restarts for ever with growing delay: telemetry that comes back by itself is worth more than a quiet process table.
+pub(super) const RESTART: Restart = Restart {
+    initial: SECOND,
+    max: Duration::from_mins(1),
+    stable_after: Duration::from_mins(1),
+    give_up_after: 0,
+};
+
+/// At most 80 MiB of logs for each stream of each agent.
+pub(super) const ROTATION: Rotation = Rotation {
+    bytes: 16 * MIB,
+    files: 4,
+};
 
 /// The agents in the order of the text; without any, the one that runs by default.
 pub(super) fn agents(
@@ -100,21 +135,7 @@ fn agent(
         "the child's output goes to ours instead of files",
         false,
     );
-    let log_rotation = {
-        let mut section = section.sub("log_rotation");
-        let bytes = section.size(
-            "size",
-            "bytes of one log file",
-            16 * MIB,
-            64 * 1024..=1024 * MIB,
-        );
-        let files = section.number("files", "files kept beside the current one", 4, 0..=100);
-        section.finish();
-        Rotation {
-            bytes,
-            files: files as usize,
-        }
-    };
+    let log_rotation = rotation(section.sub("log_rotation"));
     if profile.validate.is_none() {
         apply.validate = false;
     }
@@ -138,6 +159,25 @@ fn agent(
         passthrough_logs,
         log_rotation,
     })
+}
+
+fn rotation(mut section: Section<'_, '_, '_>) -> Rotation {
+    let rotation = Rotation {
+        bytes: section.size(
+            "size",
+            "bytes of one log file",
+            ROTATION.bytes,
+            64 * 1024..=1024 * MIB,
+        ),
+        files: count(
+            &mut section,
+            ("files", "files kept beside the current one"),
+            ROTATION.files,
+            0..=100,
+        ),
+    };
+    section.finish();
+    rotation
 }
 
 /// What the settings may say in place of the profile.
@@ -244,108 +284,115 @@ pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
 }
 
 fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
-    let accept_remote = section.switch(
-        "accept_remote_config",
-        "whether offers are taken at all",
-        true,
-    );
-    let report = section.choice(
-        "report",
-        "when APPLIED is reported",
-        &[
-            ("after_probation", ReportWhen::AfterProbation),
-            ("on_proof", ReportWhen::OnProof),
-        ],
-        ("after_probation", ReportWhen::AfterProbation),
-    );
-    let validate = section.switch(
-        "validate",
-        "whether the agent's own validator runs first, if it has one",
-        true,
-    );
     let long = 100 * MILLISECOND..=3600 * SECOND;
-    let validate_timeout = section.duration(
-        "validate_timeout",
-        "how long the validator may take",
-        30 * SECOND,
-        long.clone(),
-    );
-    let rollback = section.switch(
-        "rollback",
-        "whether a failed apply goes back by itself",
-        true,
-    );
-    let reload = reload(&mut section, profile);
-    let proof_timeout = section.duration(
-        "proof_timeout",
-        "how long the child may take to prove a config",
-        30 * SECOND,
-        long,
-    );
-    let probation = section.duration(
-        "probation",
-        "how long a proven config must hold to become last good",
-        30 * SECOND,
-        Duration::ZERO..=DAY,
-    );
-    let after_rollback = section.choice(
-        "after_rollback",
-        "what the server reads after a rollback",
-        &[
-            ("keep_failed", AfterRollback::KeepFailed),
-            ("report_good", AfterRollback::ReportGood),
-        ],
-        ("keep_failed", AfterRollback::KeepFailed),
-    );
-    let empty_config = section.choice(
-        "empty_config",
-        "what an offer without files means",
-        &[
-            ("keep", EmptyConfig::Keep),
-            ("default", EmptyConfig::Default),
-            ("stop", EmptyConfig::Stop),
-        ],
-        ("keep", EmptyConfig::Keep),
-    );
-    let keep_revisions = section.number(
-        "keep_revisions",
-        "revisions kept beside those in use",
-        10,
-        0..=1_000,
-    );
-    let files = section.number("max_files", "files in one offer", 64, 1..=10_000);
-    let file_max = Limits::OFFERED.bytes as u64;
-    let file_bytes = section.size(
-        "max_file_size",
-        "bytes of one offered file",
-        file_max,
-        1024..=file_max,
-    );
-    let total_bytes = section.size(
-        "max_total_size",
-        "bytes of one offer",
-        16 * MIB,
-        1024..=64 * MIB,
-    );
+    let s = &mut section;
+    let apply = Apply {
+        accept_remote: s.switch(
+            "accept_remote_config",
+            "whether offers are taken at all",
+            APPLY.accept_remote,
+        ),
+        report: s.choice(
+            "report",
+            "when APPLIED is reported",
+            &[
+                ("after_probation", ReportWhen::AfterProbation),
+                ("on_proof", ReportWhen::OnProof),
+            ],
+            ("after_probation", APPLY.report),
+        ),
+        validate: s.switch(
+            "validate",
+            "whether the agent's own validator runs first, if it has one",
+            APPLY.validate,
+        ),
+        validate_timeout: s.duration(
+            "validate_timeout",
+            "how long the validator may take",
+            APPLY.validate_timeout,
+            long.clone(),
+        ),
+        rollback: s.switch(
+            "rollback",
+            "whether a failed apply goes back by itself",
+            APPLY.rollback,
+        ),
+        reload: reload(s, profile),
+        proof_timeout: s.duration(
+            "proof_timeout",
+            "how long the child may take to prove a config",
+            APPLY.proof_timeout,
+            long,
+        ),
+        probation: s.duration(
+            "probation",
+            "how long a proven config must hold to become last good",
+            APPLY.probation,
+            Duration::ZERO..=DAY,
+        ),
+        after_rollback: s.choice(
+            "after_rollback",
+            "what the server reads after a rollback",
+            &[
+                ("keep_failed", AfterRollback::KeepFailed),
+                ("report_good", AfterRollback::ReportGood),
+            ],
+            ("keep_failed", APPLY.after_rollback),
+        ),
+        empty_config: s.choice(
+            "empty_config",
+            "what an offer without files means",
+            &[
+                ("keep", EmptyConfig::Keep),
+                ("default", EmptyConfig::Default),
+                ("stop", EmptyConfig::Stop),
+            ],
+            ("keep", APPLY.empty_config),
+        ),
+        keep_revisions: count(
+            s,
+            ("keep_revisions", "revisions kept beside those in use"),
+            APPLY.keep_revisions,
+            0..=1_000,
+        ),
+        limits: limits(s),
+    };
     section.finish();
-    Apply {
-        accept_remote,
-        report,
-        validate,
-        validate_timeout,
-        rollback,
-        reload,
-        proof_timeout,
-        probation,
-        after_rollback,
-        empty_config,
-        keep_revisions: keep_revisions as usize,
-        limits: OfferLimits {
-            files: files as usize,
-            file_bytes,
-            total_bytes,
-        },
+    apply
+}
+
+fn limits(section: &mut Section<'_, '_, '_>) -> OfferLimits {
+    let default = APPLY.limits;
+    OfferLimits {
+        files: count(
+            section,
+            ("max_files", "files in one offer"),
+            default.files,
+            1..=10_000,
+        ),
+        file_bytes: section.size(
+            "max_file_size",
+            "bytes of one offered file",
+            default.file_bytes,
+            1024..=default.file_bytes,
+        ),
+        total_bytes: section.size(
+            "max_total_size",
+            "bytes of one offer",
+            default.total_bytes,
+            1024..=64 * MIB,
+        ),
     }
+}
+
+fn count(
+    section: &mut Section<'_, '_, '_>,
+    (key, about): (&'static str, &'static str),
+    default: usize,
+    range: std::ops::RangeInclusive<u32>,
+) -> usize {
+    let default = u32::try_from(default).unwrap_or(u32::MAX);
+    section.number(key, about, default, range) as usize
 }
 
 /// A HUP is used only where something proves that it worked.
@@ -421,38 +468,35 @@ fn policy(mut section: Section<'_, '_, '_>) -> Policy {
 
 fn restart(mut section: Section<'_, '_, '_>) -> Restart {
     let short = 10 * MILLISECOND..=3600 * SECOND;
-    let initial = section.duration(
-        "initial_delay",
-        "delay before the second restart in a row; the first is at once",
-        SECOND,
-        short.clone(),
-    );
-    let max = section.duration(
-        "max_delay",
-        "longest delay; it doubles up to this",
-        60 * SECOND,
-        short.clone(),
-    );
-    let stable_after = section.duration(
-        "stable_after",
-        "uptime that resets the delay",
-        60 * SECOND,
-        short,
-    );
-    let give_up_after = section.number(
-        "give_up_after",
-        "failed starts in a row before giving up; 0 is never",
-        0,
-        0..=1_000,
-    );
-    if max < initial {
-        section.problem("max_delay", "shorter than restart.initial_delay");
+    let restart = Restart {
+        initial: section.duration(
+            "initial_delay",
+            "delay before the second restart in a row; the first is at once",
+            RESTART.initial,
+            short.clone(),
+        ),
+        max: section.duration(
+            "max_delay",
+            "longest delay; it doubles up to this",
+            RESTART.max,
+            short.clone(),
+        ),
+        stable_after: section.duration(
+            "stable_after",
+            "uptime that resets the delay",
+            RESTART.stable_after,
+            short,
+        ),
+        give_up_after: section.number(
+            "give_up_after",
+            "failed starts in a row before giving up; 0 is never",
+            RESTART.give_up_after,
+            0..=1_000,
+        ),
+    };
+    if restart.max < restart.initial {
+        section.problem("max_delay", "shorter than initial_delay");
     }
     section.finish();
-    Restart {
-        initial,
-        max,
-        stable_after,
-        give_up_after,
-    }
+    restart
 }

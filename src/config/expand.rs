@@ -1,9 +1,10 @@
-//! Puts environment values and files in place of `${…}`, on parsed values only, so that the environment cannot write YAML
-//! in our own form.
+//! Puts environment values and files in place of `${…}`, on parsed values only, so that the environment cannot
+//! write YAML in our own form.
 //!
-//! Promises: keys are never touched; an expanded value keeps its place in the text, so errors point at what the user wrote.
-//! The `agent:` form follows the Collector's confmap: unset is empty with a warning, and a value that is nothing but one
-//! `${…}` takes the type of what it expands to. Ours is strict: unset without a default is an error.
+//! Promises: keys are never touched; an expanded value keeps its place in the text, so errors point at what the
+//! user wrote. The `agent:` form follows the Collector's confmap: unset is empty with a warning, and a value
+//! that is nothing but one `${…}` takes the type of what it expands to. Ours is strict: unset without a default
+//! is an error.
 //! Must never: expand the result again.
 
 use crate::yaml::{self, Limits, Node, Span, Style, Value};
@@ -59,12 +60,12 @@ enum Piece {
 }
 
 fn put(node: &mut Node, pieces: &[Piece], quoted: bool, form: Option<Form>) {
-    if let ([Piece::Expanded(text)], Some(Form::Agent)) = (pieces, form) {
-        if let Ok(mut typed) = yaml::parse("", text, Limits::SETTINGS) {
-            stamp(&mut typed, node.span);
-            node.value = typed.value;
-            return;
-        }
+    if let ([Piece::Expanded(text)], Some(Form::Agent)) = (pieces, form)
+        && let Ok(mut typed) = yaml::parse("", text, Limits::SETTINGS)
+    {
+        stamp(&mut typed, node.span);
+        node.value = typed.value;
+        return;
     }
     let expanded = pieces
         .iter()

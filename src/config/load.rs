@@ -90,13 +90,22 @@ pub fn defaults(env: &dyn Environment, overrides: &Overrides) -> Result<Config, 
 
 /// Every key of a form, as the reader itself asks for it.
 pub fn keys(form: Form) -> Vec<Key> {
+    asked(form).keys
+}
+
+/// Every key of a form that is known and answered with an error, because this version cannot honour it.
+pub fn keys_not_built(form: Form) -> Vec<String> {
+    asked(form).not_built
+}
+
+fn asked(form: Form) -> Reader<'static> {
     let mut reader = Reader::new("", Some(form), &Nothing);
     // The values of an empty text do not matter here; the keys that were asked for do.
     match form {
         Form::Agents => drop(ours::read(&nothing(), &mut reader)),
         Form::Agent => drop(otel::read(&nothing(), &mut reader)),
     }
-    reader.keys
+    reader
 }
 
 fn nothing() -> Node {
@@ -133,10 +142,9 @@ fn form_of(origin: &str, tree: &Node) -> Result<Form, Error> {
             })
         }
         (Some(_), None) => Ok(Form::Agent),
-        // `capabilities:` is a top-level key of the other form only, and its `agent:` cannot be left out there.
-        (None, Some(_)) => Ok(Form::Agents),
+        // `capabilities:` is a key of the other form only; a text with it has forgotten its `agent:`.
         (None, None) if key("capabilities").is_some() => Ok(Form::Agent),
-        (None, None) => Ok(Form::Agents),
+        (None, _) => Ok(Form::Agents),
     }
 }
 

@@ -11,7 +11,10 @@ use std::time::Duration;
 use crate::units::{AgentName, Secret};
 
 mod agent;
+#[cfg(test)]
+mod documents;
 mod expand;
+mod hint;
 mod load;
 pub mod names;
 mod otel;
@@ -23,7 +26,7 @@ mod read;
 mod tests;
 mod value;
 
-pub use load::{ConfigErrors, Overrides, defaults, keys, load};
+pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use profile::built_in_names;
 pub use read::Key;
 
@@ -34,8 +37,8 @@ pub struct Config {
     pub form: Form,
     /// The OpAMP server; `None` runs without one.
     pub server: Option<Server>,
-    /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`). A wish: the engine announces those of them
-    /// that this version has the means for.
+    /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`). A wish: the engine announces
+    /// those of them that this version has the means for.
     pub capabilities: u64,
     /// The state directory.
     pub storage: PathBuf,
@@ -348,8 +351,8 @@ pub struct Profile {
 pub enum Composition {
     /// Offered files are the config directory, names kept.
     Directory,
-    /// Every layer is one slot file, each passed as `--config {config_dir}/<slot>`, and a generated overlay comes where the
-    /// layer order says.
+    /// Every layer is one slot file, each passed as `--config {config_dir}/<slot>`, and a generated overlay
+    /// comes where the layer order says.
     OtelLayers,
 }
 

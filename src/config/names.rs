@@ -1,7 +1,8 @@
 //! Where offered entries go inside a revision, decided from their names and sizes alone.
 //!
-//! Promises: a placed name is a relative path of plain segments below the revision, no two entries share a file, and nothing
-//! is a file and a directory at once; counts and bytes stay inside the limits. All refusals come together, bounded.
+//! Promises: a placed name is a relative path of plain segments below the revision, no two entries share a
+//! file, and nothing is a file and a directory at once; counts and bytes stay inside the limits. All refusals
+//! come together, bounded.
 //! Must never: touch a disk, or repair a name: a server that sends `a/../b` is told so, not second-guessed.
 
 use std::collections::BTreeMap;

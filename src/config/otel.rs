@@ -1,26 +1,28 @@
 //! The `agent:` form, as the OpenTelemetry Collector's `opampsupervisor` reads it.
 //!
-//! Promises: its keys, its defaults and its meaning, but for what is unsafe: validation, rollback and log rotation are on. A
-//! key of it that this version cannot honour is an error that says so, told apart from a key that does not exist.
+//! Promises: its keys, its defaults and its meaning, but for what is unsafe: validation, rollback and log
+//! rotation are on. A key of it that this version cannot honour is an error that says so, told apart from a key
+//! that does not exist.
 //! Must never: accept a key silently and then do nothing with it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::units::Secret;
 use crate::yaml::Node;
 
-use super::agent::{description, layer, ordered};
+use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
 use super::load::{DEFAULT_AGENT, agent_name, executable};
 use super::ours::{address, endpoint, tls};
 use super::profile;
 use super::read::{Reader, Section};
 use super::{
-    AfterRollback, Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat,
-    OfferLimits, Policy, Reload, ReportWhen, Restart, Rotation, Server, Stop,
+    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, Policy, Profile,
+    Reload, ReportWhen, Server, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const MIB: u64 = 1 << 20;
+const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
 
 /// What is said of a key of that program which we do not have.
 pub(super) const LATER: &str =
@@ -81,8 +83,8 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
     ),
 ];
 
-/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are on by habit,
-/// and what is announced to the server stays true either way.
+/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
+/// on by habit, and what is announced to the server stays true either way.
 const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x100 | 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
@@ -189,17 +191,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     section.reader.errors.extend(problems);
     let profile = profiles.get("otelcol").cloned()?;
     let given = section.path_value("executable", "the Collector", "required");
-    let executable = match given {
-        Some(path) => executable(Some(path), &profile, section.reader.env)
-            .map_err(|message| section.problem("executable", message))
-            .ok(),
-        None => {
-            if !section.has("executable") {
-                section.problem("executable", "required, name the Collector's executable");
-            }
-            None
-        }
-    };
+    let executable = program(&mut section, given, &profile);
     let args = section.texts("args", "arguments after the config layers", "none");
     let env = section.pairs(
         "env",
@@ -213,24 +205,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     let files: Option<Vec<Layer>> = section.list("config_files", about, "none", |reader, text| {
         layer(text, reader.form, &reader.env.working_directory())
     });
-    let positive = Duration::from_millis(1)..=3600 * SECOND;
-    let (bootstrap, orphans) = (
-        "accepted; there is no bootstrap run whose time it could limit",
-        "accepted; the child is watched and stopped without its help",
-    );
-    section.duration("bootstrap_timeout", bootstrap, 3 * SECOND, positive.clone());
-    section.duration(
-        "orphan_detection_interval",
-        orphans,
-        5 * SECOND,
-        positive.clone(),
-    );
-    let proof_timeout = section.duration(
-        "config_apply_timeout",
-        "how long the child may take to prove a config",
-        5 * SECOND,
-        positive,
-    );
+    let apply = apply(&mut section, capabilities);
     let local_port = section.number(
         "opamp_server_port",
         "loopback port of the agent's own OpAMP; 0 lets the system choose",
@@ -241,21 +216,6 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         "passthrough_logs",
         "the child's output goes to ours instead of files",
         false,
-    );
-    let hup = section.switch(
-        "use_hup_config_reload",
-        "reload by HUP instead of a restart",
-        false,
-    );
-    let validate = section.switch(
-        "validate_config",
-        "validate before anything is touched",
-        true,
-    );
-    let rollback = section.switch(
-        "automatic_config_rollback",
-        "go back by itself after a failed apply",
-        true,
     );
     let description = description(section.sub("description"));
     section.not_built(
@@ -281,44 +241,82 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         args: args.unwrap_or_default(),
         layers: ordered(files.unwrap_or_default()),
         description,
-        apply: Apply {
-            accept_remote: capabilities & 0x2 != 0,
-            report: ReportWhen::OnProof,
-            validate,
-            validate_timeout: 30 * SECOND,
-            rollback,
-            reload: if hup { Reload::Hup } else { Reload::Restart },
-            proof_timeout,
-            probation: 30 * SECOND,
-            after_rollback: AfterRollback::KeepFailed,
-            empty_config: EmptyConfig::Stop,
-            keep_revisions: 10,
-            limits: OfferLimits {
-                files: 64,
-                file_bytes: 4 * MIB,
-                total_bytes: 16 * MIB,
-            },
-        },
+        apply,
         // This form has no policy of its own: what the user hands to the child by name is what an offer may name.
         policy: Policy {
             environment: env.keys().cloned().collect(),
             ..Policy::default()
         },
         env,
-        restart: Restart {
-            initial: SECOND,
-            max: 60 * SECOND,
-            stable_after: 60 * SECOND,
-            give_up_after: 0,
-        },
+        restart: RESTART,
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
-        log_rotation: Rotation {
-            bytes: 16 * MIB,
-            files: 4,
-        },
+        log_rotation: ROTATION,
         profile,
     })
+}
+
+fn program(
+    section: &mut Section<'_, '_, '_>,
+    given: Option<PathBuf>,
+    profile: &Profile,
+) -> Option<PathBuf> {
+    if given.is_none() {
+        if !section.has("executable") {
+            section.problem("executable", "required, name the Collector's executable");
+        }
+        return None;
+    }
+    executable(given, profile, section.reader.env)
+        .map_err(|message| section.problem("executable", message))
+        .ok()
+}
+
+/// How offers are applied: that program's meaning, but validated and rolled back.
+fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
+    let positive = Duration::from_millis(1)..=3600 * SECOND;
+    let (bootstrap, orphans) = (
+        "accepted; there is no bootstrap run whose time it could limit",
+        "accepted; the child is watched and stopped without its help",
+    );
+    section.duration("bootstrap_timeout", bootstrap, 3 * SECOND, positive.clone());
+    section.duration(
+        "orphan_detection_interval",
+        orphans,
+        5 * SECOND,
+        positive.clone(),
+    );
+    let proof_timeout = section.duration(
+        "config_apply_timeout",
+        "how long the child may take to prove a config",
+        5 * SECOND,
+        positive,
+    );
+    let hup = section.switch(
+        "use_hup_config_reload",
+        "reload by HUP instead of a restart",
+        false,
+    );
+    let validate = section.switch(
+        "validate_config",
+        "validate before anything is touched",
+        true,
+    );
+    let rollback = section.switch(
+        "automatic_config_rollback",
+        "go back by itself after a failed apply",
+        true,
+    );
+    Apply {
+        accept_remote: capabilities & ACCEPTS_REMOTE_CONFIG != 0,
+        report: ReportWhen::OnProof,
+        validate,
+        rollback,
+        reload: if hup { Reload::Hup } else { Reload::Restart },
+        proof_timeout,
+        empty_config: EmptyConfig::Stop,
+        ..APPLY
+    }
 }
 
 fn telemetry(mut section: Section<'_, '_, '_>) -> Log {

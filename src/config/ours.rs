@@ -1,6 +1,7 @@
 //! The `agents:` form: ours, strict, several agents.
 //!
-//! Promises: every default of this form is written here once and nowhere else; a key of a later version is a named error.
+//! Promises: every default of this form is written here once and nowhere else; a key of a later version is a
+//! named error.
 //! Must never: accept a bare number where a unit belongs, or a relative path.
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,8 +1,11 @@
-//! Judges an offered file by its parsed form: which components it names, which paths, ports and variables it reaches for.
+//! Judges an offered file by its parsed form: which components it names, which paths, ports and variables it
+//! reaches for.
 //!
-//! Promises: quoting, flow style, anchors, merges and comments make no difference, because the parsed tree is judged and not
-//! the text; each refusal names file, line and column; a file that is over the YAML budget is refused with the budget's words.
-//! Must never: change a file, read one from disk, or know a single component by name: the lists come from profile and policy.
+//! Promises: quoting, flow style, anchors, merges and comments make no difference, because the parsed tree is
+//! judged and not the text; each refusal names file, line and column; a file that is over the YAML budget is
+//! refused with the budget's words.
+//! Must never: change a file, read one from disk, or know a single component by name: the lists come from
+//! profile and policy.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -23,6 +26,9 @@ const SECTIONS: [&str; 5] = [
     "extensions",
 ];
 
+/// Line breaks of YAML 1.1 that YAML 1.2 reads as text: what is a comment to us would be a section to a Go program.
+const ODD_BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
 /// What a file is judged by.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
@@ -34,7 +40,8 @@ pub struct Rules<'a> {
     pub reserved_ports: &'a [u16],
 }
 
-/// Judges the bytes of an offered file. A file that is no YAML by its name is judged only where a rule needs its content.
+/// Judges the bytes of an offered file. A file that is no YAML by its name is judged only where a rule needs
+/// its content.
 pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
     let extension = Path::new(file).extension().and_then(|part| part.to_str());
     let is_config = rules.profile.composition == Composition::OtelLayers
@@ -46,6 +53,11 @@ pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
     let Ok(text) = std::str::from_utf8(body) else {
         return vec![refusal(file, None, "not UTF-8 text")];
     };
+    if let Some(odd) = text.chars().find(|c| ODD_BREAKS.contains(c)) {
+        let code = u32::from(odd);
+        let message = format!("U+{code:04X} ends a line for some readers only, remove it");
+        return vec![refusal(file, None, message)];
+    }
     match parse(file, text, Limits::OFFERED) {
         Ok(tree) => judge(file, &tree, rules),
         Err(error) => vec![error],
@@ -116,7 +128,7 @@ impl Judge<'_> {
         }
         for (key, value) in tree.entries() {
             self.plain_key(key);
-            if SECTIONS.contains(&key.text().unwrap_or_default()) {
+            if is_section(key) {
                 self.section(value);
             }
         }
@@ -139,7 +151,7 @@ impl Judge<'_> {
             self.written_out(body, "a component");
             for (key, _) in body.entries() {
                 self.plain_key(key);
-                let name = format!("{kind}.{}", key.text().unwrap_or_default());
+                let name = format!("{kind}.{}", folded(key));
                 if self.denied.contains(name.as_str()) {
                     self.refuse(key, denial(&name));
                 }
@@ -150,9 +162,7 @@ impl Judge<'_> {
 
     fn nested(&mut self, body: &Node) {
         for (key, value) in body.entries() {
-            if SECTIONS.contains(&key.text().unwrap_or_default())
-                && matches!(value.value, Value::Map(_))
-            {
+            if is_section(key) && matches!(value.value, Value::Map(_)) {
                 self.section(value);
             } else {
                 self.nested(value);
@@ -186,10 +196,10 @@ impl Judge<'_> {
     /// Every other config we know names its components by `kind:` or `type:`.
     fn kinds(&mut self, node: &Node) {
         for (key, value) in node.entries() {
-            if let (Some("kind" | "type"), Some(kind)) = (key.text(), value.text()) {
-                if self.denied.contains(kind.trim()) {
-                    self.refuse(value, denial(kind.trim()));
-                }
+            if let (Some("kind" | "type"), Some(kind)) = (key.text(), value.text())
+                && self.denied.contains(kind.trim())
+            {
+                self.refuse(value, denial(kind.trim()));
             }
             self.kinds(value);
         }
@@ -299,6 +309,17 @@ impl Judge<'_> {
             self.refuse(node, format!("port {port} is not among policy.ports"));
         }
     }
+}
+
+/// A key without case, the way `strings.EqualFold` of Go sees it: `ſ` is an `s`, the Kelvin sign a `k`.
+fn folded(key: &Node) -> String {
+    let text = key.text().unwrap_or_default();
+    text.trim().to_uppercase().to_lowercase()
+}
+
+/// Older Collectors find their sections without case.
+fn is_section(key: &Node) -> bool {
+    SECTIONS.contains(&folded(key).as_str())
 }
 
 fn denial(name: &str) -> String {

@@ -1,7 +1,7 @@
 //! Profiles: what kind of program an agent is, as data. Three are built in, more come from a directory.
 //!
-//! Promises: a profile is checked when it is read, with file, line and key path in each error; a profile file cannot replace
-//! a built-in one silently, because the same name in both is an error.
+//! Promises: a profile is checked when it is read, with file, line and key path in each error; a profile file
+//! cannot replace a built-in one silently, because the same name in both is an error.
 //! Must never: know one program from another in code.
 
 use std::collections::BTreeMap;
@@ -113,7 +113,15 @@ pub(super) fn read(
 ) -> Result<Profile, Vec<yaml::Error>> {
     let tree = parse(origin, text, Limits::SETTINGS).map_err(|error| vec![error])?;
     let mut reader = Reader::new(origin, None, env);
-    let mut root = reader.root(&tree);
+    let profile = take(reader.root(&tree), name);
+    if reader.errors.is_empty() {
+        Ok(profile)
+    } else {
+        Err(reader.errors)
+    }
+}
+
+fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
     let profile = Profile {
         name: name.to_owned(),
         executable: root.text("executable", "program, when the settings name none", "none"),
@@ -200,11 +208,16 @@ pub(super) fn read(
             .unwrap_or_default(),
     };
     root.finish();
-    if reader.errors.is_empty() {
-        Ok(profile)
-    } else {
-        Err(reader.errors)
-    }
+    profile
+}
+
+/// Every key of a profile, as the reader itself asks for it.
+#[cfg(test)]
+pub(super) fn keys(env: &dyn Environment) -> Vec<super::Key> {
+    let mut reader = Reader::new("", None, env);
+    let empty = parse("", "", Limits::SETTINGS).unwrap();
+    drop(take(reader.root(&empty), ""));
+    reader.keys
 }
 
 /// A name that can stand in a revision: one level, nothing hidden.

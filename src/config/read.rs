@@ -1,7 +1,8 @@
 //! Reads typed values out of a parsed settings text, and collects every problem instead of stopping at the first.
 //!
-//! Promises: each problem names file, line, column, key path and what to do; each key that is asked for is also recorded with
-//! type, default, bounds and meaning, so the documentation is checked against the reading itself, not against a second list.
+//! Promises: each problem names file, line, column, key path and what to do; each key that is asked for is also
+//! recorded with type, default, bounds and meaning, so the documentation is checked against the reading itself,
+//! not against a second list.
 //! Must never: hold a default of its own, or quote a value of a key that may be a secret.
 
 use std::fmt::Display;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::units::{format_duration, parse_duration, parse_size};
 use crate::yaml::{self, Node, Value, nearest};
 
+use super::hint::unknown;
 use super::value::{between, format_size, plain, resolve, scalar, within};
 use super::{Environment, Form};
 
@@ -38,6 +40,7 @@ pub(super) struct Reader<'e> {
     pub(super) errors: Vec<yaml::Error>,
     pub(super) warnings: Vec<String>,
     pub(super) keys: Vec<Key>,
+    pub(super) not_built: Vec<String>,
 }
 
 /// A map of the text, or the place where one would be.
@@ -49,6 +52,8 @@ pub(super) struct Section<'r, 'e, 'n> {
     /// What to point at when the section itself is absent: the nearest map around it.
     around: Option<&'n Node>,
     known: Vec<&'static str>,
+    /// Known and not built: no typo, but nothing to suggest either.
+    later: Vec<&'static str>,
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -68,6 +73,7 @@ impl<'e> Reader<'e> {
             errors: Vec::new(),
             warnings: Vec::new(),
             keys: Vec::new(),
+            not_built: Vec::new(),
         }
     }
 
@@ -79,6 +85,7 @@ impl<'e> Reader<'e> {
             node: Some(node),
             around: Some(node),
             known: Vec::new(),
+            later: Vec::new(),
         };
         section.require_map();
         section
@@ -416,6 +423,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             node: self.node.and_then(|node| node.get(key)),
             around: self.node.or(self.around),
             known: Vec::new(),
+            later: Vec::new(),
             reader: self.reader,
         };
         section.require_map();
@@ -449,6 +457,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             node,
             around: self.node.or(self.around),
             known: Vec::new(),
+            later: Vec::new(),
             reader: self.reader,
         };
         section.require_map();
@@ -458,7 +467,8 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     /// A key that is known and not built: an error, unless it is left at what it would be anyway.
     pub(super) fn not_built(&mut self, keys: &[&'static str], why: &str) {
         for key in keys {
-            self.known.push(key);
+            self.later.push(key);
+            self.reader.not_built.push(join(&self.doc, key));
             let idle = |node: &Node| match &node.value {
                 Value::Scalar { text, .. } => {
                     node.is_null() || matches!(text.as_str(), "" | "false" | "0")
@@ -476,9 +486,10 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         }
     }
 
-    /// Whether a key stands in the text.
+    /// Whether a key stands in the text with a value.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.node.is_some_and(|node| node.get(key).is_some())
+        let value = self.node.and_then(|node| node.get(key));
+        value.is_some_and(|value| !value.is_null())
     }
 
     /// Refuses every key that nothing asked for.
@@ -488,60 +499,16 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             path,
             node,
             known,
+            later,
             doc: _,
             around: _,
         } = self;
         for (key, _) in node.map(Node::entries).unwrap_or_default() {
             let name = key.text().unwrap_or_default();
-            if !known.contains(&name) {
-                let hint = reader.hint(name, &known);
+            if !known.contains(&name) && !later.contains(&name) {
+                let hint = unknown(name, &known, reader.form);
                 reader.problem(Some(key), &join(&path, name), hint);
             }
         }
     }
-}
-
-impl Reader<'_> {
-    /// Where an unknown key may have been meant to go.
-    fn hint(&self, name: &str, known: &[&'static str]) -> String {
-        let near = nearest(name, known.iter().copied());
-        let (form, other) = match self.form {
-            Some(Form::Agents) => (Form::Agents, Form::Agent),
-            Some(Form::Agent) => (Form::Agent, Form::Agents),
-            None => return near.map_or_else(|| listed(known), meant),
-        };
-        if let Some(path) = place_of(form, name) {
-            return format!("unknown key here, it belongs at `{path}`");
-        }
-        if let Some(near) = near {
-            return meant(near);
-        }
-        match place_of(other, name) {
-            Some(path) => {
-                let word = other.word();
-                format!("unknown key, it exists only in the `{word}:` form, as `{path}`")
-            }
-            None => listed(known),
-        }
-    }
-}
-
-/// Where a form has a key or section of this name.
-fn place_of(form: Form, name: &str) -> Option<String> {
-    super::keys(form).iter().find_map(|key| {
-        let steps: Vec<&str> = key.path.split('.').collect();
-        let at = steps.iter().position(|step| *step == name)?;
-        Some(steps.get(..=at)?.join("."))
-    })
-}
-
-fn meant(near: &str) -> String {
-    format!("unknown key, did you mean {near:?}?")
-}
-
-fn listed(known: &[&'static str]) -> String {
-    let mut known = known.to_vec();
-    known.sort_unstable();
-    known.dedup();
-    format!("unknown key, known here: {}", known.join(", "))
 }

@@ -22,6 +22,7 @@ fn judged(profile: &Profile, policy: &Policy, text: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn denied_components_are_found_however_they_are_written() {
     let otelcol = profile("otelcol");
     let denied = |at: &str, name: &str| {
@@ -98,12 +99,27 @@ fn denied_components_are_found_however_they_are_written() {
             "${file:/x}\n",
             vec!["f.yaml:1:1: the config is not a map".to_owned()],
         ),
+        ("RECEIVERS: {exec: {}}", vec![denied("1:13", "exec")]),
+        ("receiver\u{17f}: {exec: {}}", vec![denied("1:13", "exec")]),
+        (
+            "# comment\rreceivers: {exec: {}}",
+            vec![denied("2:13", "exec")],
+        ),
+        (
+            "# comment\u{2028}receivers: {exec: {}}",
+            vec!["f.yaml: U+2028 ends a line for some readers only, remove it".to_owned()],
+        ),
+        (
+            "receivers: {journald: {Journalctl_Path: /tmp/x}}",
+            vec![denied("1:24", "journald.journalctl_path")],
+        ),
         (
             "# exec: command\nreceivers: {otlp: {note: 'exec: command:'}}\n",
             vec![],
         ),
         (
-            "receivers: {execution: {}, journald: {directory: /x}}\nservice: {pipelines: {logs: {receivers: [exec]}}}\n",
+            "receivers: {execution: {}, journald: {directory: /x}}\nservice: {pipelines: {logs: {receivers: \
+            [exec]}}}\n",
             vec![],
         ),
         ("", vec![]),
@@ -260,8 +276,6 @@ fn what_does_not_parse_is_refused_and_the_list_of_refusals_is_short() {
         judged("[".repeat(100_000).as_bytes())[0].message,
         "nested deeper than 64 levels"
     );
-    let many: String = (0..1000)
-        .map(|i| format!("k{i}: ${{env:X{i}}}\n"))
-        .collect();
-    assert_eq!(judged(many.as_bytes()).len(), 20);
+    let many: Vec<String> = (0..1000).map(|i| format!("k{i}: ${{env:X{i}}}")).collect();
+    assert_eq!(judged(many.join("\n").as_bytes()).len(), 20);
 }
