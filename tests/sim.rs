@@ -8,5 +8,9 @@
 
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/host.rs"]
+mod host;
 #[path = "sim/store.rs"]
 mod store;
+#[path = "sim/world.rs"]
+mod world;
