@@ -13,6 +13,8 @@ use super::OfferLimits;
 pub const NAME_BYTES_MAX: usize = 200;
 /// Segments of a name.
 pub const DEPTH_MAX: usize = 4;
+/// What the store writes beside the files of a revision.
+pub const RESERVED: &str = "manifest.json";
 /// Refusals listed of one offer; more tell the reader nothing new.
 const REFUSALS_MAX: usize = 20;
 
@@ -43,6 +45,9 @@ pub enum NameError {
     /// `a//b` or `a/`.
     #[error("a part of the name is empty")]
     Gap,
+    /// The name of the store's own note beside the files of a revision.
+    #[error("the name {RESERVED:?} is taken by the revision's own manifest")]
+    Reserved,
     /// More than [`DEPTH_MAX`] segments.
     #[error("the name is more than {DEPTH_MAX} directories deep")]
     Deep,
@@ -75,6 +80,9 @@ pub fn check(name: &str) -> Result<(), NameError> {
             _ if part.starts_with('.') => return Err(NameError::Hidden),
             _ => {}
         }
+    }
+    if name == RESERVED {
+        return Err(NameError::Reserved);
     }
     if name.split('/').count() > DEPTH_MAX {
         return Err(NameError::Deep);
@@ -205,6 +213,7 @@ mod tests {
             ("a//b", NameError::Gap),
             ("a/", NameError::Gap),
             ("a/b/c/d/e", NameError::Deep),
+            ("manifest.json", NameError::Reserved),
             ("", NameError::Empty),
         ];
         for (name, wanted) in cases {
