@@ -443,7 +443,11 @@ async fn say_goodbye(mut socket: Socket, closed: &Closed) {
     }
     let mut answered = false;
     while let Some(Ok(late)) = socket.next().await {
-        answered |= late.is_close();
+        if late.is_close() {
+            // The library would wait for the peer to drop the stream, too.
+            answered = true;
+            break;
+        }
     }
     let mut stream = socket.into_inner();
     if stream.shutdown().await.is_err() || answered {
