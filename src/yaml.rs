@@ -1,9 +1,11 @@
 //! The guarded YAML door: every YAML text, ours or a server's, is read here and nowhere else.
 //!
-//! Promises: size, depth, node count, alias growth and document count are bounded before anything is built; duplicate
-//! keys, unknown tags and NUL are errors; every error has a place and none quotes a value. One guard ([`parse`]) stands in
-//! front of both ways in, so what is refused as an offered file is refused as settings too.
-//! Must never: write YAML (offered files are kept byte for byte), read a file, or let a foreign type into its signatures.
+//! Promises: size, depth, node count, alias growth and document count are bounded before anything is built;
+//! duplicate keys, unknown tags and NUL are errors; every error has a place and none quotes a value. One guard
+//! ([`parse`]) stands in front of both ways in, so what is refused as an offered file is refused as settings
+//! too.
+//! Must never: write YAML (offered files are kept byte for byte), read a file, or let a foreign type into its
+//! signatures.
 //! These files are the only ones that name the YAML crates.
 
 mod guard;

@@ -1,1 +1,828 @@
-//! Stub.
+//! The pure middle: `state + event → state + effects`. One [`Engine`] serves one agent; [`host::Host`] holds them all.
+//!
+//! Promises: `step` is total: it never fails, never blocks and never panics on input. Time, randomness, disk, network and
+//! processes come in as events and go out as effects; nothing here can reach them.
+//!
+//! Invariants, checked after each step in debug builds and in the simulation:
+//! 1. At most one transaction runs, and it is the only one that moves `current`.
+//! 2. `current` and `last-good` are never pruned.
+//! 3. APPLIED is never reported before proof; with `after_probation` never before the window has ended.
+//! 4. Last good is never set before the window has ended.
+//! 5. A rejected revision is not tried again without an order of a person.
+//! 6. No effect names a process that was reaped.
+//! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
+//! 8. Disk effects go out one at a time, and their answers always count.
+
+pub(crate) mod child_link;
+pub(crate) mod desired;
+pub(crate) mod disk;
+pub mod host;
+pub(crate) mod lifecycle;
+pub mod message;
+pub(crate) mod prober;
+pub mod random;
+mod recovery;
+pub(crate) mod report;
+mod rollout;
+mod session;
+pub(crate) mod uplink;
+mod view;
+pub(crate) mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use opamp_client::session::Session;
+
+use crate::config::{self, HealthProbe, Proof};
+use crate::engine::child_link::ChildLink;
+use crate::engine::disk::{DiskQueue, Purpose};
+use crate::engine::lifecycle::{Fact, Lifecycle, Order, Tickets};
+use crate::engine::message::{
+    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, Exit, HttpAnswer,
+    LocalEvent, LocalFile, Note, NoteLevel, Persisted, Record, Rejection, RemoteStatus, Reply,
+    Revision, SpawnSpec, StoredRevision, ToolEnd, ToolOutcome, ToolSpec,
+};
+use crate::engine::prober::Prober;
+use crate::engine::random::Random;
+use crate::engine::rollout::{Job, Settling, Transaction};
+use crate::engine::uplink::{LinkOrder, Uplink};
+use crate::engine::watch::{Seen, Watch};
+use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
+
+pub use crate::engine::desired::Places;
+
+/// Records that stay in memory for doors; the journal has more.
+const HISTORY_MAX: usize = 200;
+/// How often a proof is asked for while a child is expected to give one.
+const PROOF_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one question for a proof may take.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// Output of probes that is kept.
+const PROBE_OUTPUT_MAX: usize = 64 * 1024;
+const SIGHUP: i32 = 1;
+
+/// What an engine is built from.
+#[derive(Debug)]
+pub struct Setup {
+    /// The agent's settings.
+    pub settings: config::Agent,
+    /// The server, if there is one.
+    pub server: Option<config::Server>,
+    /// Capability bits the user left on.
+    pub capabilities: u64,
+    /// Stop signal to KILL.
+    pub grace: Duration,
+    /// Its OpAMP instance uid.
+    pub instance_uid: [u8; 16],
+    /// Where its things are.
+    pub places: Places,
+    /// Host attributes for the description.
+    pub facts: BTreeMap<String, String>,
+    /// What the state directory knows.
+    pub persisted: Persisted,
+    /// Seed of its randomness.
+    pub seed: u64,
+}
+
+/// What an engine tells its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HostRequest {
+    /// The server gave a new identity: store it, then confirm.
+    NewInstanceUid([u8; 16]),
+    /// The child was given up.
+    GaveUp(String),
+}
+
+/// What a step came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) effects: Vec<AgentEffect>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) replies: Vec<(CommandId, Reply)>,
+    pub(crate) requests: Vec<HostRequest>,
+}
+
+/// One agent.
+#[derive(Debug)]
+pub struct Engine {
+    name: AgentName,
+    settings: config::Agent,
+    capabilities: u64,
+    places: Places,
+    facts: BTreeMap<String, String>,
+    instance_uid: [u8; 16],
+    tickets: Tickets,
+    random: Random,
+    out: Outcome,
+
+    life: Lifecycle,
+    child: ChildLink,
+    health_probe: Prober,
+    proof_probe: Prober,
+    uplink: Uplink,
+    session: Option<Session>,
+
+    disk: DiskQueue,
+    current: Option<Revision>,
+    last_good: Option<RevisionId>,
+    revisions: Vec<StoredRevision>,
+    rejected: Vec<Rejection>,
+    local: Vec<LocalFile>,
+    history: VecDeque<Record>,
+    next_transaction: u64,
+    frozen: Option<String>,
+
+    transaction: Option<Transaction>,
+    pending: Option<Job>,
+    settling: Option<Settling>,
+    remote: Option<RemoteStatus>,
+    remote_retryable: bool,
+    phase: &'static str,
+    phase_error: String,
+    held: Option<String>,
+    stopping: bool,
+    goodbye: bool,
+    effective_stale: bool,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl Engine {
+    /// An engine that has not started anything yet; [`Engine::start`] does.
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup {
+            settings,
+            server,
+            capabilities,
+            grace,
+            places,
+            facts,
+            persisted,
+            seed,
+            ..
+        } = setup;
+        let stop_signal = settings.profile.stop_signal;
+        let session = server.as_ref().and_then(|server| {
+            session::build(
+                setup.instance_uid,
+                session::mask(capabilities, &settings),
+                server,
+            )
+        });
+        let next_transaction = persisted
+            .journal
+            .iter()
+            .map(|record| record.transaction)
+            .max()
+            .unwrap_or(0);
+        Self {
+            name: settings.name.clone(),
+            life: Lifecycle::new(settings.restart, grace, stop_signal),
+            settings,
+            capabilities,
+            places,
+            facts,
+            instance_uid: setup.instance_uid,
+            tickets: Tickets::default(),
+            random: Random::seeded(seed),
+            out: Outcome::default(),
+            child: ChildLink::default(),
+            health_probe: Prober::default(),
+            proof_probe: Prober::default(),
+            uplink: Uplink::new(server),
+            session,
+            disk: DiskQueue::default(),
+            current: persisted.current,
+            last_good: persisted.last_good,
+            revisions: persisted.revisions,
+            rejected: persisted.rejected,
+            local: persisted.local,
+            history: persisted.journal.into_iter().collect(),
+            next_transaction,
+            frozen: persisted.frozen,
+            transaction: None,
+            pending: None,
+            settling: None,
+            remote: None,
+            remote_retryable: false,
+            phase: "idle",
+            phase_error: String::new(),
+            held: None,
+            stopping: false,
+            goodbye: false,
+            effective_stale: true,
+            counters: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an event and says what is to be done.
+    pub(crate) fn step(&mut self, now: Now, event: AgentEvent) -> Outcome {
+        match event {
+            AgentEvent::Disk { ticket, result } => self.on_disk(now, ticket, result),
+            AgentEvent::Spawned { ticket, child } => {
+                let (fact, orders) = self.life.spawned(now.mono, ticket, child);
+                self.obey(orders);
+                self.on_facts(now, fact);
+            }
+            AgentEvent::SpawnFailed { reason, .. } => {
+                let facts = self.life.spawn_failed(now.mono, reason, &mut self.random);
+                self.on_facts(now, facts);
+            }
+            AgentEvent::Exited { pid, exit } => {
+                let (facts, orders) =
+                    self.life
+                        .exited(now.mono, pid, exit, &mut self.tickets, &mut self.random);
+                // The facts first: what follows from a death decides what the new process is given.
+                self.on_facts(now, facts);
+                self.obey(orders);
+            }
+            AgentEvent::ToolDone { ticket, outcome } => self.on_tool(now, ticket, &outcome),
+            AgentEvent::HttpProbed { ticket, outcome } => self.on_http(now, ticket, outcome),
+            AgentEvent::Link { link, event } => self.on_link(now, link, event),
+            AgentEvent::Local { connection, event } => self.on_local(now, connection, event),
+        }
+        self.finish(now)
+    }
+
+    /// A deadline passed, or the host wants the engine to look around.
+    pub(crate) fn tick(&mut self, now: Now) -> Outcome {
+        self.finish(now)
+    }
+
+    /// The next moment the engine wants to be called.
+    pub(crate) fn deadline(&self, now: Now) -> Option<Moment> {
+        let session = self
+            .session
+            .as_ref()
+            .filter(|_| self.uplink.live().is_some());
+        let session = session.and_then(Session::poll_timeout).map(from_session);
+        [
+            self.life.due(),
+            self.uplink.due(),
+            session,
+            self.rollout_due(),
+            self.health_probe.due(),
+            self.proof_probe.due(),
+            self.disk.due(now.mono),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Stops the child; the link stays until the end, so that the stop is reported.
+    pub(crate) fn stop(&mut self, now: Now) -> Outcome {
+        self.stopping = true;
+        self.pending = None;
+        if let Some(transaction) = &self.transaction {
+            if let Some(ticket) = transaction.tool() {
+                self.out.effects.push(AgentEffect::CancelTool { ticket });
+            }
+        }
+        let orders = self.life.want_down(now.mono);
+        self.obey(orders);
+        self.finish(now)
+    }
+
+    /// Kills the child and drops the link.
+    pub(crate) fn force(&mut self, now: Now) -> Outcome {
+        let orders = self.life.force(now.mono);
+        self.obey(orders);
+        self.finish(now)
+    }
+
+    /// Whether the child is gone and the goodbye was said.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopping && self.life.is_down() && (self.session.is_none() || self.uplink.is_down())
+    }
+
+    /// Whether the child is gone.
+    pub(crate) fn child_is_down(&self) -> bool {
+        self.life.is_down()
+    }
+
+    /// The uid is stored: use it.
+    pub(crate) fn confirm_instance_uid(&mut self, now: Now, uid: [u8; 16]) -> Outcome {
+        self.instance_uid = uid;
+        if let Some(session) = &mut self.session {
+            session.set_instance_uid(uid);
+        }
+        self.note(
+            NoteLevel::Info,
+            "instance uid changed",
+            vec![("service.instance.id", report::uid_text(uid))],
+        );
+        self.finish(now)
+    }
+
+    /// The uid could not be stored: keep the old one, and say why.
+    pub(crate) fn refuse_instance_uid(&mut self, now: Now, reason: &str) -> Outcome {
+        let uid = self.instance_uid;
+        if let Some(session) = &mut self.session {
+            session.set_instance_uid(uid);
+        }
+        self.note(
+            NoteLevel::Error,
+            "new instance uid refused",
+            vec![("error", reason.to_owned())],
+        );
+        self.finish(now)
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &AgentName {
+        &self.name
+    }
+
+    /// Does what has come due and reports what has changed. Ends every step.
+    fn finish(&mut self, now: Now) -> Outcome {
+        let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
+        self.obey(orders);
+        self.drive(now);
+        self.probe(now.mono);
+        self.serve_link(now);
+        if let Some((ticket, work)) = self.disk.issue(now.mono, &mut self.tickets) {
+            self.out.effects.push(AgentEffect::Disk { ticket, work });
+        }
+        self.check();
+        std::mem::take(&mut self.out)
+    }
+
+    fn obey(&mut self, orders: impl IntoIterator<Item = Order>) {
+        for order in orders {
+            let effect = match order {
+                Order::Spawn(ticket) => AgentEffect::Spawn {
+                    ticket,
+                    spec: self.spawn_spec(),
+                },
+                Order::Signal { pid, signal } => AgentEffect::Signal {
+                    pid,
+                    signal,
+                    group: true,
+                },
+            };
+            self.out.effects.push(effect);
+        }
+    }
+
+    fn spawn_spec(&self) -> SpawnSpec {
+        let directory = self.places.config_dir();
+        let files = self
+            .current
+            .as_ref()
+            .map_or(&[][..], |current| &current.files);
+        let uid = report::uid_text(self.instance_uid);
+        SpawnSpec {
+            program: self.settings.executable.clone(),
+            args: desired::arguments(
+                &self.settings,
+                &self.places,
+                &self.settings.profile.args,
+                &directory,
+                files,
+            ),
+            env: desired::environment(&self.settings, &self.places, &directory, &uid),
+            inherit: self.inherit(),
+            passthrough: self.settings.passthrough_logs,
+        }
+    }
+
+    fn inherit(&self) -> Vec<String> {
+        let own = self.settings.profile.environment.iter();
+        own.chain(&self.settings.policy.environment)
+            .cloned()
+            .collect()
+    }
+
+    fn tool_spec(&self, command: &[String], timeout: Duration) -> Option<ToolSpec> {
+        let directory = self.places.config_dir();
+        let pid = self.life.running().map(|child| child.pid);
+        let mut words = command
+            .iter()
+            .map(|text| desired::expand(text, &self.settings, &self.places, &directory, pid));
+        let program = words.next()?;
+        let uid = report::uid_text(self.instance_uid);
+        Some(ToolSpec {
+            program: program.into(),
+            args: words.collect(),
+            env: desired::environment(&self.settings, &self.places, &directory, &uid),
+            inherit: self.inherit(),
+            timeout,
+            output_max: PROBE_OUTPUT_MAX,
+        })
+    }
+
+    fn on_facts(&mut self, now: Now, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            match fact {
+                Fact::Started => self.on_started(now),
+                Fact::Crashed(exit) => self.on_crashed(&exit),
+                Fact::NotStarted(reason) => {
+                    self.note(
+                        NoteLevel::Warn,
+                        "child not started",
+                        vec![("error", reason.clone())],
+                    );
+                    self.count("spawn_failures");
+                    if let Some(watch) = self.watch_mut() {
+                        watch.not_started(&reason);
+                    }
+                }
+                Fact::Stopped => {
+                    self.health_probe.stop();
+                    self.note(
+                        NoteLevel::Info,
+                        "child stopped",
+                        vec![("status", self.life.last_exit.clone().unwrap_or_default())],
+                    );
+                }
+                Fact::GaveUp(reason) => {
+                    self.note(
+                        NoteLevel::Error,
+                        "child given up",
+                        vec![("reason", reason.clone())],
+                    );
+                    self.out.requests.push(HostRequest::GaveUp(reason));
+                }
+            }
+        }
+    }
+
+    fn on_started(&mut self, now: Now) {
+        if let Some(child) = self.life.running() {
+            let pid = child.pid.to_string();
+            self.note(NoteLevel::Info, "child started", vec![("process.pid", pid)]);
+        }
+        match self.settings.profile.health {
+            HealthProbe::Http { .. } | HealthProbe::Exec { .. } => {
+                self.health_probe.begin(now.mono)
+            }
+            HealthProbe::LocalLink | HealthProbe::Process => self.health_probe.stop(),
+        }
+    }
+
+    fn on_crashed(&mut self, exit: &Exit) {
+        self.health_probe.stop();
+        self.count("crashes");
+        self.note(
+            NoteLevel::Warn,
+            "child died",
+            vec![
+                ("status", exit.status.to_string()),
+                ("oom_killed", exit.oom_killed.to_string()),
+                ("crashes", self.life.crashes.to_string()),
+            ],
+        );
+        let profile = self.settings.profile.clone();
+        if let Some(watch) = self.watch_mut() {
+            watch.crashed(&profile, exit);
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.crashed(exit);
+        }
+    }
+
+    fn watch_mut(&mut self) -> Option<&mut Watch> {
+        match (&mut self.transaction, &mut self.settling) {
+            (Some(transaction), _) => transaction.watch_mut(),
+            (None, Some(settling)) => Some(settling.watch_mut()),
+            (None, None) => None,
+        }
+    }
+
+    fn on_local(&mut self, now: Now, connection: u64, event: LocalEvent) {
+        match event {
+            LocalEvent::Opened { .. } => {
+                if let Some(old) = self.child.opened(connection) {
+                    self.out
+                        .effects
+                        .push(AgentEffect::LocalClose { connection: old });
+                }
+            }
+            LocalEvent::Frame(bytes) => {
+                let Some((heard, answer)) = self.child.frame(connection, &bytes, self.instance_uid)
+                else {
+                    return;
+                };
+                self.out.effects.push(AgentEffect::LocalSend {
+                    connection,
+                    frame: answer,
+                });
+                self.effective_stale |= heard.effective;
+            }
+            LocalEvent::Closed => {
+                if self.child.closed(connection) {
+                    self.effective_stale = true;
+                }
+            }
+        }
+        _ = now;
+    }
+
+    fn on_tool(&mut self, now: Now, ticket: Ticket, outcome: &ToolOutcome) {
+        if self.validated(now, ticket, outcome) {
+            return;
+        }
+        let answer = match &outcome.end {
+            ToolEnd::Exited(0) => Ok(()),
+            ToolEnd::Exited(code) => Err(format!("probe ended with exit code {code}")),
+            ToolEnd::Signalled(signal) => Err(format!("probe ended with signal {signal}")),
+            ToolEnd::TimedOut => Err("probe took too long".to_owned()),
+            ToolEnd::NotStarted(reason) => Err(reason.clone()),
+        };
+        self.probed(now.mono, ticket, answer);
+    }
+
+    fn on_http(&mut self, now: Now, ticket: Ticket, outcome: Result<HttpAnswer, String>) {
+        let expected = match (&self.settings.profile.proof, self.watched_hash()) {
+            (
+                Proof::Http {
+                    expect_revision: true,
+                    ..
+                },
+                Some(hash),
+            ) => Some(hash.to_hex()),
+            _ => None,
+        };
+        let answer = outcome.and_then(|answer| match (answer.status, expected) {
+            (200..=299, Some(hash))
+                if !answer.body.contains(&hash) && self.proof_probe.good.is_none() =>
+            {
+                Err("the answer does not name the new revision".to_owned())
+            }
+            (200..=299, _) => Ok(()),
+            (status, _) => Err(format!("the answer has status {status}")),
+        });
+        self.probed(now.mono, ticket, answer);
+    }
+
+    fn probed(&mut self, now: Moment, ticket: Ticket, answer: Result<(), String>) {
+        if self
+            .proof_probe
+            .answered(now, ticket, answer.clone(), PROOF_INTERVAL, 1)
+        {
+            if self.proof_probe.good == Some(true) {
+                let good = std::mem::take(&mut self.proof_probe);
+                self.proof_probe.good = good.good;
+            }
+            return;
+        }
+        let (interval, failures) = match self.settings.profile.health {
+            HealthProbe::Http {
+                interval, failures, ..
+            }
+            | HealthProbe::Exec {
+                interval, failures, ..
+            } => (interval, failures),
+            HealthProbe::LocalLink | HealthProbe::Process => return,
+        };
+        if !self
+            .health_probe
+            .answered(now, ticket, answer, interval, failures)
+        {
+            self.count("stale_answers");
+        }
+    }
+
+    fn probe(&mut self, now: Moment) {
+        if self.proof_probe.wants(now) {
+            let ticket = self.tickets.next();
+            let effect = match &self.settings.profile.proof {
+                Proof::Exec(command) => self
+                    .tool_spec(command, PROOF_TIMEOUT)
+                    .map(|spec| AgentEffect::RunTool { ticket, spec }),
+                Proof::Http { url, .. } => Some(AgentEffect::HttpProbe {
+                    ticket,
+                    url: self.address(url),
+                    timeout: PROOF_TIMEOUT,
+                }),
+                Proof::LocalDescription | Proof::LocalStatus | Proof::FreshProcess { .. } => None,
+            };
+            self.proof_probe.asked(ticket);
+            self.out.effects.extend(effect);
+        }
+        if self.health_probe.wants(now) && self.life.running().is_some() {
+            let ticket = self.tickets.next();
+            let effect = match &self.settings.profile.health {
+                HealthProbe::Http { url, timeout, .. } => Some(AgentEffect::HttpProbe {
+                    ticket,
+                    url: self.address(url),
+                    timeout: *timeout,
+                }),
+                HealthProbe::Exec {
+                    command, timeout, ..
+                } => self
+                    .tool_spec(command, *timeout)
+                    .map(|spec| AgentEffect::RunTool { ticket, spec }),
+                HealthProbe::LocalLink | HealthProbe::Process => None,
+            };
+            self.health_probe.asked(ticket);
+            self.out.effects.extend(effect);
+        }
+    }
+
+    fn address(&self, url: &str) -> String {
+        let pid = self.life.running().map(|child| child.pid);
+        desired::expand(
+            url,
+            &self.settings,
+            &self.places,
+            &self.places.config_dir(),
+            pid,
+        )
+    }
+
+    /// What the child shows now, for a watch over `watch.hash`.
+    fn seen(&self, now: Moment, watch: &Watch) -> (bool, bool, String, Option<String>) {
+        let running = self.life.running().is_some();
+        let (healthy, trouble) = self.child_health();
+        let hash = watch.hash.to_hex();
+        let fresh = self
+            .life
+            .up_since()
+            .is_some_and(|since| since >= watch.since);
+        let mut refused = None;
+        let proven = running
+            && match &self.settings.profile.proof {
+                Proof::LocalDescription => self.child.revision.as_deref() == Some(hash.as_str()),
+                Proof::LocalStatus => match &self.child.status {
+                    Some(status) if status.applied => crate::units::hex(&status.hash) == hash,
+                    Some(status) => {
+                        refused = Some(format!("the child refused the config: {}", status.message));
+                        false
+                    }
+                    None => false,
+                },
+                Proof::Exec(_) | Proof::Http { .. } => self.proof_probe.good == Some(true),
+                Proof::FreshProcess { alive_for } => {
+                    fresh
+                        && self
+                            .life
+                            .up_since()
+                            .is_some_and(|since| now.since(since) >= *alive_for)
+                }
+            };
+        (proven, healthy, trouble, refused)
+    }
+
+    /// Whether the child is well, and if not, why.
+    fn child_health(&self) -> (bool, String) {
+        if self.life.running().is_none() {
+            let why = self.life.given_up().map(str::to_owned);
+            let why = why.or_else(|| {
+                self.life
+                    .last_exit
+                    .clone()
+                    .map(|last| format!("not running; last: {last}"))
+            });
+            return (false, why.unwrap_or_else(|| "not running yet".to_owned()));
+        }
+        match self.settings.profile.health {
+            HealthProbe::Process => (true, String::new()),
+            HealthProbe::LocalLink => match &self.child.health {
+                Some(health) if health.healthy => (true, String::new()),
+                Some(health) => (
+                    false,
+                    report::first_error(health)
+                        .unwrap_or_else(|| "unhealthy, without a reason".to_owned()),
+                ),
+                None => (false, "no health report from the child yet".to_owned()),
+            },
+            HealthProbe::Http { .. } | HealthProbe::Exec { .. } => match self.health_probe.good {
+                Some(true) => (true, String::new()),
+                Some(false) => (false, self.health_probe.error.clone()),
+                None if self.health_probe.error.is_empty() => (false, "not probed yet".to_owned()),
+                None => (false, self.health_probe.error.clone()),
+            },
+        }
+    }
+
+    fn note(
+        &mut self,
+        level: NoteLevel,
+        message: &'static str,
+        fields: Vec<(&'static str, String)>,
+    ) {
+        let agent = Some(self.name.clone());
+        self.out.notes.push(Note {
+            level,
+            agent,
+            message,
+            fields,
+        });
+    }
+
+    fn count(&mut self, counter: &'static str) {
+        let count = self.counters.entry(counter).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    fn remember(&mut self, record: Record) {
+        while self.history.len() >= HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(record);
+    }
+
+    fn on_disk(&mut self, now: Now, ticket: Ticket, result: Result<DiskDone, DiskFault>) {
+        let Some(purpose) = self.disk.answered(ticket) else {
+            self.count("stale_answers");
+            return;
+        };
+        match purpose {
+            Purpose::Transaction => self.transaction_disk(now, result),
+            Purpose::Record | Purpose::Memory => {
+                if let Err(fault) = result {
+                    self.note(
+                        NoteLevel::Error,
+                        "state not written",
+                        vec![("error", fault.reason)],
+                    );
+                    self.count("disk_faults");
+                }
+            }
+            Purpose::Prune => match result {
+                Ok(DiskDone::Pruned(left)) => {
+                    self.revisions.retain(|stored| left.contains(&stored.id))
+                }
+                Ok(_) => {}
+                Err(fault) => {
+                    self.note(
+                        NoteLevel::Warn,
+                        "old revisions not removed",
+                        vec![("error", fault.reason)],
+                    );
+                }
+            },
+            Purpose::Show(id) => {
+                let reply = match result {
+                    Ok(DiskDone::Revision(revision)) => Reply::Revision(revision),
+                    Ok(_) => {
+                        view::refusal(message::RefusalKind::Disk, "the store gave another answer")
+                    }
+                    Err(fault) => view::refusal(message::RefusalKind::Disk, &fault.reason),
+                };
+                self.out.replies.push((id, reply));
+            }
+        }
+    }
+
+    /// The invariants that can be seen from inside. The simulation checks the others from outside.
+    fn check(&self) {
+        debug_assert!(
+            self.transaction.is_none() || self.settling.is_none(),
+            "one rollout at a time"
+        );
+        if let Some(remote) = &self.remote
+            && let Some(transaction) = &self.transaction
+            && transaction.offer() == Some(&remote.offer)
+        {
+            debug_assert!(
+                remote.outcome != message::Outcome::Applied || transaction.is_proven(),
+                "APPLIED before proof"
+            );
+        }
+    }
+
+    fn order_link(&mut self, order: Option<LinkOrder>) {
+        let effect = match order {
+            Some(LinkOrder::Dial(link)) => {
+                let Some(server) = self.uplink.server() else {
+                    return;
+                };
+                let server = Box::new(server.clone());
+                AgentEffect::Dial {
+                    link,
+                    server,
+                    instance_uid: self.instance_uid,
+                }
+            }
+            Some(LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
+            None => return,
+        };
+        self.out.effects.push(effect);
+    }
+
+    fn push_disk(&mut self, purpose: Purpose, work: DiskWork) {
+        self.disk.push(purpose, work);
+    }
+}
+
+/// The session counts from the same start as the engine.
+fn from_session(span: Duration) -> Moment {
+    Moment::START.after(span)
+}
+
+fn to_session(moment: Moment) -> Duration {
+    moment.since(Moment::START)
+}
+
+/// What `seen` gives, as the watch wants it.
+fn seen_of((proven, healthy, trouble, refused): &(bool, bool, String, Option<String>)) -> Seen<'_> {
+    Seen {
+        proven: *proven,
+        healthy: *healthy,
+        trouble,
+        refused: refused.as_deref(),
+    }
+}

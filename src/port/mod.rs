@@ -1,1 +1,7 @@
-//! Stub.
+//! What acts on the world for the engine: one port per thing outside. This file only declares them; ports do not know each
+//! other.
+
+pub mod admin;
+pub mod child;
+pub mod probe;
+pub mod store;

@@ -1,7 +1,9 @@
-//! What ports and data plane both need from the system: clocks, log set-up, TLS roots. Only declares.
+//! What ports and data plane both need from the system: clocks, durable writes, signals, log set-up, TLS roots. Only declares.
 //!
 //! Must never: import anything of ours but `units`.
 
 pub mod clock;
+pub mod durable;
 pub mod log;
+pub mod signal;
 pub mod tls;

@@ -1,8 +1,9 @@
 //! Builds nodes from a text, and is the guard that stands in front of every reader.
 //!
-//! Promises: at most [`Limits`] nodes, levels and bytes are ever held, aliases included, because each is counted before it
-//! is copied; a map holds each key once; a plain `<<` key is resolved as the programs we run resolve it (explicit keys win,
-//! then the earlier map), so nothing hides behind a merge, while a quoted `"<<"` stays a key.
+//! Promises: at most [`Limits`] nodes, levels and bytes are ever held, aliases included, because each is
+//! counted before it is copied; a map holds each key once; a plain `<<` key is resolved as the programs we run
+//! resolve it (explicit keys win, then the earlier map), so nothing hides behind a merge, while a quoted `"<<"`
+//! stays a key.
 //! Must never: recurse over the text, or keep a byte that was not counted.
 
 use std::collections::HashMap;
@@ -380,6 +381,16 @@ mod tests {
         let span = tree.get("d").unwrap().items()[1].span;
         assert_eq!((span.line, span.column), (6, 8));
         assert_eq!(tree.get("c").unwrap().text(), Some("one\ntwo\n"));
+    }
+
+    #[test]
+    fn files_of_other_editors_read_the_same() {
+        let tree = read("\u{feff}a: 1\r\nb: |\r\n  x\r\n  y\r\nc: 2\r\n");
+        let text = |key: &str| tree.get(key).and_then(Node::text);
+        assert_eq!(text("a"), Some("1"));
+        assert_eq!(text("b"), Some("x\ny\n"));
+        let span = tree.get("c").unwrap().span;
+        assert_eq!((span.line, span.column), (5, 4));
     }
 
     #[test]

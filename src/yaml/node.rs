@@ -3,8 +3,8 @@
 //! Promises: a map holds each key once and every key is a scalar; depth is bounded, so walking may recurse.
 //! Must never: guess types. A scalar is its text and its style; who needs a number parses one.
 
-/// Where a node stands in the text. An aliased node stands where its anchor is, a block scalar at its first line of text,
-/// after the `|`, and it reaches to the next node.
+/// Where a node stands in the text. An aliased node stands where its anchor is, a block scalar at its first
+/// line of text, after the `|`, and it reaches to the next node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
     /// Byte offset of the first byte.

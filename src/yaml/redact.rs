@@ -1,7 +1,7 @@
 //! Takes secrets out of a text that is about to be reported (OpAMP R-106), and leaves the rest byte for byte.
 //!
-//! Promises: what `is_secret` names never survives, whatever its notation: plain, quoted, block, flow, behind an anchor; a
-//! text that does not parse is blanked line by line, rather too much than too little.
+//! Promises: what `is_secret` names never survives, whatever its notation: plain, quoted, block, flow, behind
+//! an anchor; a text that does not parse is blanked line by line, rather too much than too little.
 //! Must never: re-emit YAML; the reader compares what is left with what they wrote.
 
 use super::{Limits, parse};
@@ -41,15 +41,20 @@ pub fn is_secret_path(path: &[&str]) -> bool {
     })
 }
 
-/// Replaces each scalar value whose path `is_secret` by [`REDACTED`]. A list item's step in the path is `[]`.
+/// Replaces each scalar value whose path `is_secret` by [`REDACTED`], and the user and password of each URL in
+/// the others. A list item's step in the path is `[]`.
 pub fn redact(text: &str, is_secret: impl Fn(&[&str]) -> bool) -> String {
     let Ok(tree) = parse("", text, Limits::OFFERED) else {
         return redact_lines(text, &is_secret);
     };
     let mut spans = Vec::new();
     tree.walk(&mut |path, node| {
+        let (start, end) = (node.span.start, node.span.end);
         if !node.is_null() && is_secret(path) {
-            spans.push((node.span.start, node.span.end));
+            spans.push((start, end));
+        } else {
+            let urls = userinfo(text.get(start..end).unwrap_or_default());
+            spans.extend(urls.map(|(from, to)| (start + from, start + to)));
         }
     });
     spans.sort_unstable();
@@ -94,12 +99,29 @@ fn redact_lines(text: &str, is_secret: &impl Fn(&[&str]) -> bool) -> String {
             out.push_str(REDACTED);
             below = Some(indent);
         } else {
-            out.push_str(body);
+            let mut done = 0;
+            for (from, to) in userinfo(body) {
+                out.push_str(body.get(done..from).unwrap_or_default());
+                out.push_str(REDACTED);
+                done = to;
+            }
+            out.push_str(body.get(done..).unwrap_or_default());
             below = None;
         }
         out.push_str(ending);
     }
     out
+}
+
+/// Where `user:password` stands in each `scheme://user:password@host` of a text.
+fn userinfo(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    text.match_indices("://").filter_map(|(at, scheme)| {
+        let start = at + scheme.len();
+        let rest = text.get(start..)?;
+        let end = rest.find(|c: char| c.is_whitespace() || "/?#\"'`,;()[]{}<>".contains(c));
+        let authority = rest.get(..end.unwrap_or(rest.len()))?;
+        authority.rfind('@').map(|length| (start, start + length))
+    })
 }
 
 /// The byte after the first `:` or `=` that a secret word stands before.
@@ -158,6 +180,10 @@ mod tests {
                 "x: &x [REDACTED]\npassword: *x\n",
             ),
             ("token:\nb: 1\n", "token:\nb: 1\n"),
+            (
+                "url: https://me:hunter2@host:1/x@y\nb: ['http://hunter2@h', http://h/a@b]\n",
+                "url: https://[REDACTED]@host:1/x@y\nb: ['http://[REDACTED]@h', http://h/a@b]\n",
+            ),
             (
                 "Authorization: hunter2\r\nb: 1\r\n",
                 "Authorization: [REDACTED]\r\nb: 1\r\n",
@@ -225,7 +251,9 @@ mod tests {
         #[test]
         fn a_secret_never_survives(
             before in "[a-z]{1,8}",
-            notation in proptest::sample::select(vec!["hunter2", "'hunter2'", "\"hunter2\"", "|\n    hunter2", ">-\n    hunter2", "[hunter2]", "{x: hunter2}", "&a hunter2", "!!str hunter2", "!custom hunter2"]),
+            notation in proptest::sample::select(vec!["hunter2", "'hunter2'", "\"hunter2\"", "|\n    \
+            hunter2", ">-\n    hunter2", "[hunter2]", "{x: hunter2}", "&a hunter2", "!!str hunter2", "!custom \
+            hunter2"]),
         ) {
             let text = format!("top:\n  {before}: 1\n  password: {notation}\n  after: 2\n");
             let out = redact(&text, is_secret_path);

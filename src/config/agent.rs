@@ -1,0 +1,502 @@
+//! One agent of the `agents:` form.
+//!
+//! Promises: every default of an agent is written here once; the pieces that both forms share are read the same
+//! way in both.
+//! Must never: let settings ask for a HUP that nothing could prove.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::yaml::Limits;
+
+use super::load::{DEFAULT_AGENT, agent_name, executable};
+use super::ours::LATER;
+use super::profile;
+use super::read::Section;
+use super::{
+    AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, OfferLimits,
+    Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
+};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_hours(24);
+const MIB: u64 = 1 << 20;
+
+/// How offers are applied unless the settings say otherwise. The other form starts from it, too.
+pub(super) const APPLY: Apply = Apply {
+    accept_remote: true,
+    report: ReportWhen::AfterProbation,
+    validate: true,
+    validate_timeout: Duration::from_secs(30),
+    rollback: true,
+    reload: Reload::Restart,
+    proof_timeout: Duration::from_secs(30),
+    probation: Duration::from_secs(30),
+    after_rollback: AfterRollback::KeepFailed,
+    empty_config: EmptyConfig::Keep,
+    keep_revisions: 10,
+    limits: OfferLimits {
+        files: 64,
+        file_bytes: Limits::OFFERED.bytes as u64,
+        total_bytes: 16 * MIB,
+    },
+};
+
+/// Restarts for ever with growing delay: telemetry that comes back by itself is worth more than a quiet process table.
+pub(super) const RESTART: Restart = Restart {
+    initial: SECOND,
+    max: Duration::from_mins(1),
+    stable_after: Duration::from_mins(1),
+    give_up_after: 0,
+};
+
+/// At most 80 MiB of logs for each stream of each agent.
+pub(super) const ROTATION: Rotation = Rotation {
+    bytes: 16 * MIB,
+    files: 4,
+};
+
+/// The agents in the order of the text; without any, the one that runs by default.
+pub(super) fn agents(
+    root: &mut Section<'_, '_, '_>,
+    profiles: &BTreeMap<String, Profile>,
+) -> Vec<Agent> {
+    /// Agents of one host.
+    const AGENTS_MAX: usize = 64;
+    let named = root.named("agents");
+    if named.len() > AGENTS_MAX {
+        root.problem(
+            "agents",
+            format!("{} agents; the limit is {AGENTS_MAX}", named.len()),
+        );
+    }
+    if named.is_empty() {
+        return agent(
+            root.entry("agents", DEFAULT_AGENT, None),
+            DEFAULT_AGENT,
+            profiles,
+        )
+        .into_iter()
+        .collect();
+    }
+    named
+        .into_iter()
+        .filter_map(|(key, node)| {
+            let name = key.text().unwrap_or_default();
+            agent(root.entry("agents", name, Some(node)), name, profiles)
+        })
+        .collect()
+}
+
+fn agent(
+    mut section: Section<'_, '_, '_>,
+    name: &str,
+    profiles: &BTreeMap<String, Profile>,
+) -> Option<Agent> {
+    let agent_name = agent_name(name)
+        .map_err(|message| section.problem("", message))
+        .ok();
+    let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+    let about = ("name", "what kind of program it is");
+    let chosen = section.parsed("profile", about, "adjutant", |text| {
+        profiles
+            .get(text)
+            .cloned()
+            .ok_or_else(|| format!("no profile of this name, known: {}", known.join(", ")))
+    });
+    let wrong_profile = section.has("profile") && chosen.is_none();
+    let mut profile = chosen.or_else(|| profiles.get("adjutant").cloned())?;
+    profile_overrides(&mut section, &mut profile);
+    let given = section.path_value("executable", "the program", "of the profile");
+    let executable = if wrong_profile || (section.has("executable") && given.is_none()) {
+        None
+    } else {
+        let found = executable(given, &profile, section.reader.env);
+        found
+            .map_err(|message| section.problem("executable", message))
+            .ok()
+    };
+    let args = section.texts("args", "arguments after the profile's own", "none");
+    let env = section.pairs("env", "environment on top of the profile's base", false);
+    let layers = layers(&mut section, &profile);
+    let description = description(section.sub("description"));
+    let mut apply = apply(section.sub("apply"), &mut profile);
+    let policy = policy(section.sub("policy"));
+    let restart = restart(section.sub("restart"));
+    let local_port = section.number(
+        "opamp_server_port",
+        "loopback port of the agent's own OpAMP; 0 lets the system choose",
+        0,
+        0..=65_535,
+    );
+    let passthrough_logs = section.switch(
+        "passthrough_logs",
+        "the child's output goes to ours instead of files",
+        false,
+    );
+    let log_rotation = rotation(section.sub("log_rotation"));
+    if profile.validate.is_none() {
+        apply.validate = false;
+    }
+    section.not_built(
+        &["packages", "cgroup", "user", "start_after", "certificates"],
+        LATER,
+    );
+    section.finish();
+    Some(Agent {
+        name: agent_name?,
+        profile,
+        executable: executable?,
+        args: args.unwrap_or_default(),
+        env: env.into_iter().collect(),
+        layers,
+        description,
+        apply,
+        policy,
+        restart,
+        local_port: u16::try_from(local_port).unwrap_or(0),
+        passthrough_logs,
+        log_rotation,
+    })
+}
+
+fn rotation(mut section: Section<'_, '_, '_>) -> Rotation {
+    let rotation = Rotation {
+        bytes: section.size(
+            "size",
+            "bytes of one log file",
+            ROTATION.bytes,
+            64 * 1024..=1024 * MIB,
+        ),
+        files: count(
+            &mut section,
+            ("files", "files kept beside the current one"),
+            ROTATION.files,
+            0..=100,
+        ),
+    };
+    section.finish();
+    rotation
+}
+
+/// What the settings may say in place of the profile.
+fn profile_overrides(section: &mut Section<'_, '_, '_>, profile: &mut Profile) {
+    let about = "arguments of a validator run, in place of the profile's";
+    if let Some(arguments) = section.texts("validate", about, "of the profile") {
+        profile.validate = Some(arguments);
+    }
+    let about = (
+        "file name",
+        "the file of an entry without a name, in place of the profile's",
+    );
+    if let Some(name) = section.parsed("main_file", about, "of the profile", profile::main_file) {
+        profile.main_file = name;
+    }
+    if let Some(proof) = profile::proof(section.sub("proof")) {
+        profile.proof = proof;
+    }
+    if let Some(health) = profile::health(section.sub("health")) {
+        profile.health = health;
+    }
+}
+
+fn layers(section: &mut Section<'_, '_, '_>, profile: &Profile) -> Vec<Layer> {
+    let about = (
+        "list of paths",
+        "local layers, lowest first, and where the magic ones go",
+    );
+    let layered = profile.composition == Composition::OtelLayers;
+    let files = section
+        .list("config_files", about, "none", |reader, text| {
+            layer(text, reader.form, &reader.env.working_directory())
+        })
+        .unwrap_or_default();
+    if layered {
+        return ordered(files);
+    }
+    if files
+        .iter()
+        .any(|layer| matches!(layer, Layer::OwnTelemetry | Layer::Overlay))
+    {
+        section.problem(
+            "config_files",
+            "this profile has no layers but local files and $REMOTE_CONFIG",
+        );
+    }
+    let mut files = files;
+    if !files.contains(&Layer::Remote) {
+        files.push(Layer::Remote);
+    }
+    files
+}
+
+/// One entry of `config_files`.
+pub(super) fn layer(
+    text: &str,
+    form: Option<Form>,
+    base: &std::path::Path,
+) -> Result<Layer, String> {
+    match text {
+        "$OWN_TELEMETRY_CONFIG" => Ok(Layer::OwnTelemetry),
+        "$OPAMP_EXTENSION_CONFIG" => Ok(Layer::Overlay),
+        "$REMOTE_CONFIG" => Ok(Layer::Remote),
+        _ if text.starts_with('$') => Err(
+            "unknown, write $OWN_TELEMETRY_CONFIG, $OPAMP_EXTENSION_CONFIG, $REMOTE_CONFIG or a path".to_owned(),
+        ),
+        _ => super::value::resolve(form, base, text).map(Layer::Local),
+    }
+}
+
+/// Puts in the layers that were not named: own telemetry lowest, then the files, the overlay, the offer.
+pub(super) fn ordered(mut layers: Vec<Layer>) -> Vec<Layer> {
+    if !layers.contains(&Layer::OwnTelemetry) {
+        layers.insert(0, Layer::OwnTelemetry);
+    }
+    for last in [Layer::Overlay, Layer::Remote] {
+        if !layers.contains(&last) {
+            layers.push(last);
+        }
+    }
+    layers
+}
+
+/// The `description:` section of both forms.
+pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
+    let identifying = section.pairs(
+        "identifying_attributes",
+        "added to or replacing what the agent says",
+        false,
+    );
+    let non_identifying = section.pairs(
+        "non_identifying_attributes",
+        "added to or replacing what the agent says",
+        false,
+    );
+    if section.reader.form == Some(Form::Agent) {
+        section.not_built(&["include_resource_attributes"], super::otel::LATER);
+    }
+    section.finish();
+    Description {
+        identifying: identifying.into_iter().collect(),
+        non_identifying: non_identifying.into_iter().collect(),
+    }
+}
+
+fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
+    let long = 100 * MILLISECOND..=3600 * SECOND;
+    let s = &mut section;
+    let apply = Apply {
+        accept_remote: s.switch(
+            "accept_remote_config",
+            "whether offers are taken at all",
+            APPLY.accept_remote,
+        ),
+        report: s.choice(
+            "report",
+            "when APPLIED is reported",
+            &[
+                ("after_probation", ReportWhen::AfterProbation),
+                ("on_proof", ReportWhen::OnProof),
+            ],
+            ("after_probation", APPLY.report),
+        ),
+        validate: s.switch(
+            "validate",
+            "whether the agent's own validator runs first, if it has one",
+            APPLY.validate,
+        ),
+        validate_timeout: s.duration(
+            "validate_timeout",
+            "how long the validator may take",
+            APPLY.validate_timeout,
+            long.clone(),
+        ),
+        rollback: s.switch(
+            "rollback",
+            "whether a failed apply goes back by itself",
+            APPLY.rollback,
+        ),
+        reload: reload(s, profile),
+        proof_timeout: s.duration(
+            "proof_timeout",
+            "how long the child may take to prove a config",
+            APPLY.proof_timeout,
+            long,
+        ),
+        probation: s.duration(
+            "probation",
+            "how long a proven config must hold to become last good",
+            APPLY.probation,
+            Duration::ZERO..=DAY,
+        ),
+        after_rollback: s.choice(
+            "after_rollback",
+            "what the server reads after a rollback",
+            &[
+                ("keep_failed", AfterRollback::KeepFailed),
+                ("report_good", AfterRollback::ReportGood),
+            ],
+            ("keep_failed", APPLY.after_rollback),
+        ),
+        empty_config: s.choice(
+            "empty_config",
+            "what an offer without files means",
+            &[
+                ("keep", EmptyConfig::Keep),
+                ("default", EmptyConfig::Default),
+                ("stop", EmptyConfig::Stop),
+            ],
+            ("keep", APPLY.empty_config),
+        ),
+        keep_revisions: count(
+            s,
+            ("keep_revisions", "revisions kept beside those in use"),
+            APPLY.keep_revisions,
+            0..=1_000,
+        ),
+        limits: limits(s),
+    };
+    section.finish();
+    apply
+}
+
+fn limits(section: &mut Section<'_, '_, '_>) -> OfferLimits {
+    let default = APPLY.limits;
+    OfferLimits {
+        files: count(
+            section,
+            ("max_files", "files in one offer"),
+            default.files,
+            1..=10_000,
+        ),
+        file_bytes: section.size(
+            "max_file_size",
+            "bytes of one offered file",
+            default.file_bytes,
+            1024..=default.file_bytes,
+        ),
+        total_bytes: section.size(
+            "max_total_size",
+            "bytes of one offer",
+            default.total_bytes,
+            1024..=64 * MIB,
+        ),
+    }
+}
+
+fn count(
+    section: &mut Section<'_, '_, '_>,
+    (key, about): (&'static str, &'static str),
+    default: usize,
+    range: std::ops::RangeInclusive<u32>,
+) -> usize {
+    let default = u32::try_from(default).unwrap_or(u32::MAX);
+    section.number(key, about, default, range) as usize
+}
+
+/// A HUP is used only where something proves that it worked.
+fn reload(section: &mut Section<'_, '_, '_>, profile: &mut Profile) -> Reload {
+    let choices = [("hup", Reload::Hup), ("restart", Reload::Restart)];
+    let about = "how a new config is made to run";
+    let wanted = section.optional_choice(
+        "reload",
+        about,
+        &choices,
+        "hup if the profile can, else restart",
+    );
+    let proven = !matches!(profile.proof, Proof::FreshProcess { .. });
+    match wanted {
+        Some(Reload::Hup) if !proven => {
+            section.problem(
+                "reload",
+                "a HUP needs a proof that sees it, give `proof:` of kind exec or http",
+            );
+            Reload::Restart
+        }
+        Some(Reload::Hup) => {
+            profile.hup = true;
+            Reload::Hup
+        }
+        None if profile.hup && proven => Reload::Hup,
+        None | Some(Reload::Restart) => Reload::Restart,
+    }
+}
+
+fn policy(mut section: Section<'_, '_, '_>) -> Policy {
+    let denied_components = section.texts(
+        "deny_components",
+        "component types refused besides the profile's",
+        "none",
+    );
+    let allowed_components = section.texts(
+        "allow_components",
+        "component types taken off the profile's list",
+        "none",
+    );
+    let about = (
+        "list of paths",
+        "when set, paths in an offer must lie below one of these",
+    );
+    let path_roots = section.list("path_roots", about, "any path", |reader, text| {
+        super::value::resolve(reader.form, &reader.env.working_directory(), text)
+    });
+    let about = (
+        "list of ports",
+        "when set, the only ports an offer may bind",
+    );
+    let ports = section.list("ports", about, "any port", |_, text| {
+        text.parse::<u16>()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| "a port is 1 to 65535".to_owned())
+    });
+    let environment = section.texts(
+        "environment",
+        "names that an offer may read and the child gets from us",
+        "none",
+    );
+    section.finish();
+    Policy {
+        denied_components: denied_components.unwrap_or_default(),
+        allowed_components: allowed_components.unwrap_or_default(),
+        path_roots,
+        ports,
+        environment: environment.unwrap_or_default(),
+    }
+}
+
+fn restart(mut section: Section<'_, '_, '_>) -> Restart {
+    let short = 10 * MILLISECOND..=3600 * SECOND;
+    let restart = Restart {
+        initial: section.duration(
+            "initial_delay",
+            "delay before the second restart in a row; the first is at once",
+            RESTART.initial,
+            short.clone(),
+        ),
+        max: section.duration(
+            "max_delay",
+            "longest delay; it doubles up to this",
+            RESTART.max,
+            short.clone(),
+        ),
+        stable_after: section.duration(
+            "stable_after",
+            "uptime that resets the delay",
+            RESTART.stable_after,
+            short,
+        ),
+        give_up_after: section.number(
+            "give_up_after",
+            "failed starts in a row before giving up; 0 is never",
+            RESTART.give_up_after,
+            0..=1_000,
+        ),
+    };
+    if restart.max < restart.initial {
+        section.problem("max_delay", "shorter than initial_delay");
+    }
+    section.finish();
+    restart
+}

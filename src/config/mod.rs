@@ -1,0 +1,455 @@
+//! The resolved settings: what `supervisor.yaml` (either form), the profiles and the defaults come to.
+//!
+//! Promises: every field here is resolved and inside its bounds; there is no default anywhere else in the program.
+//! Must never: read the process environment directly (values come through [`Environment`]) or touch the network.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::units::{AgentName, Secret};
+
+mod agent;
+#[cfg(test)]
+mod documents;
+mod expand;
+mod hint;
+mod load;
+pub mod names;
+mod otel;
+mod ours;
+pub mod policy;
+mod profile;
+mod read;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
+pub use profile::built_in_names;
+pub use read::Key;
+
+/// Everything `adjutant run` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Which of the two forms the settings were written in.
+    pub form: Form,
+    /// The OpAMP server; `None` runs without one.
+    pub server: Option<Server>,
+    /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`). A wish: the engine announces
+    /// those of them that this version has the means for.
+    pub capabilities: u64,
+    /// The state directory.
+    pub storage: PathBuf,
+    /// The managed agents, in start order. Never empty.
+    pub agents: Vec<Agent>,
+    /// How long stopping may take.
+    pub stop: Stop,
+    /// What happens when an agent's restarts are used up.
+    pub give_up: GiveUp,
+    /// Addresses of the health, metrics and status doors.
+    pub listen: Vec<SocketAddr>,
+    /// Address of the plain `/health` door of the `agent:` form.
+    pub healthcheck: Option<SocketAddr>,
+    /// Our own log.
+    pub log: Log,
+    /// Things worth a line at start, such as an unset variable in the `agent:` form.
+    pub warnings: Vec<String>,
+}
+
+/// The two forms of `supervisor.yaml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `agent:`, the form of the OpenTelemetry Collector's supervisor.
+    Agent,
+    /// `agents:`, ours.
+    Agents,
+}
+
+impl Form {
+    /// The key that tells this form.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Agents => "agents",
+        }
+    }
+}
+
+/// The OpAMP server and how to reach it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// `ws://`, `wss://`, `http://` or `https://` URL.
+    pub endpoint: String,
+    /// Headers of the upgrade request; a name may repeat.
+    pub headers: Vec<(String, Secret)>,
+    /// How the server's identity is verified.
+    pub tls: Tls,
+    /// Heartbeat interval unless the server offers another.
+    pub heartbeat: Duration,
+}
+
+/// TLS settings of a client connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// CA bundle that verifies the server.
+    pub ca_file: Option<PathBuf>,
+    /// Whether the system roots count beside `ca_file`; without `ca_file` they always do.
+    pub include_system_roots: bool,
+    /// Client certificate and key.
+    pub client_pair: Option<(PathBuf, PathBuf)>,
+    /// Turns verification off. Never set by an offer.
+    pub insecure_skip_verify: bool,
+}
+
+/// One managed agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agent {
+    /// Its name; also its directory under `agents/`.
+    pub name: AgentName,
+    /// What kind of program it is.
+    pub profile: Profile,
+    /// The program. Resolved and checked to exist when the settings are read.
+    pub executable: PathBuf,
+    /// Arguments after the profile's own.
+    pub args: Vec<String>,
+    /// Environment on top of the profile's base environment.
+    pub env: BTreeMap<String, String>,
+    /// The layers of its config, lowest first; later wins.
+    pub layers: Vec<Layer>,
+    /// Attributes added to or overriding the reported description.
+    pub description: Description,
+    /// How offers are applied.
+    pub apply: Apply,
+    /// What an offer may contain.
+    pub policy: Policy,
+    /// How a dead child is restarted.
+    pub restart: Restart,
+    /// Loopback port of the local OpAMP endpoint for this child; 0 lets the system choose.
+    pub local_port: u16,
+    /// Whether the child's output goes to our own output instead of files in `logs/`.
+    pub passthrough_logs: bool,
+    /// Rotation of the child's log files.
+    pub log_rotation: Rotation,
+}
+
+/// One layer of an agent's config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A local file.
+    Local(PathBuf),
+    /// Where offered own-telemetry settings go.
+    OwnTelemetry,
+    /// Where the generated overlay goes.
+    Overlay,
+    /// Where the offered files go.
+    Remote,
+}
+
+/// Attributes given in the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Identifying attributes.
+    pub identifying: BTreeMap<String, String>,
+    /// Non-identifying attributes.
+    pub non_identifying: BTreeMap<String, String>,
+}
+
+/// How offers are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apply {
+    /// Whether the agent takes remote configs at all.
+    pub accept_remote: bool,
+    /// When APPLIED is reported.
+    pub report: ReportWhen,
+    /// Whether the profile's validator runs first.
+    pub validate: bool,
+    /// How long the validator may take.
+    pub validate_timeout: Duration,
+    /// Whether a failed apply goes back to last good by itself.
+    pub rollback: bool,
+    /// How the new config is made to run.
+    pub reload: Reload,
+    /// How long the child may take to prove the new config.
+    pub proof_timeout: Duration,
+    /// How long a proven config must hold before it becomes last good.
+    pub probation: Duration,
+    /// What the server reads after a rollback.
+    pub after_rollback: AfterRollback,
+    /// What an empty config map means.
+    pub empty_config: EmptyConfig,
+    /// How many unreferenced revisions are kept.
+    pub keep_revisions: usize,
+    /// Limits of an offer.
+    pub limits: OfferLimits,
+}
+
+/// When APPLIED is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportWhen {
+    /// When the child has proven the config; a failure inside probation turns it into FAILED.
+    OnProof,
+    /// When probation has ended.
+    AfterProbation,
+}
+
+/// How a new config is made to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// SIGHUP where nothing restart-needed changed, else restart.
+    Hup,
+    /// Always restart.
+    Restart,
+}
+
+/// What the server reads after a rollback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterRollback {
+    /// FAILED of the bad offer stands.
+    KeepFailed,
+    /// APPLIED of the config that runs again.
+    ReportGood,
+}
+
+/// What an empty config map means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmptyConfig {
+    /// Keep the running config.
+    Keep,
+    /// Run the local or built-in default config.
+    Default,
+    /// Stop the child.
+    Stop,
+}
+
+/// Limits of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfferLimits {
+    /// Files in one offer.
+    pub files: usize,
+    /// Bytes of one file.
+    pub file_bytes: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+}
+
+/// What an offer may contain. A server can never widen it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Component types that are refused, beside the profile's own list.
+    pub denied_components: Vec<String>,
+    /// Component types taken off the profile's list by the operator.
+    pub allowed_components: Vec<String>,
+    /// When set, paths in an offer must lie under one of these.
+    pub path_roots: Option<Vec<PathBuf>>,
+    /// When set, the only ports an offer may bind.
+    pub ports: Option<Vec<u16>>,
+    /// Environment names that `${env:…}` in an offer may read; they are the only ones of ours a child gets.
+    pub environment: Vec<String>,
+}
+
+/// How a dead child is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// Delay before the second restart in a row; the first is at once.
+    pub initial: Duration,
+    /// Longest delay.
+    pub max: Duration,
+    /// Uptime that counts as stable and resets the count.
+    pub stable_after: Duration,
+    /// Failed starts in a row after which the child is given up; 0 never gives up.
+    pub give_up_after: u32,
+}
+
+/// How long stopping may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// From the stop signal to KILL.
+    pub grace: Duration,
+    /// From our TERM to our exit.
+    pub budget: Duration,
+}
+
+/// What happens when an agent's restarts are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Stay up, report, wait for an order.
+    Hold,
+    /// Exit with the documented code, so that an orchestrator acts.
+    Exit,
+}
+
+/// Our own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or `target=level` pairs.
+    pub level: String,
+    /// Text or JSON lines.
+    pub format: LogFormat,
+}
+
+/// The format of our own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Rotation of log files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// Bytes of one file.
+    pub bytes: u64,
+    /// Files kept beside the current one.
+    pub files: usize,
+}
+
+/// A kind of program, described by data.
+///
+/// Placeholders in arguments and addresses, exactly: `{config_dir} {config_file} {state_dir} {name} {pid}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// `adjutant`, `otelcol`, `generic`, or a name from the profile directory.
+    pub name: String,
+    /// Program used when the settings name none; `{self}` is our own executable.
+    pub executable: Option<String>,
+    /// Arguments of a run, before the settings' own.
+    pub args: Vec<String>,
+    /// Arguments of a validator run; `None` when the program has no validator.
+    pub validate: Option<Vec<String>>,
+    /// How the config is laid out for the program.
+    pub composition: Composition,
+    /// Name of the file that an entry with an empty key becomes.
+    pub main_file: String,
+    /// How a reload is proven.
+    pub proof: Proof,
+    /// Whether the program can reload by SIGHUP at all.
+    pub hup: bool,
+    /// How health is seen.
+    pub health: HealthProbe,
+    /// Where the program's own OpAMP is served.
+    pub local_link: LocalLink,
+    /// Config run when nothing is stored and nothing was offered; `None` leaves the program down.
+    pub default_config: Option<String>,
+    /// Component types that execute programs or otherwise escape; denied unless the operator allows them.
+    pub denied_components: Vec<String>,
+    /// Top-level sections (`a.b` paths) whose change needs a restart instead of a HUP.
+    pub restart_sections: Vec<String>,
+    /// Signal that asks the program to stop: a number.
+    pub stop_signal: i32,
+    /// Names of our environment that the child gets besides the fixed base (`PATH`, `HOME`, `TZ`, `LANG` …).
+    pub environment: Vec<String>,
+    /// Exit codes that blame the config: no retry, straight to rollback.
+    pub config_exit_codes: Vec<i32>,
+}
+
+/// How a revision is laid out for the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Composition {
+    /// Offered files are the config directory, names kept.
+    Directory,
+    /// Every layer is one slot file, each passed as `--config {config_dir}/<slot>`, and a generated overlay
+    /// comes where the layer order says.
+    OtelLayers,
+}
+
+/// How a reload is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// A fresh description carrying `adjutant.revision` on a new local connection.
+    LocalDescription,
+    /// A remote config status with the revision hash over the local link.
+    LocalStatus,
+    /// The command prints the revision hash or exits 0.
+    Exec(Vec<String>),
+    /// The URL answers 2xx, and with the revision hash in its body when `expect_revision`.
+    Http {
+        /// `http://…` with placeholders.
+        url: String,
+        /// Whether the body must contain the revision hash.
+        expect_revision: bool,
+    },
+    /// A new process that stays up is the proof; a HUP is never used.
+    FreshProcess {
+        /// How long it must stay up.
+        alive_for: Duration,
+    },
+}
+
+/// How health is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthProbe {
+    /// The local link reports it.
+    LocalLink,
+    /// A GET that must answer 2xx.
+    Http {
+        /// `http://…` with placeholders.
+        url: String,
+        /// Time between probes.
+        interval: Duration,
+        /// Time one probe may take.
+        timeout: Duration,
+        /// Failures in a row that make it unhealthy.
+        failures: u32,
+    },
+    /// A command that must exit 0.
+    Exec {
+        /// Arguments, program first.
+        command: Vec<String>,
+        /// Time between probes.
+        interval: Duration,
+        /// Time one probe may take.
+        timeout: Duration,
+        /// Failures in a row that make it unhealthy.
+        failures: u32,
+    },
+    /// A living process is a healthy one.
+    Process,
+}
+
+/// Where the program's own OpAMP is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalLink {
+    /// It speaks none.
+    None,
+    /// On a loopback port, for `opampextension`.
+    Loopback,
+    /// On a Unix socket with peer credentials.
+    Unix,
+}
+
+/// Where settings get environment values and files from, so that tests never touch the process.
+pub trait Environment {
+    /// The value of a variable.
+    fn var(&self, name: &str) -> Option<String>;
+    /// The text of a file named by `${file:…}`.
+    fn file(&self, path: &str) -> std::io::Result<String>;
+    /// Our own executable, for profiles that re-execute us.
+    fn own_executable(&self) -> PathBuf;
+    /// Whether we run as root, which decides the default storage directory.
+    fn is_root(&self) -> bool;
+
+    /// The directory that relative paths of the `agent:` form count from.
+    fn working_directory(&self) -> PathBuf {
+        std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+    }
+
+    /// Whether a path names a file that may be executed.
+    fn is_executable(&self, path: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    }
+
+    /// The files of a directory, sorted.
+    fn directory(&self, path: &Path) -> std::io::Result<Vec<PathBuf>> {
+        let mut files = std::fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        files.sort_unstable();
+        Ok(files)
+    }
+}

@@ -1,0 +1,352 @@
+//! The `agent:` form, as the OpenTelemetry Collector's `opampsupervisor` reads it.
+//!
+//! Promises: its keys, its defaults and its meaning, but for what is unsafe: validation, rollback and log
+//! rotation are on. A key of it that this version cannot honour is an error that says so, told apart from a key
+//! that does not exist.
+//! Must never: accept a key silently and then do nothing with it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::units::Secret;
+use crate::yaml::Node;
+
+use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
+use super::load::{DEFAULT_AGENT, agent_name, executable};
+use super::ours::{address, endpoint, tls};
+use super::profile;
+use super::read::{Reader, Section};
+use super::{
+    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, Policy, Profile,
+    Reload, ReportWhen, Server, Stop,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
+
+/// What is said of a key of that program which we do not have.
+pub(super) const LATER: &str =
+    "known key of opampsupervisor, not supported in this version, remove it";
+
+/// Key, default and bit of each capability that can be asked for.
+const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
+    ("accepts_remote_config", "take offered configs", false, 0x2),
+    (
+        "reports_effective_config",
+        "report the running config",
+        true,
+        0x4,
+    ),
+    (
+        "reports_own_traces",
+        "send own traces where offered",
+        false,
+        0x20,
+    ),
+    (
+        "reports_own_metrics",
+        "send own metrics where offered",
+        true,
+        0x40,
+    ),
+    (
+        "reports_own_logs",
+        "send own logs where offered",
+        false,
+        0x80,
+    ),
+    (
+        "accepts_opamp_connection_settings",
+        "take an offered server",
+        false,
+        0x100,
+    ),
+    (
+        "accepts_restart_command",
+        "restart the agent on command",
+        false,
+        0x400,
+    ),
+    ("reports_health", "report health", true, 0x800),
+    (
+        "reports_remote_config",
+        "report what became of an offer",
+        false,
+        0x1000,
+    ),
+    ("reports_heartbeat", "send heartbeats", true, 0x2000),
+    (
+        "reports_available_components",
+        "report what the agent is made of",
+        false,
+        0x4000,
+    ),
+];
+
+/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
+/// on by habit, and what is announced to the server stays true either way.
+const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x100 | 0x4000;
+
+/// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
+pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
+    let mut root = reader.root(tree);
+    let server = server(root.sub("server"));
+    let capabilities = capabilities(root.sub("capabilities"));
+    let storage = {
+        let mut section = root.sub("storage");
+        let default = "/var/lib/otelcol/supervisor";
+        let directory = section.path_value("directory", "where all state lives", default);
+        section.finish();
+        directory.unwrap_or_else(|| default.into())
+    };
+    let agent = agent(root.sub("agent"), capabilities);
+    let healthcheck = {
+        let mut section = root.sub("healthcheck");
+        let about = ("address", "where GET /health is served");
+        let endpoint = section.parsed("endpoint", about, "off", address);
+        section.not_built(
+            &[
+                "tls",
+                "auth",
+                "cors",
+                "transport",
+                "include_metadata",
+                "response_headers",
+                "compression_algorithms",
+                "max_request_body_size",
+                "read_timeout",
+                "read_header_timeout",
+                "write_timeout",
+                "idle_timeout",
+                "keep_alives_enabled",
+            ],
+            LATER,
+        );
+        section.finish();
+        endpoint
+    };
+    let log = telemetry(root.sub("telemetry"));
+    root.not_built(&["extensions"], LATER);
+    root.finish();
+    Config {
+        form: Form::Agent,
+        server,
+        capabilities,
+        storage,
+        agents: agent.into_iter().collect(),
+        stop: Stop {
+            grace: 7 * SECOND,
+            budget: 9 * SECOND,
+        },
+        give_up: GiveUp::Hold,
+        listen: Vec::new(),
+        healthcheck,
+        log,
+        warnings: Vec::new(),
+    }
+}
+
+fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
+    let about = ("URL", "the OpAMP server: ws, wss, http or https");
+    let endpoint = section.parsed("endpoint", about, "required", endpoint);
+    let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
+    let tls = tls(section.sub("tls"));
+    section.not_built(&["auth"], LATER);
+    if !section.has("endpoint") {
+        section.problem("endpoint", "required, name the OpAMP server");
+    }
+    section.finish();
+    endpoint.map(|endpoint| Server {
+        endpoint,
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| (name, Secret::new(value)))
+            .collect(),
+        tls,
+        heartbeat: 30 * SECOND,
+    })
+}
+
+fn capabilities(mut section: Section<'_, '_, '_>) -> u64 {
+    // ReportsStatus is not asked for: an agent without it is none.
+    let mut bits = 0x1;
+    for (key, about, default, bit) in CAPABILITIES {
+        if section.switch(key, about, default) {
+            bits |= bit;
+            if NOT_BUILT & bit != 0 && section.has(key) {
+                let path = section.path();
+                let warning =
+                    format!("{path}.{key} is not supported in this version, it is not announced");
+                section.reader.warnings.push(warning);
+            }
+        }
+    }
+    section.not_built(&["accepts_packages", "reports_package_statuses"], LATER);
+    section.finish();
+    bits
+}
+
+fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
+    let (profiles, problems) = profile::all(None, section.reader.env);
+    section.reader.errors.extend(problems);
+    let profile = profiles.get("otelcol").cloned()?;
+    let given = section.path_value("executable", "the Collector", "required");
+    let executable = program(&mut section, given, &profile);
+    let args = section.texts("args", "arguments after the config layers", "none");
+    let env = section.pairs(
+        "env",
+        "environment of the child, open to offers as well",
+        false,
+    );
+    let about = (
+        "list of paths",
+        "local layers, lowest first, and where the magic ones go",
+    );
+    let files: Option<Vec<Layer>> = section.list("config_files", about, "none", |reader, text| {
+        layer(text, reader.form, &reader.env.working_directory())
+    });
+    let apply = apply(&mut section, capabilities);
+    let local_port = section.number(
+        "opamp_server_port",
+        "loopback port of the agent's own OpAMP; 0 lets the system choose",
+        0,
+        0..=65_535,
+    );
+    let passthrough_logs = section.switch(
+        "passthrough_logs",
+        "the child's output goes to ours instead of files",
+        false,
+    );
+    let description = description(section.sub("description"));
+    section.not_built(
+        &[
+            "startup_fallback_configs",
+            "collector_crash_log_snippet_kib",
+            "package",
+            "opamp_server_socket",
+            "run_as",
+            "access_dirs",
+        ],
+        LATER,
+    );
+    section.not_built(
+        &["health_check_port"],
+        "removed from opampsupervisor in May 2025, health comes from the opamp extension, remove it",
+    );
+    section.finish();
+    let env: std::collections::BTreeMap<String, String> = env.into_iter().collect();
+    Some(Agent {
+        name: agent_name(DEFAULT_AGENT).ok()?,
+        executable: executable?,
+        args: args.unwrap_or_default(),
+        layers: ordered(files.unwrap_or_default()),
+        description,
+        apply,
+        // This form has no policy of its own: what the user hands to the child by name is what an offer may name.
+        policy: Policy {
+            environment: env.keys().cloned().collect(),
+            ..Policy::default()
+        },
+        env,
+        restart: RESTART,
+        local_port: u16::try_from(local_port).unwrap_or(0),
+        passthrough_logs,
+        log_rotation: ROTATION,
+        profile,
+    })
+}
+
+fn program(
+    section: &mut Section<'_, '_, '_>,
+    given: Option<PathBuf>,
+    profile: &Profile,
+) -> Option<PathBuf> {
+    if given.is_none() {
+        if !section.has("executable") {
+            section.problem("executable", "required, name the Collector's executable");
+        }
+        return None;
+    }
+    executable(given, profile, section.reader.env)
+        .map_err(|message| section.problem("executable", message))
+        .ok()
+}
+
+/// How offers are applied: that program's meaning, but validated and rolled back.
+fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
+    let positive = Duration::from_millis(1)..=3600 * SECOND;
+    let (bootstrap, orphans) = (
+        "accepted; there is no bootstrap run whose time it could limit",
+        "accepted; the child is watched and stopped without its help",
+    );
+    section.duration("bootstrap_timeout", bootstrap, 3 * SECOND, positive.clone());
+    section.duration(
+        "orphan_detection_interval",
+        orphans,
+        5 * SECOND,
+        positive.clone(),
+    );
+    let proof_timeout = section.duration(
+        "config_apply_timeout",
+        "how long the child may take to prove a config",
+        5 * SECOND,
+        positive,
+    );
+    let hup = section.switch(
+        "use_hup_config_reload",
+        "reload by HUP instead of a restart",
+        false,
+    );
+    let validate = section.switch(
+        "validate_config",
+        "validate before anything is touched",
+        true,
+    );
+    let rollback = section.switch(
+        "automatic_config_rollback",
+        "go back by itself after a failed apply",
+        true,
+    );
+    Apply {
+        accept_remote: capabilities & ACCEPTS_REMOTE_CONFIG != 0,
+        report: ReportWhen::OnProof,
+        validate,
+        rollback,
+        reload: if hup { Reload::Hup } else { Reload::Restart },
+        proof_timeout,
+        empty_config: EmptyConfig::Stop,
+        ..APPLY
+    }
+}
+
+fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
+    let mut logs = section.sub("logs");
+    let level = logs.choice(
+        "level",
+        "what is logged",
+        &[
+            ("debug", "debug"),
+            ("info", "info"),
+            ("warn", "warn"),
+            ("error", "error"),
+            ("dpanic", "error"),
+            ("panic", "error"),
+            ("fatal", "error"),
+        ],
+        ("info", "info"),
+    );
+    let format = logs.choice(
+        "encoding",
+        "json for machines, console for people",
+        &[("json", LogFormat::Json), ("console", LogFormat::Text)],
+        ("json", LogFormat::Json),
+    );
+    logs.not_built(&["output_paths", "error_output_paths", "processors"], LATER);
+    logs.finish();
+    section.not_built(&["metrics", "traces", "resource"], LATER);
+    section.finish();
+    Log {
+        level: level.to_owned(),
+        format,
+    }
+}

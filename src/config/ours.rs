@@ -1,0 +1,290 @@
+//! The `agents:` form: ours, strict, several agents.
+//!
+//! Promises: every default of this form is written here once and nowhere else; a key of a later version is a
+//! named error.
+//! Must never: accept a bare number where a unit belongs, or a relative path.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::units::Secret;
+use crate::yaml::Node;
+
+use super::agent::agents;
+use super::profile;
+use super::read::{Reader, Section};
+use super::{Config, Environment, Form, GiveUp, Log, LogFormat, Server, Stop, Tls};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// Not 8686, 8888, 9090, 9100, 13133, 4317, 4318 or 4320, which agents and their neighbours use.
+const PORT: u16 = 4328;
+
+/// `ReportsStatus`, `AcceptsRemoteConfig`, `ReportsEffectiveConfig`, `AcceptsRestartCommand`, `ReportsHealth`,
+/// `ReportsRemoteConfig`, `ReportsHeartbeat`.
+const CAPABILITIES: u64 = 0x1 | 0x2 | 0x4 | 0x400 | 0x800 | 0x1000 | 0x2000;
+
+/// What is said of a key of a later version.
+pub(super) const LATER: &str = "not supported in this version, remove it";
+
+/// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
+pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
+    let env = reader.env;
+    let mut root = reader.root(tree);
+    let server = server(root.sub("server"));
+    let storage = {
+        let mut section = root.sub("storage");
+        let default = "/var/lib/adjutant for root, else $XDG_STATE_HOME/adjutant or $HOME/.local/state/adjutant";
+        let directory = section.path_value("directory", "where all state lives", default);
+        section.finish();
+        directory.unwrap_or_else(|| default_storage(env))
+    };
+    let directory = root.path_value(
+        "profiles",
+        "directory of more profiles, one YAML file each",
+        "none",
+    );
+    let (profiles, problems) = profile::all(directory.as_deref(), env);
+    root.reader.errors.extend(problems);
+    let agents = agents(&mut root, &profiles);
+    let stop = stop(root.sub("stop"));
+    let give_up = root.choice(
+        "on_give_up",
+        "what happens when an agent's restarts are used up",
+        &[("hold", GiveUp::Hold), ("exit", GiveUp::Exit)],
+        ("hold", GiveUp::Hold),
+    );
+    let listen = {
+        let mut section = root.sub("http");
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+        let about = (
+            "list of addresses",
+            "where health, metrics and status are served; [] turns it off",
+        );
+        let listen = section.list("listen", about, format!("[{default}]"), |_, text| {
+            address(text)
+        });
+        section.finish();
+        listen.unwrap_or_else(|| vec![default])
+    };
+    let log = {
+        let mut section = root.sub("log");
+        let about = (
+            "level",
+            "error, warn, info, debug, trace, or `target=level` pairs",
+        );
+        let level = section.parsed("level", about, "info", level);
+        let format = section.choice(
+            "format",
+            "text for people, json for machines",
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+            ("text", LogFormat::Text),
+        );
+        section.finish();
+        Log {
+            level: level.unwrap_or_else(|| "info".to_owned()),
+            format,
+        }
+    };
+    root.not_built(
+        &[
+            "certificates",
+            "registration",
+            "packages",
+            "telemetry",
+            "api",
+        ],
+        LATER,
+    );
+    root.finish();
+    Config {
+        form: Form::Agents,
+        server,
+        capabilities: CAPABILITIES,
+        storage,
+        agents,
+        stop,
+        give_up,
+        listen,
+        healthcheck: None,
+        log,
+        warnings: Vec::new(),
+    }
+}
+
+fn default_storage(env: &dyn Environment) -> PathBuf {
+    let absolute = |name: &str| {
+        env.var(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    if env.is_root() {
+        PathBuf::from("/var/lib/adjutant")
+    } else if let Some(state) = absolute("XDG_STATE_HOME") {
+        state.join("adjutant")
+    } else {
+        // Left empty, the caller refuses it with the sentence that says what to set.
+        absolute("HOME").map_or_else(PathBuf::new, |home| home.join(".local/state/adjutant"))
+    }
+}
+
+fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
+    let present = section.is_present();
+    let about = ("URL", "the OpAMP server: ws, wss, http or https");
+    let endpoint = section.parsed("endpoint", about, "none: run without a server", endpoint);
+    let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
+    let heartbeat = section.duration(
+        "heartbeat_interval",
+        "time between heartbeats unless the server offers another",
+        30 * SECOND,
+        SECOND..=3600 * SECOND,
+    );
+    let tls = tls(section.sub("tls"));
+    section.not_built(&["proxy", "auth"], LATER);
+    if present && !section.has("endpoint") {
+        section.problem("", "a server needs an `endpoint`");
+    }
+    section.finish();
+    endpoint.map(|endpoint| Server {
+        endpoint,
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| (name, Secret::new(value)))
+            .collect(),
+        tls,
+        heartbeat,
+    })
+}
+
+/// A server of which only the endpoint is known.
+pub(super) fn server_at(endpoint: String) -> Server {
+    Server {
+        endpoint,
+        headers: Vec::new(),
+        tls: Tls {
+            include_system_roots: false,
+            ..Tls::default()
+        },
+        heartbeat: 30 * SECOND,
+    }
+}
+
+/// The TLS keys that both forms share.
+pub(super) fn tls(mut section: Section<'_, '_, '_>) -> Tls {
+    let ca_file = section.path_value(
+        "ca_file",
+        "CA bundle that verifies the server",
+        "system roots",
+    );
+    let include_system_roots = section.switch(
+        "include_system_ca_certs_pool",
+        "whether the system roots count beside ca_file",
+        false,
+    );
+    let insecure_skip_verify = section.switch(
+        "insecure_skip_verify",
+        "turns verification off; never set by an offer",
+        false,
+    );
+    let certificate = section.path_value("cert_file", "client certificate", "none");
+    let key = section.path_value("key_file", "key of the client certificate", "none");
+    if section.has("cert_file") != section.has("key_file") {
+        section.problem(
+            "",
+            "`cert_file` and `key_file` come together, give both or neither",
+        );
+    }
+    if section.reader.form == Some(Form::Agent) {
+        let keys = [
+            "ca_pem",
+            "cert_pem",
+            "key_pem",
+            "insecure",
+            "server_name_override",
+            "min_version",
+            "max_version",
+            "cipher_suites",
+            "curve_preferences",
+            "reload_interval",
+        ];
+        section.not_built(&keys, super::otel::LATER);
+    }
+    section.finish();
+    Tls {
+        ca_file,
+        include_system_roots,
+        client_pair: certificate.zip(key),
+        insecure_skip_verify,
+    }
+}
+
+/// A URL of an OpAMP server.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    let rest = ["ws://", "wss://", "http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+        .ok_or("begin the URL with ws://, wss://, http:// or https://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("no user or password in a URL, use `headers`".to_owned());
+    }
+    if authority.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("a URL with a host belongs here".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `127.0.0.1:4328`, `[::1]:80`, `localhost:80`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let literal = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    literal
+        .parse()
+        .map_err(|_| "an address and port belongs here, such as 127.0.0.1:4328".to_owned())
+}
+
+/// A log level, or `target=level` pairs.
+pub(super) fn level(text: &str) -> Result<String, String> {
+    let known = |word: &str| matches!(word, "off" | "error" | "warn" | "info" | "debug" | "trace");
+    let fits = !text.is_empty()
+        && text
+            .split(',')
+            .all(|part| match part.trim().split_once('=') {
+                Some((target, word)) => !target.is_empty() && known(word),
+                None => known(part.trim()),
+            });
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "write off, error, warn, info, debug or trace, or pairs such as `info,adjutant=debug`"
+                .to_owned(),
+        )
+    }
+}
+
+fn stop(mut section: Section<'_, '_, '_>) -> Stop {
+    let grace = section.duration(
+        "grace",
+        "from the stop signal to KILL",
+        7 * SECOND,
+        100 * MILLISECOND..=600 * SECOND,
+    );
+    let budget = section.duration(
+        "budget",
+        "from our TERM to our exit",
+        9 * SECOND,
+        200 * MILLISECOND..=900 * SECOND,
+    );
+    if budget <= grace {
+        section.problem(
+            "budget",
+            "not longer than stop.grace, leave time for KILL after it",
+        );
+    }
+    section.finish();
+    Stop { grace, budget }
+}

@@ -1,0 +1,501 @@
+//! What should run: local layers + offered files + generated overlay → one candidate with its hash and its command line.
+//!
+//! Promises: offered and local files are kept byte for byte; the same inputs give the same hash on every machine; what is
+//! refused is named with file, line and column. The order of layers is the order of the settings.
+//! Must never: compare with what runs now, touch the disk, or know the time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::config::names::place_files;
+use crate::config::policy;
+use crate::config::{Agent, Composition, Layer, Profile};
+use crate::engine::message::{LayerKind, LocalFile, OfferedFile, RevisionFile};
+use crate::units::RevisionHash;
+use crate::yaml::{self, Node};
+
+/// The file that carries the proof marker in a [`Composition::Directory`].
+pub(crate) const MARKER_FILE: &str = "adjutant.revision";
+const OVERLAY_FILE: &str = "adjutant/overlay.yaml";
+const OTEL_MARKER_FILE: &str = "adjutant/revision.yaml";
+/// The attribute a Collector proves its config with.
+pub(crate) const REVISION_ATTRIBUTE: &str = "adjutant.revision";
+/// The attribute of the rollout component that names the hash of what runs.
+pub(crate) const REVISION_HASH_ATTRIBUTE: &str = "adjutant.revision_hash";
+/// Names the config directory in a child's environment.
+pub(crate) const CONFIG_DIR_VARIABLE: &str = "ADJUTANT_CONFIG_DIR";
+/// Names the endpoint of the local OpAMP server in a Collector's environment.
+pub(crate) const ENDPOINT_VARIABLE: &str = "ADJUTANT_OPAMP_ENDPOINT";
+/// Names the Unix socket of the local link in our data plane's environment.
+pub(crate) const LINK_VARIABLE: &str = "ADJUTANT_LINK";
+/// Names the instance uid in a child's environment.
+pub(crate) const UID_VARIABLE: &str = "ADJUTANT_INSTANCE_UID";
+/// Sentences that one refusal report may hold; the rest is counted.
+const REFUSALS_MAX: usize = 8;
+
+/// What should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Over all layers, without the proof marker.
+    pub(crate) hash: RevisionHash,
+    /// Every file in layer order, the marker last.
+    pub(crate) files: Vec<RevisionFile>,
+}
+
+impl Candidate {
+    /// Whether there is nothing a child could run.
+    pub(crate) fn is_empty(&self) -> bool {
+        is_empty(&self.files)
+    }
+}
+
+/// Whether files hold no config at all: neither a local nor an offered layer.
+pub(crate) fn is_empty(files: &[RevisionFile]) -> bool {
+    !files
+        .iter()
+        .any(|file| matches!(file.layer, LayerKind::Local | LayerKind::Remote))
+}
+
+/// Why a candidate was not composed; bounded, for people and for the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl Refused {
+    fn new(mut sentences: Vec<String>) -> Self {
+        let more = sentences.len().saturating_sub(REFUSALS_MAX);
+        sentences.truncate(REFUSALS_MAX);
+        if more > 0 {
+            sentences.push(format!("and {more} more"));
+        }
+        Self(sentences.join("; "))
+    }
+}
+
+/// Composes a candidate of the local layers and an offer. The offer's names are judged first, then its content.
+pub(crate) fn compose(
+    settings: &Agent,
+    places: &Places,
+    local: &[LocalFile],
+    offered: &[OfferedFile],
+) -> Result<Candidate, Refused> {
+    let profile = &settings.profile;
+    let remote = place(settings, offered)?;
+    judge(settings, places, &remote)?;
+    let mut files = match profile.composition {
+        Composition::Directory => directory(settings, local, remote)?,
+        Composition::OtelLayers => otel_layers(settings, local, remote)?,
+    };
+    let hash = RevisionHash::of(
+        files
+            .iter()
+            .filter(|file| file.layer != LayerKind::Marker)
+            .map(|file| {
+                (
+                    file.path.as_str(),
+                    file.content_type.as_str(),
+                    file.bytes.as_slice(),
+                )
+            }),
+    );
+    if let Some(marker) = marker(profile, hash) {
+        files.push(marker);
+    }
+    Ok(Candidate { hash, files })
+}
+
+/// Composes the profile's built-in default config; none when it has none.
+pub(crate) fn compose_default(
+    settings: &Agent,
+    places: &Places,
+) -> Option<Result<Candidate, Refused>> {
+    let text = settings.profile.default_config.as_ref()?;
+    let file = OfferedFile {
+        name: String::new(),
+        content_type: String::new(),
+        body: text.clone().into_bytes(),
+    };
+    // The operator's policy binds servers, not us: the default is judged all the same, and a test shows that it passes.
+    Some(compose(settings, places, &[], &[file]))
+}
+
+fn place(settings: &Agent, offered: &[OfferedFile]) -> Result<Vec<RevisionFile>, Refused> {
+    let sizes = offered
+        .iter()
+        .map(|file| (file.name.as_str(), file.body.len() as u64));
+    let main_file = &settings.profile.main_file;
+    let paths = place_files(sizes, main_file, settings.apply.limits).map_err(Refused::new)?;
+    let mut placed: Vec<RevisionFile> = offered
+        .iter()
+        .zip(paths)
+        .map(|(file, placed)| RevisionFile {
+            path: placed.file,
+            layer: LayerKind::Remote,
+            source: file.name.clone(),
+            content_type: file.content_type.clone(),
+            bytes: file.body.clone(),
+        })
+        .collect();
+    // Entries sorted by name, the one with the empty name last (R-132): a map has no order of its own.
+    placed.sort_by(|a, b| (a.source.is_empty(), &a.source).cmp(&(b.source.is_empty(), &b.source)));
+    Ok(placed)
+}
+
+fn judge(settings: &Agent, places: &Places, remote: &[RevisionFile]) -> Result<(), Refused> {
+    let rules = policy::Rules {
+        profile: &settings.profile,
+        policy: &settings.policy,
+        reserved_ports: &places.reserved_ports,
+    };
+    let refusals: Vec<String> = remote
+        .iter()
+        .flat_map(|file| policy::judge_file(&file.path, &file.bytes, rules))
+        .map(|refusal| refusal.to_string())
+        .collect();
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused::new(refusals))
+    }
+}
+
+/// Parses a file whose content decides how the child is run; none when it is not YAML by its kind.
+fn parse(settings: &Agent, file: &RevisionFile) -> Result<Option<Node>, yaml::Error> {
+    let named = Path::new(&file.path)
+        .extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
+    let is_layer = settings.profile.composition == Composition::OtelLayers;
+    match std::str::from_utf8(&file.bytes) {
+        Ok(text) if is_layer || named => {
+            yaml::parse(&file.path, text, yaml::Limits::OFFERED).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn directory(
+    settings: &Agent,
+    local: &[LocalFile],
+    remote: Vec<RevisionFile>,
+) -> Result<Vec<RevisionFile>, Refused> {
+    let mut by_path = BTreeMap::new();
+    for file in read_local(settings, local)? {
+        by_path.insert(file.path.clone(), file);
+    }
+    // An offered file takes the place of a local one of the same name.
+    for file in remote {
+        if file.path == MARKER_FILE {
+            return Err(Refused::new(vec![format!(
+                "file {MARKER_FILE:?}: the name is ours"
+            )]));
+        }
+        by_path.insert(file.path.clone(), file);
+    }
+    Ok(by_path.into_values().collect())
+}
+
+fn read_local(settings: &Agent, local: &[LocalFile]) -> Result<Vec<RevisionFile>, Refused> {
+    let mut files = Vec::new();
+    let mut missing = Vec::new();
+    for layer in &settings.layers {
+        let Layer::Local(path) = layer else { continue };
+        match local
+            .iter()
+            .find(|file| &file.path == path)
+            .map(|file| &file.bytes)
+        {
+            Some(Ok(bytes)) => files.push(RevisionFile {
+                path: local_path(settings.profile.composition, path, files.len()),
+                layer: LayerKind::Local,
+                source: path.display().to_string(),
+                content_type: String::new(),
+                bytes: bytes.clone(),
+            }),
+            Some(Err(reason)) => {
+                missing.push(format!("local config file {}: {reason}", path.display()));
+            }
+            None => missing.push(format!("local config file {}: not read", path.display())),
+        }
+    }
+    if missing.is_empty() {
+        Ok(files)
+    } else {
+        Err(Refused::new(missing))
+    }
+}
+
+fn local_path(composition: Composition, path: &Path, index: usize) -> String {
+    let name = path.file_name().map_or_else(
+        || "config".to_owned(),
+        |name| name.to_string_lossy().trim_start_matches('.').to_owned(),
+    );
+    match composition {
+        Composition::Directory => name,
+        Composition::OtelLayers => format!("local/{index}-{name}"),
+    }
+}
+
+fn otel_layers(
+    settings: &Agent,
+    local: &[LocalFile],
+    mut remote: Vec<RevisionFile>,
+) -> Result<Vec<RevisionFile>, Refused> {
+    let mut locals = read_local(settings, local)?.into_iter();
+    let mut files = Vec::new();
+    for layer in &settings.layers {
+        match layer {
+            Layer::Local(_) => files.extend(locals.next()),
+            Layer::Remote => files.extend(remote.drain(..).map(|mut file| {
+                file.path = format!("remote/{}", file.path);
+                file
+            })),
+            // Offered own-telemetry settings are not accepted by this version, and the overlay is always last, because
+            // later files win and the link to the child is what a proof depends on.
+            Layer::OwnTelemetry | Layer::Overlay => {}
+        }
+    }
+    if files.is_empty() {
+        return Ok(files);
+    }
+    let mut extensions = Vec::new();
+    let mut broken = Vec::new();
+    for file in &files {
+        match parse(settings, file) {
+            Ok(Some(node)) => {
+                let listed = node
+                    .at(&["service", "extensions"])
+                    .map_or(&[][..], Node::items);
+                for name in listed.iter().filter_map(Node::text) {
+                    if !extensions.iter().any(|known| known == name) {
+                        extensions.push(name.to_owned());
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => broken.push(error.to_string()),
+        }
+    }
+    if !broken.is_empty() {
+        return Err(Refused::new(broken));
+    }
+    files.push(generated(
+        OVERLAY_FILE,
+        LayerKind::Generated,
+        overlay(&extensions),
+    ));
+    Ok(files)
+}
+
+fn generated(path: &str, layer: LayerKind, text: String) -> RevisionFile {
+    RevisionFile {
+        path: path.to_owned(),
+        layer,
+        source: "adjutant".to_owned(),
+        content_type: String::new(),
+        bytes: text.into_bytes(),
+    }
+}
+
+/// The last layer of a Collector's config: the extension that links it to us. Endpoint and uid come from the environment, so
+/// that the file is the same after a restart of ours.
+fn overlay(extensions: &[String]) -> String {
+    let mut names: Vec<&str> = extensions.iter().map(String::as_str).collect();
+    if !names.contains(&"opamp") {
+        names.push("opamp");
+    }
+    // JSON strings are YAML strings.
+    let list = serde_json::to_string(&names).unwrap_or_default();
+    format!(
+        "extensions:
+  opamp:
+    instance_uid: \"${{env:{UID_VARIABLE}}}\"
+    server:
+      ws:
+        endpoint: \"${{env:{ENDPOINT_VARIABLE}}}\"
+        tls:
+          insecure: true
+    capabilities:
+      reports_effective_config: true
+      reports_health: true
+service:
+  extensions: {list}
+"
+    )
+}
+
+fn marker(profile: &Profile, hash: RevisionHash) -> Option<RevisionFile> {
+    match profile.composition {
+        Composition::Directory => Some(generated(
+            MARKER_FILE,
+            LayerKind::Marker,
+            format!("{hash}\n"),
+        )),
+        Composition::OtelLayers => Some(generated(
+            OTEL_MARKER_FILE,
+            LayerKind::Marker,
+            format!(
+                "extensions:
+  opamp:
+    agent_description:
+      non_identifying_attributes:
+        {REVISION_ATTRIBUTE}: \"{hash}\"
+"
+            ),
+        )),
+    }
+}
+
+/// Where an agent's things are. The engine never opens them; it writes them into command lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The agent's directory in the state directory.
+    pub state_dir: PathBuf,
+    /// The value that tells the child where the local link is: a `ws://` URL or a socket path.
+    pub link: Option<String>,
+    /// Ports that we or other managed agents bind; an offer may not.
+    pub reserved_ports: Vec<u16>,
+}
+
+impl Places {
+    /// `…/current`, unresolved, as a running child is given it.
+    pub(crate) fn config_dir(&self) -> PathBuf {
+        self.state_dir.join("current")
+    }
+
+    /// The directory of a staged revision, as a validator is given it.
+    pub(crate) fn revision_dir(&self, id: &crate::units::RevisionId) -> PathBuf {
+        self.state_dir.join("revisions").join(id.as_str())
+    }
+}
+
+/// The arguments of a run or (with the profile's validator arguments) of a validation of `files` under `config_dir`.
+pub(crate) fn arguments(
+    settings: &Agent,
+    places: &Places,
+    own: &[String],
+    config_dir: &Path,
+    files: &[RevisionFile],
+) -> Vec<String> {
+    let mut arguments: Vec<String> = own
+        .iter()
+        .map(|text| expand(text, settings, places, config_dir, None))
+        .collect();
+    if settings.profile.composition == Composition::OtelLayers {
+        for file in files {
+            arguments.push("--config".to_owned());
+            arguments.push(config_dir.join(&file.path).display().to_string());
+        }
+        if !files.is_empty() && !has_pipelines(settings, files) {
+            arguments.push("--feature-gates=service.AllowNoPipelines".to_owned());
+        }
+    }
+    let local = settings
+        .args
+        .iter()
+        .map(|text| expand(text, settings, places, config_dir, None));
+    arguments.extend(local);
+    arguments
+}
+
+fn has_pipelines(settings: &Agent, files: &[RevisionFile]) -> bool {
+    files.iter().any(|file| {
+        let node = parse(settings, file).ok().flatten();
+        let pipelines = node
+            .as_ref()
+            .and_then(|node| node.at(&["service", "pipelines"]));
+        pipelines.is_some_and(|pipelines| !pipelines.entries().is_empty())
+    })
+}
+
+/// Replaces the fixed vocabulary of placeholders; anything else in braces stays as it is.
+pub(crate) fn expand(
+    text: &str,
+    settings: &Agent,
+    places: &Places,
+    config_dir: &Path,
+    pid: Option<u32>,
+) -> String {
+    let directory = config_dir.display().to_string();
+    let file = config_dir
+        .join(&settings.profile.main_file)
+        .display()
+        .to_string();
+    let mut text = text
+        .replace("{config_dir}", &directory)
+        .replace("{config_file}", &file)
+        .replace("{state_dir}", &places.state_dir.display().to_string())
+        .replace("{name}", settings.name.as_str());
+    if let Some(pid) = pid {
+        text = text.replace("{pid}", &pid.to_string());
+    }
+    text
+}
+
+/// The environment of a child or validator, on top of the fixed base.
+pub(crate) fn environment(
+    settings: &Agent,
+    places: &Places,
+    config_dir: &Path,
+    instance_uid: &str,
+) -> BTreeMap<String, String> {
+    let mut environment = settings.env.clone();
+    environment.insert(
+        CONFIG_DIR_VARIABLE.to_owned(),
+        config_dir.display().to_string(),
+    );
+    environment.insert(UID_VARIABLE.to_owned(), instance_uid.to_owned());
+    if let Some(link) = &places.link {
+        let name = match settings.profile.composition {
+            Composition::OtelLayers => ENDPOINT_VARIABLE,
+            Composition::Directory => LINK_VARIABLE,
+        };
+        environment.insert(name.to_owned(), link.clone());
+    }
+    environment
+}
+
+/// Whether going from one revision to the other needs a new process, and why.
+pub(crate) fn needs_restart(
+    settings: &Agent,
+    places: &Places,
+    old: &[RevisionFile],
+    new: &[RevisionFile],
+) -> Option<String> {
+    let directory = places.config_dir();
+    let args = |files| arguments(settings, places, &settings.profile.args, &directory, files);
+    if args(old) != args(new) {
+        return Some("the command line changes".to_owned());
+    }
+    settings
+        .profile
+        .restart_sections
+        .iter()
+        .find(|section| subtrees(settings, old, section) != subtrees(settings, new, section))
+        .map(|section| format!("section {section} changes"))
+}
+
+fn subtrees(settings: &Agent, files: &[RevisionFile], section: &str) -> Vec<String> {
+    let path: Vec<&str> = section.split('.').collect();
+    files
+        .iter()
+        .filter(|file| matches!(file.layer, LayerKind::Local | LayerKind::Remote))
+        .filter_map(|file| {
+            let node = parse(settings, file).ok().flatten()?;
+            let span = &node.at(&path)?.span;
+            let text = file.bytes.get(span.start..span.end)?;
+            Some(String::from_utf8_lossy(text).into_owned())
+        })
+        .collect()
+}
+
+/// The offered files of a stored revision, as they came.
+pub(crate) fn offered(files: &[RevisionFile]) -> Vec<OfferedFile> {
+    files
+        .iter()
+        .filter(|file| file.layer == LayerKind::Remote)
+        .map(|file| OfferedFile {
+            name: file.source.clone(),
+            content_type: file.content_type.clone(),
+            body: file.bytes.clone(),
+        })
+        .collect()
+}

@@ -1,0 +1,82 @@
+//! The order of disk work: one piece at a time, each with a purpose that says what its answer is for.
+//!
+//! Promises: the next piece is issued only after the answer to the last; no answer is ever discarded; a late one is seen.
+//! Must never: do disk work, or know what is in it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::engine::lifecycle::Tickets;
+use crate::engine::message::{CommandId, DiskWork};
+use crate::units::{Moment, Ticket};
+
+/// After this long without an answer, health says "disk stalled".
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// What an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The transaction goes on.
+    Transaction,
+    /// A record that nothing waits for.
+    Record,
+    /// The memory of rejections, outside a transaction.
+    Memory,
+    /// Old revisions are removed.
+    Prune,
+    /// A door wants to see a revision.
+    Show(CommandId),
+}
+
+/// The order of disk work.
+#[derive(Debug, Default)]
+pub(crate) struct DiskQueue {
+    busy: Option<(Ticket, Purpose, Moment)>,
+    waiting: VecDeque<(Purpose, DiskWork)>,
+}
+
+impl DiskQueue {
+    /// Adds work.
+    pub(crate) fn push(&mut self, purpose: Purpose, work: DiskWork) {
+        self.waiting.push_back((purpose, work));
+    }
+
+    /// The next work to issue, if none is under way.
+    pub(crate) fn issue(
+        &mut self,
+        now: Moment,
+        tickets: &mut Tickets,
+    ) -> Option<(Ticket, DiskWork)> {
+        if self.busy.is_some() {
+            return None;
+        }
+        let (purpose, work) = self.waiting.pop_front()?;
+        let ticket = tickets.next();
+        self.busy = Some((ticket, purpose, now));
+        Some((ticket, work))
+    }
+
+    /// Takes an answer; none when nobody waits for it (an answer given twice).
+    pub(crate) fn answered(&mut self, ticket: Ticket) -> Option<Purpose> {
+        match self.busy {
+            Some((wanted, purpose, _)) if wanted == ticket => {
+                self.busy = None;
+                Some(purpose)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an answer is late.
+    pub(crate) fn stalled(&self, now: Moment) -> bool {
+        self.busy
+            .is_some_and(|(_, _, since)| now.since(since) >= STALLED_AFTER)
+    }
+
+    /// When health has to be looked at again because an answer would be late.
+    pub(crate) fn due(&self, now: Moment) -> Option<Moment> {
+        let (_, _, since) = self.busy?;
+        let late = since.after(STALLED_AFTER);
+        (late > now).then_some(late)
+    }
+}

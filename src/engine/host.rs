@@ -1,0 +1,397 @@
+//! Everything that concerns the whole host, decided once: start order, identity, ordered stop, the exit.
+//!
+//! Promises: engines share nothing and see only the events passed on to them; an order through a door always gets an answer;
+//! once a stop has begun it ends inside its budget, whatever a child, a disk or a server does. A second TERM forces.
+//! Must never: look into an engine's rollout or session.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::{Config, GiveUp, Stop};
+use crate::engine::message::{
+    AgentEvent, ChildIdentity, Command, CommandId, DiskFault, Effect, Event, ExitReason,
+    HostSignal, Identity, Note, NoteLevel, RefusalKind, Reply, Snapshot,
+};
+use crate::engine::{Engine, HostRequest, Outcome, Setup, view};
+use crate::units::{AgentName, Moment, Now, Ticket};
+
+/// How long a link may take to say goodbye once every child is gone.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// After a forced stop: how long KILL may take to be confirmed.
+const FORCED: Duration = Duration::from_secs(1);
+
+/// What a host is built from.
+#[derive(Debug)]
+pub struct HostSetup {
+    /// The agents, in start order, each with the child an earlier life left behind.
+    pub agents: Vec<(Setup, Option<ChildIdentity>)>,
+    /// The identity file as it is on disk.
+    pub identity: Identity,
+    /// How long a stop may take.
+    pub stop: Stop,
+    /// What a given-up child means.
+    pub give_up: GiveUp,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    reason: ExitReason,
+    exit_at: Moment,
+    goodbye_at: Option<Moment>,
+    forced: bool,
+}
+
+/// The whole host.
+#[derive(Debug)]
+pub struct Host {
+    engines: Vec<Engine>,
+    leftovers: Vec<Option<ChildIdentity>>,
+    identity: Identity,
+    saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
+    next_ticket: u64,
+    stop: Stop,
+    give_up: GiveUp,
+    stopping: Option<Stopping>,
+    exited: bool,
+}
+
+impl Host {
+    /// A host that has not started anything yet.
+    pub fn new(setup: HostSetup) -> Self {
+        let (setups, leftovers): (Vec<_>, Vec<_>) = setup.agents.into_iter().unzip();
+        Self {
+            engines: setups.into_iter().map(Engine::new).collect(),
+            leftovers,
+            identity: setup.identity,
+            saves: BTreeMap::new(),
+            next_ticket: 0,
+            stop: setup.stop,
+            give_up: setup.give_up,
+            stopping: None,
+            exited: false,
+        }
+    }
+
+    /// Starts every agent, in order.
+    pub fn start(&mut self, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let leftovers = std::mem::take(&mut self.leftovers);
+        for (index, leftover) in leftovers.into_iter().enumerate() {
+            if let Some(engine) = self.engines.get_mut(index) {
+                let name = engine.name().clone();
+                let outcome = engine.start(now, leftover);
+                self.collect(now, &name, outcome, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Takes an event and says what is to be done.
+    pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Agent { agent, event } => self.pass(now, &agent, event, &mut effects),
+            Event::IdentitySaved { ticket, result } => {
+                self.identity_saved(now, ticket, result, &mut effects);
+            }
+            Event::Signal(HostSignal::Terminate) => self.terminate(now, &mut effects),
+            Event::Signal(HostSignal::Hangup) => effects.push(Effect::ReadSettings),
+            Event::Settings(settings) => self.settings(now, settings, &mut effects),
+            Event::Command { id, command } => self.command(now, id, command, &mut effects),
+        }
+        self.settle(now, &mut effects);
+        effects
+    }
+
+    /// The next moment the host wants to be called; none means only events wake it.
+    pub fn deadline(&self, now: Now) -> Option<Moment> {
+        let stopping = self.stopping.map(|stopping| {
+            stopping
+                .goodbye_at
+                .map_or(stopping.exit_at, |at| at.min(stopping.exit_at))
+        });
+        let engines = self
+            .engines
+            .iter()
+            .filter_map(|engine| engine.deadline(now));
+        engines.chain(stopping).min()
+    }
+
+    /// The names of the agents, in start order.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentName> {
+        self.engines.iter().map(Engine::name)
+    }
+
+    /// Everything a door may show.
+    pub fn snapshot(&self, now: Now) -> Snapshot {
+        Snapshot {
+            uptime: now.mono.since(Moment::START),
+            at: now.wall,
+            stopping: self.stopping.is_some(),
+            agents: self
+                .engines
+                .iter()
+                .map(|engine| engine.snapshot(now))
+                .collect(),
+        }
+    }
+
+    fn pass(&mut self, now: Now, agent: &AgentName, event: AgentEvent, effects: &mut Vec<Effect>) {
+        if let Some(engine) = self
+            .engines
+            .iter_mut()
+            .find(|engine| engine.name() == agent)
+        {
+            let outcome = engine.step(now, event);
+            self.collect(now, agent, outcome, effects);
+        }
+    }
+
+    fn collect(
+        &mut self,
+        now: Now,
+        agent: &AgentName,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.extend(outcome.notes.into_iter().map(Effect::Note));
+        effects.extend(outcome.effects.into_iter().map(|effect| Effect::Agent {
+            agent: agent.clone(),
+            effect,
+        }));
+        effects.extend(
+            outcome
+                .replies
+                .into_iter()
+                .map(|(id, reply)| Effect::Reply { id, reply }),
+        );
+        for request in outcome.requests {
+            match request {
+                HostRequest::NewInstanceUid(uid) => {
+                    self.next_ticket = self.next_ticket.saturating_add(1);
+                    let ticket = Ticket(self.next_ticket);
+                    let mut identity = self.identity.clone();
+                    identity.instance_uids.insert(agent.to_string(), uid);
+                    self.saves.insert(ticket, (agent.clone(), uid));
+                    effects.push(Effect::SaveIdentity { ticket, identity });
+                }
+                HostRequest::GaveUp(_) if self.give_up == GiveUp::Exit => {
+                    self.begin_stop(now, ExitReason::GaveUp, effects);
+                }
+                HostRequest::GaveUp(_) => {}
+            }
+        }
+    }
+
+    fn identity_saved(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        result: Result<(), DiskFault>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some((agent, uid)) = self.saves.remove(&ticket) else {
+            return;
+        };
+        let Some(engine) = self
+            .engines
+            .iter_mut()
+            .find(|engine| engine.name() == &agent)
+        else {
+            return;
+        };
+        let outcome = match result {
+            Ok(()) => {
+                self.identity.instance_uids.insert(agent.to_string(), uid);
+                engine.confirm_instance_uid(now, uid)
+            }
+            Err(fault) => engine.refuse_instance_uid(now, &fault.reason),
+        };
+        self.collect(now, &agent, outcome, effects);
+    }
+
+    fn terminate(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        match &mut self.stopping {
+            None => self.begin_stop(now, ExitReason::Stopped, effects),
+            Some(stopping) => {
+                stopping.forced = true;
+                stopping.exit_at = stopping.exit_at.min(now.mono.after(FORCED));
+                effects.push(Effect::Note(note(NoteLevel::Warn, "stop forced")));
+                self.each(now, effects, Engine::force);
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, now: Now, reason: ExitReason, effects: &mut Vec<Effect>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        effects.push(Effect::Note(note(NoteLevel::Info, "stopping")));
+        let exit_at = now.mono.after(self.stop.budget);
+        self.stopping = Some(Stopping {
+            reason,
+            exit_at,
+            goodbye_at: None,
+            forced: false,
+        });
+        self.each(now, effects, Engine::stop);
+    }
+
+    fn each(
+        &mut self,
+        now: Now,
+        effects: &mut Vec<Effect>,
+        act: impl Fn(&mut Engine, Now) -> Outcome,
+    ) {
+        for index in 0..self.engines.len() {
+            if let Some(engine) = self.engines.get_mut(index) {
+                let name = engine.name().clone();
+                let outcome = act(engine, now);
+                self.collect(now, &name, outcome, effects);
+            }
+        }
+    }
+
+    fn settings(
+        &mut self,
+        now: Now,
+        settings: Result<Box<Config>, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let config = match settings {
+            Ok(config) => config,
+            Err(error) => {
+                let mut note = note(
+                    NoteLevel::Error,
+                    "settings not taken over, the old ones stay",
+                );
+                note.fields.push(("error", error));
+                effects.push(Effect::Note(note));
+                return;
+            }
+        };
+        effects.push(Effect::Note(note(NoteLevel::Info, "settings read again")));
+        self.stop = config.stop;
+        self.give_up = config.give_up;
+        let known: Vec<AgentName> = self.agents().cloned().collect();
+        let listed: Vec<AgentName> = config
+            .agents
+            .iter()
+            .map(|agent| agent.name.clone())
+            .collect();
+        if known != listed {
+            let message = "the list of agents changed; adjutant has to be restarted for that";
+            effects.push(Effect::Note(note(NoteLevel::Warn, message)));
+        }
+        for agent in config.agents {
+            let name = agent.name.clone();
+            let server = config.server.clone();
+            let grace = config.stop.grace;
+            if let Some(engine) = self
+                .engines
+                .iter_mut()
+                .find(|engine| engine.name() == &name)
+            {
+                let outcome = engine.set_settings(now, agent, server, grace);
+                self.collect(now, &name, outcome, effects);
+            }
+        }
+    }
+
+    fn command(&mut self, now: Now, id: CommandId, command: Command, effects: &mut Vec<Effect>) {
+        let named = match &command {
+            Command::Status => {
+                let reply = Reply::Status(Box::new(self.snapshot(now)));
+                effects.push(Effect::Reply { id, reply });
+                return;
+            }
+            Command::Rollback { agent, .. }
+            | Command::Apply { agent, .. }
+            | Command::Restart { agent }
+            | Command::Reload { agent }
+            | Command::Show { agent, .. } => agent.clone(),
+        };
+        match self.choose(named) {
+            Ok(name) => {
+                if let Some(engine) = self
+                    .engines
+                    .iter_mut()
+                    .find(|engine| engine.name() == &name)
+                {
+                    let outcome = engine.command(now, id, command);
+                    self.collect(now, &name, outcome, effects);
+                }
+            }
+            Err(reply) => effects.push(Effect::Reply { id, reply }),
+        }
+    }
+
+    fn choose(&self, named: Option<AgentName>) -> Result<AgentName, Reply> {
+        let names = || {
+            self.agents()
+                .map(AgentName::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        match (named, self.engines.as_slice()) {
+            (Some(name), engines) if engines.iter().any(|engine| engine.name() == &name) => {
+                Ok(name)
+            }
+            (Some(name), _) => {
+                let reason = format!("no agent is named {name}; there are: {}", names());
+                Err(view::refusal(RefusalKind::NotFound, &reason))
+            }
+            (None, [engine]) => Ok(engine.name().clone()),
+            (None, _) => {
+                let reason = format!("several agents run, name one of: {}", names());
+                Err(view::refusal(RefusalKind::Invalid, &reason))
+            }
+        }
+    }
+
+    /// Moves a stop along. Ends every step.
+    fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        // Engines look at their own deadlines only when they are called; one call serves them all.
+        let due = |engine: &Engine| engine.deadline(now).is_some_and(|at| at <= now.mono);
+        for index in 0..self.engines.len() {
+            if let Some(engine) = self.engines.get_mut(index)
+                && due(engine)
+            {
+                let name = engine.name().clone();
+                let outcome = engine.tick(now);
+                self.collect(now, &name, outcome, effects);
+            }
+        }
+        let Some(stopping) = &mut self.stopping else {
+            return;
+        };
+        if self.exited {
+            return;
+        }
+        let down = self.engines.iter().all(Engine::child_is_down);
+        if down && stopping.goodbye_at.is_none() {
+            stopping.goodbye_at = Some(now.mono.after(GOODBYE));
+        }
+        let said = self.engines.iter().all(Engine::is_stopped);
+        let patience = stopping.goodbye_at.is_some_and(|at| at <= now.mono);
+        let over = stopping.exit_at <= now.mono;
+        let reason = match (down && (said || patience), over) {
+            (true, _) if stopping.forced => ExitReason::Forced,
+            (true, _) => stopping.reason,
+            (false, true) => ExitReason::Forced,
+            (false, false) => return,
+        };
+        self.exited = true;
+        effects.push(Effect::Exit(reason));
+    }
+}
+
+fn note(level: NoteLevel, message: &'static str) -> Note {
+    Note {
+        level,
+        agent: None,
+        message,
+        fields: Vec::new(),
+    }
+}

@@ -1,0 +1,715 @@
+//! One child: what is wanted, what is there, and the way from one to the other.
+//!
+//! Promises: never two children at once; a stop always ends (signal, grace, KILL, KILL again until it is gone); a crash is
+//! answered at once the first time and ever more slowly after; uptime heals. Actual and wanted state are two fields.
+//! Must never: know why a child is wanted, what it runs, or what a crash means for a rollout. It states facts, others decide.
+
+use std::time::Duration;
+
+use crate::config::Restart;
+use crate::engine::message::{ChildIdentity, Exit, ExitStatus};
+use crate::engine::random::Random;
+use crate::units::{Moment, Ticket};
+
+/// KILL cannot be ignored, but a process in uninterruptible sleep keeps it pending; so it is sent again until it is gone.
+const KILL_REPEAT: Duration = Duration::from_secs(2);
+const SIGKILL: i32 = 9;
+
+/// What a lifecycle wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Start the child.
+    Spawn(Ticket),
+    /// Send a signal to its group.
+    Signal {
+        /// The process.
+        pid: u32,
+        /// The signal.
+        signal: i32,
+    },
+}
+
+/// What happened, for those who decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fact {
+    /// A new process runs.
+    Started,
+    /// It ended although it was wanted.
+    Crashed(Exit),
+    /// It could not be started.
+    NotStarted(String),
+    /// It ended because it was asked to.
+    Stopped,
+    /// Restarts are used up.
+    GaveUp(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Actual {
+    Down,
+    Starting {
+        ticket: Ticket,
+    },
+    Up {
+        child: ChildIdentity,
+        since: Moment,
+    },
+    Stopping {
+        child: ChildIdentity,
+        kill_at: Moment,
+        killed: bool,
+    },
+    Waiting {
+        until: Moment,
+    },
+    GivenUp {
+        reason: String,
+    },
+}
+
+/// One child.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    wanted: Wanted,
+    actual: Actual,
+    policy: Restart,
+    grace: Duration,
+    stop_signal: i32,
+    /// Unasked ends in a row without a stable time between them.
+    failures: u32,
+    /// Starts since we started, the first one not counted.
+    pub(crate) restarts: u64,
+    /// Unasked ends since we started.
+    pub(crate) crashes: u64,
+    started_before: bool,
+    pub(crate) last_exit: Option<String>,
+}
+
+impl Lifecycle {
+    /// A lifecycle whose child is down, or whose left-over child has to be stopped first.
+    pub(crate) fn new(policy: Restart, grace: Duration, stop_signal: i32) -> Self {
+        Self {
+            wanted: Wanted::Down,
+            actual: Actual::Down,
+            policy,
+            grace,
+            stop_signal,
+            failures: 0,
+            restarts: 0,
+            crashes: 0,
+            started_before: false,
+            last_exit: None,
+        }
+    }
+
+    /// Takes over new settings; a running child is not touched.
+    pub(crate) fn set_policy(&mut self, policy: Restart, grace: Duration) {
+        self.policy = policy;
+        self.grace = grace;
+    }
+
+    /// A child of an earlier life is still there: it goes by the ladder before a new one starts.
+    pub(crate) fn stop_leftover(&mut self, now: Moment, child: ChildIdentity) -> Vec<Order> {
+        debug_assert_eq!(
+            self.actual,
+            Actual::Down,
+            "a left-over is found before anything starts"
+        );
+        self.begin_stop(now, child)
+    }
+
+    /// Wants it up. Forgets a give-up: somebody has a reason to try again.
+    pub(crate) fn want_up(&mut self, now: Moment, tickets: &mut Tickets) -> Vec<Order> {
+        self.wanted = Wanted::Up;
+        match self.actual {
+            Actual::Down | Actual::GivenUp { .. } => {
+                self.failures = 0;
+                self.spawn(tickets)
+            }
+            Actual::Waiting { until } if until <= now => self.spawn(tickets),
+            Actual::Waiting { .. }
+            | Actual::Starting { .. }
+            | Actual::Up { .. }
+            | Actual::Stopping { .. } => Vec::new(),
+        }
+    }
+
+    /// Wants it down.
+    pub(crate) fn want_down(&mut self, now: Moment) -> Vec<Order> {
+        self.wanted = Wanted::Down;
+        match &self.actual {
+            Actual::Up { child, .. } => {
+                let child = child.clone();
+                self.begin_stop(now, child)
+            }
+            Actual::Waiting { .. } | Actual::GivenUp { .. } => {
+                self.actual = Actual::Down;
+                Vec::new()
+            }
+            Actual::Down | Actual::Starting { .. } | Actual::Stopping { .. } => Vec::new(),
+        }
+    }
+
+    /// Wants a new process. Repeated orders while one is under way are one restart.
+    pub(crate) fn restart(&mut self, now: Moment, tickets: &mut Tickets) -> Vec<Order> {
+        self.wanted = Wanted::Up;
+        match &self.actual {
+            Actual::Up { child, .. } => {
+                let child = child.clone();
+                self.failures = 0;
+                self.begin_stop(now, child)
+            }
+            Actual::Down | Actual::Waiting { .. } | Actual::GivenUp { .. } => {
+                self.failures = 0;
+                self.spawn(tickets)
+            }
+            Actual::Starting { .. } | Actual::Stopping { .. } => Vec::new(),
+        }
+    }
+
+    /// Stops waiting for grace: KILL now.
+    pub(crate) fn force(&mut self, now: Moment) -> Vec<Order> {
+        self.wanted = Wanted::Down;
+        match &mut self.actual {
+            Actual::Stopping {
+                child,
+                kill_at,
+                killed,
+            } => {
+                *killed = true;
+                *kill_at = now.after(KILL_REPEAT);
+                vec![Order::Signal {
+                    pid: child.pid,
+                    signal: SIGKILL,
+                }]
+            }
+            Actual::Up { child, .. } => {
+                let child = child.clone();
+                let pid = child.pid;
+                let kill_at = now.after(KILL_REPEAT);
+                self.actual = Actual::Stopping {
+                    child,
+                    kill_at,
+                    killed: true,
+                };
+                vec![Order::Signal {
+                    pid,
+                    signal: SIGKILL,
+                }]
+            }
+            Actual::Waiting { .. } | Actual::GivenUp { .. } => {
+                self.actual = Actual::Down;
+                Vec::new()
+            }
+            Actual::Down | Actual::Starting { .. } => Vec::new(),
+        }
+    }
+
+    /// The process runs.
+    pub(crate) fn spawned(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        child: ChildIdentity,
+    ) -> (Option<Fact>, Vec<Order>) {
+        let awaited = Actual::Starting { ticket };
+        debug_assert_eq!(self.actual, awaited, "one spawn at a time");
+        if self.wanted == Wanted::Down {
+            return (None, self.begin_stop(now, child));
+        }
+        self.actual = Actual::Up { child, since: now };
+        if self.started_before {
+            self.restarts = self.restarts.saturating_add(1);
+        }
+        self.started_before = true;
+        (Some(Fact::Started), Vec::new())
+    }
+
+    /// The process could not be started.
+    pub(crate) fn spawn_failed(
+        &mut self,
+        now: Moment,
+        reason: String,
+        random: &mut Random,
+    ) -> Vec<Fact> {
+        self.last_exit = Some(reason.clone());
+        let mut facts = vec![Fact::NotStarted(reason)];
+        if self.wanted == Wanted::Down {
+            self.actual = Actual::Down;
+            facts.push(Fact::Stopped);
+            return facts;
+        }
+        facts.extend(self.wait_or_give_up(now, random));
+        facts
+    }
+
+    /// A process is gone. Strangers are ignored.
+    pub(crate) fn exited(
+        &mut self,
+        now: Moment,
+        pid: u32,
+        exit: Exit,
+        tickets: &mut Tickets,
+        random: &mut Random,
+    ) -> (Vec<Fact>, Vec<Order>) {
+        match &self.actual {
+            Actual::Stopping { child, .. } if child.pid == pid => {
+                self.last_exit = Some(describe(&exit));
+                self.actual = Actual::Down;
+                let orders = match self.wanted {
+                    Wanted::Up => self.spawn(tickets),
+                    Wanted::Down => Vec::new(),
+                };
+                (vec![Fact::Stopped], orders)
+            }
+            Actual::Up { child, since } if child.pid == pid => {
+                if now.since(*since) >= self.policy.stable_after {
+                    self.failures = 0;
+                }
+                self.crashes = self.crashes.saturating_add(1);
+                self.last_exit = Some(describe(&exit));
+                let mut facts = vec![Fact::Crashed(exit)];
+                facts.extend(self.wait_or_give_up(now, random));
+                let orders = match self.actual {
+                    Actual::Waiting { until } if until <= now => self.spawn(tickets),
+                    _ => Vec::new(),
+                };
+                (facts, orders)
+            }
+            _ => (Vec::new(), Vec::new()),
+        }
+    }
+
+    /// A deadline passed.
+    pub(crate) fn handle_timeout(&mut self, now: Moment, tickets: &mut Tickets) -> Vec<Order> {
+        match &mut self.actual {
+            Actual::Waiting { until } if *until <= now => self.spawn(tickets),
+            Actual::Stopping {
+                child,
+                kill_at,
+                killed,
+            } if *kill_at <= now => {
+                *killed = true;
+                *kill_at = now.after(KILL_REPEAT);
+                vec![Order::Signal {
+                    pid: child.pid,
+                    signal: SIGKILL,
+                }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The next moment it wants to be called.
+    pub(crate) fn due(&self) -> Option<Moment> {
+        match self.actual {
+            Actual::Waiting { until } => Some(until),
+            Actual::Stopping { kill_at, .. } => Some(kill_at),
+            Actual::Down | Actual::Starting { .. } | Actual::Up { .. } | Actual::GivenUp { .. } => {
+                None
+            }
+        }
+    }
+
+    /// The running process; none while it starts or stops.
+    pub(crate) fn running(&self) -> Option<&ChildIdentity> {
+        match &self.actual {
+            Actual::Up { child, .. } => Some(child),
+            _ => None,
+        }
+    }
+
+    /// Since when it runs.
+    pub(crate) fn up_since(&self) -> Option<Moment> {
+        match self.actual {
+            Actual::Up { since, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// The process that is there in whatever state.
+    pub(crate) fn process(&self) -> Option<&ChildIdentity> {
+        match &self.actual {
+            Actual::Up { child, .. } | Actual::Stopping { child, .. } => Some(child),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(
+            self.actual,
+            Actual::Down | Actual::GivenUp { .. } | Actual::Waiting { .. }
+        )
+    }
+
+    /// Whether restarts are used up, and why.
+    pub(crate) fn given_up(&self) -> Option<&str> {
+        match &self.actual {
+            Actual::GivenUp { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether it had to be killed and is still there.
+    pub(crate) fn unkillable(&self) -> bool {
+        matches!(self.actual, Actual::Stopping { killed: true, .. })
+    }
+
+    /// One word for people.
+    pub(crate) fn word(&self) -> &'static str {
+        match (&self.actual, self.wanted) {
+            (Actual::Down, Wanted::Down) => "stopped",
+            (Actual::Down | Actual::Starting { .. }, _) => "starting",
+            (Actual::Up { .. }, _) => "running",
+            (Actual::Stopping { .. }, Wanted::Down) => "stopping",
+            (Actual::Stopping { .. }, Wanted::Up) => "restarting",
+            (Actual::Waiting { .. }, _) => "backing off",
+            (Actual::GivenUp { .. }, _) => "given up",
+        }
+    }
+
+    fn spawn(&mut self, tickets: &mut Tickets) -> Vec<Order> {
+        let ticket = tickets.next();
+        self.actual = Actual::Starting { ticket };
+        vec![Order::Spawn(ticket)]
+    }
+
+    fn begin_stop(&mut self, now: Moment, child: ChildIdentity) -> Vec<Order> {
+        let pid = child.pid;
+        self.actual = Actual::Stopping {
+            child,
+            kill_at: now.after(self.grace),
+            killed: false,
+        };
+        vec![Order::Signal {
+            pid,
+            signal: self.stop_signal,
+        }]
+    }
+
+    fn wait_or_give_up(&mut self, now: Moment, random: &mut Random) -> Option<Fact> {
+        self.failures = self.failures.saturating_add(1);
+        let limit = self.policy.give_up_after;
+        if limit > 0 && self.failures >= limit {
+            let last = self.last_exit.as_deref().unwrap_or("unknown");
+            let reason = format!("{limit} failed starts in a row, the last with {last}");
+            self.actual = Actual::GivenUp {
+                reason: reason.clone(),
+            };
+            return Some(Fact::GaveUp(reason));
+        }
+        self.actual = Actual::Waiting {
+            until: now.after(self.delay(random)),
+        };
+        None
+    }
+
+    /// The first restart is at once; then the delay doubles, with a quarter of jitter to either side.
+    fn delay(&self, random: &mut Random) -> Duration {
+        let Some(doublings) = self.failures.checked_sub(2) else {
+            return Duration::ZERO;
+        };
+        let factor = 1u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX);
+        let delay = self
+            .policy
+            .initial
+            .saturating_mul(factor)
+            .min(self.policy.max);
+        delay
+            .mul_f64(random.between(0.75, 1.25))
+            .min(self.policy.max)
+    }
+}
+
+fn describe(exit: &Exit) -> String {
+    if exit.oom_killed {
+        return format!("{} (killed by the kernel for lack of memory)", exit.status);
+    }
+    match exit.status {
+        ExitStatus::Code(_) | ExitStatus::Signal(_) | ExitStatus::Unknown => {
+            exit.status.to_string()
+        }
+    }
+}
+
+/// Hands out ticket numbers; one per engine, so a late answer is never taken for another.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(u64);
+
+impl Tickets {
+    /// The next number.
+    pub(crate) fn next(&mut self) -> Ticket {
+        self.0 = self.0.saturating_add(1);
+        Ticket(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::WallTime;
+
+    fn policy() -> Restart {
+        Restart {
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            give_up_after: 4,
+        }
+    }
+
+    fn lifecycle() -> (Lifecycle, Tickets, Random) {
+        let lifecycle = Lifecycle::new(policy(), Duration::from_secs(7), 15);
+        (lifecycle, Tickets::default(), Random::seeded(1))
+    }
+
+    fn child(pid: u32) -> ChildIdentity {
+        ChildIdentity {
+            pid,
+            start_ticks: 1,
+            started: WallTime::default(),
+        }
+    }
+
+    fn exit(status: ExitStatus) -> Exit {
+        Exit {
+            status,
+            tail: String::new(),
+            oom_killed: false,
+            cpu: Duration::ZERO,
+            max_resident: 0,
+        }
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    fn start(life: &mut Lifecycle, tickets: &mut Tickets, now: Moment, pid: u32) {
+        let orders = life.want_up(now, tickets);
+        let ticket = match orders.as_slice() {
+            [Order::Spawn(ticket)] => *ticket,
+            other => panic!("expected a spawn, got {other:?}"),
+        };
+        assert_eq!(life.spawned(now, ticket, child(pid)).0, Some(Fact::Started));
+    }
+
+    #[test]
+    fn first_crash_restarts_at_once_and_later_ones_ever_more_slowly() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        let (facts, orders) = life.exited(
+            at(100),
+            10,
+            exit(ExitStatus::Code(1)),
+            &mut tickets,
+            &mut random,
+        );
+        assert!(matches!(facts.as_slice(), [Fact::Crashed(_)]));
+        let [Order::Spawn(ticket)] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        life.spawned(at(100), *ticket, child(11));
+        let (_, orders) = life.exited(
+            at(200),
+            11,
+            exit(ExitStatus::Code(1)),
+            &mut tickets,
+            &mut random,
+        );
+        assert_eq!(orders, vec![]);
+        let first = life.due().unwrap().since(at(200));
+        assert!(
+            (750..=1250).contains(&u64::try_from(first.as_millis()).unwrap()),
+            "{first:?}"
+        );
+        let orders = life.handle_timeout(life.due().unwrap(), &mut tickets);
+        let [Order::Spawn(ticket)] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        life.spawned(at(2000), *ticket, child(12));
+        life.exited(
+            at(2100),
+            12,
+            exit(ExitStatus::Code(1)),
+            &mut tickets,
+            &mut random,
+        );
+        let second = life.due().unwrap().since(at(2100));
+        assert!(
+            (1500..=2500).contains(&u64::try_from(second.as_millis()).unwrap()),
+            "{second:?}"
+        );
+    }
+
+    #[test]
+    fn give_up_after_the_limit_and_try_again_when_told() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        let mut now = at(1);
+        let mut pid = 10;
+        loop {
+            let (facts, orders) = life.exited(
+                now,
+                pid,
+                exit(ExitStatus::Signal(11)),
+                &mut tickets,
+                &mut random,
+            );
+            if let Some(Fact::GaveUp(reason)) = facts.last() {
+                assert_eq!(reason, "4 failed starts in a row, the last with signal 11");
+                break;
+            }
+            let orders = if orders.is_empty() {
+                now = life.due().unwrap();
+                life.handle_timeout(now, &mut tickets)
+            } else {
+                orders
+            };
+            let [Order::Spawn(ticket)] = orders.as_slice() else {
+                panic!("{orders:?}")
+            };
+            pid += 1;
+            life.spawned(now, *ticket, child(pid));
+        }
+        assert_eq!(pid, 13, "four starts in all");
+        assert_eq!(life.due(), None, "a child given up costs no wake-up");
+        assert_eq!(life.word(), "given up");
+        assert!(matches!(
+            life.want_up(now, &mut tickets).as_slice(),
+            [Order::Spawn(_)]
+        ));
+    }
+
+    #[test]
+    fn stable_time_resets_the_count_and_exit_zero_is_a_crash_too() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        for round in 1..20u64 {
+            let now = at(round * 60_000);
+            let pid = 9 + u32::try_from(round).unwrap();
+            let (facts, orders) = life.exited(
+                now,
+                pid,
+                exit(ExitStatus::Code(0)),
+                &mut tickets,
+                &mut random,
+            );
+            assert!(
+                matches!(facts.as_slice(), [Fact::Crashed(_)]),
+                "round {round}"
+            );
+            let [Order::Spawn(ticket)] = orders.as_slice() else {
+                panic!("{orders:?}")
+            };
+            life.spawned(now, *ticket, child(pid + 1));
+        }
+        assert_eq!(life.crashes, 19);
+    }
+
+    #[test]
+    fn stop_ladder_is_signal_then_kill_then_kill_again() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        assert_eq!(
+            life.want_down(at(1000)),
+            vec![Order::Signal {
+                pid: 10,
+                signal: 15
+            }]
+        );
+        assert_eq!(life.handle_timeout(at(7999), &mut tickets), vec![]);
+        let kill = vec![Order::Signal { pid: 10, signal: 9 }];
+        assert_eq!(life.handle_timeout(at(8000), &mut tickets), kill);
+        assert!(life.unkillable());
+        assert_eq!(life.handle_timeout(at(10_000), &mut tickets), kill);
+        let (facts, orders) = life.exited(
+            at(10_001),
+            10,
+            exit(ExitStatus::Signal(9)),
+            &mut tickets,
+            &mut random,
+        );
+        assert_eq!((facts, orders), (vec![Fact::Stopped], vec![]));
+        assert!(life.is_down());
+    }
+
+    #[test]
+    fn restart_orders_while_stopping_are_one_restart() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        assert_eq!(
+            life.restart(at(10), &mut tickets),
+            vec![Order::Signal {
+                pid: 10,
+                signal: 15
+            }]
+        );
+        for _ in 0..50 {
+            assert_eq!(life.restart(at(11), &mut tickets), vec![]);
+        }
+        let (_, orders) = life.exited(
+            at(20),
+            10,
+            exit(ExitStatus::Code(0)),
+            &mut tickets,
+            &mut random,
+        );
+        let [Order::Spawn(ticket)] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        life.spawned(at(21), *ticket, child(11));
+        assert_eq!((life.restarts, life.crashes), (1, 0));
+    }
+
+    #[test]
+    fn leftover_is_stopped_before_a_new_child_starts() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        assert_eq!(
+            life.stop_leftover(at(0), child(77)),
+            vec![Order::Signal {
+                pid: 77,
+                signal: 15
+            }]
+        );
+        assert_eq!(
+            life.want_up(at(0), &mut tickets),
+            vec![],
+            "never two children of one agent"
+        );
+        let (_, orders) = life.exited(
+            at(5),
+            77,
+            exit(ExitStatus::Unknown),
+            &mut tickets,
+            &mut random,
+        );
+        assert!(matches!(orders.as_slice(), [Order::Spawn(_)]));
+    }
+
+    #[test]
+    fn a_child_no_longer_wanted_when_it_appears_is_stopped() {
+        let (mut life, mut tickets, _) = lifecycle();
+        let orders = life.want_up(at(0), &mut tickets);
+        let [Order::Spawn(ticket)] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        assert_eq!(life.want_down(at(1)), vec![]);
+        let (fact, orders) = life.spawned(at(2), *ticket, child(10));
+        assert_eq!(fact, None);
+        assert_eq!(
+            orders,
+            vec![Order::Signal {
+                pid: 10,
+                signal: 15
+            }]
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! The first step after a start: finish or undo what an earlier life left unfinished, then bring the child up.
+//!
+//! Promises: whatever byte the earlier life died at, one step later there is one truth: `current` is what the child is given,
+//! the remote config status is what came of the last offer, and an interrupted transaction is taken up or closed.
+//! Must never: wait. A child whose config is on disk is started in this very step.
+
+use crate::engine::disk::Purpose;
+use crate::engine::message::{
+    DiskWork, NoteLevel, Origin, Outcome as OfferOutcome, Record, RemoteStatus, Step,
+};
+use crate::engine::rollout::{Job, Source};
+use crate::engine::{Engine, Outcome, desired};
+use crate::units::Now;
+
+/// A transaction that was taken up this often and never came to an end is undone: it may be what kills the host.
+const RESUMES_MAX: usize = 2;
+
+impl Engine {
+    /// Starts: repairs, the unfinished transaction, the child.
+    pub(crate) fn start(
+        &mut self,
+        now: Now,
+        leftover: Option<super::message::ChildIdentity>,
+    ) -> Outcome {
+        self.remote = remote_of(self.history.make_contiguous());
+        self.phase = phase_of(self.history.make_contiguous());
+        if let Some(child) = leftover {
+            self.note(
+                NoteLevel::Warn,
+                "left-over child found",
+                vec![("process.pid", child.pid.to_string())],
+            );
+            let orders = self.life.stop_leftover(now.mono, child);
+            self.obey(orders);
+        }
+        if self.frozen.is_some() {
+            self.raise(now);
+        } else {
+            self.take_up(now);
+        }
+        self.tick(now)
+    }
+
+    fn take_up(&mut self, now: Now) {
+        let unfinished = self
+            .history
+            .back()
+            .filter(|record| !record.step.is_final())
+            .cloned();
+        let Some(record) = unfinished else {
+            return self.take_up_finished(now);
+        };
+        let resumes = self
+            .history
+            .iter()
+            .filter(|r| r.transaction == record.transaction && r.step == Step::Resumed)
+            .count();
+        let promoted = self.current.as_ref().map(|current| &current.id) == record.revision.as_ref();
+        let reached = self
+            .history
+            .iter()
+            .filter(|r| r.transaction == record.transaction)
+            .any(|r| matches!(r.step, Step::Promoted | Step::Signalled | Step::Probation));
+        let on_disk = record
+            .revision
+            .as_ref()
+            .is_some_and(|id| self.revisions.iter().any(|stored| &stored.id == id));
+        match (promoted, reached) {
+            (true, _) if resumes >= RESUMES_MAX => {
+                self.raise(now);
+                self.resume(now, &record, true);
+                self.interrupted_too_often(now);
+            }
+            (true, _) => {
+                self.raise(now);
+                self.resume(now, &record, true);
+            }
+            // It had been promoted and is not what `current` shows: the way back was interrupted after its one rename.
+            (false, true) => {
+                self.raise(now);
+                self.close(
+                    now,
+                    &record,
+                    Step::RolledBack,
+                    "went back; interrupted before this was recorded",
+                );
+            }
+            (false, false) if on_disk && resumes < RESUMES_MAX => {
+                self.raise(now);
+                self.resume(now, &record, false);
+            }
+            (false, false) => {
+                self.close(
+                    now,
+                    &record,
+                    Step::Superseded,
+                    "interrupted before it was on disk",
+                );
+                self.take_up_finished(now);
+            }
+        }
+    }
+
+    fn take_up_finished(&mut self, now: Now) {
+        let Some(current) = &self.current else {
+            return self.begin_base(now);
+        };
+        let rejected = self
+            .rejected
+            .iter()
+            .any(|rejection| rejection.hash == current.hash);
+        if rejected && self.last_good.as_ref() != Some(&current.id) && self.settings.apply.rollback
+        {
+            // Nothing better was there when it was rolled back. Perhaps there is now.
+            return self.begin_base(now);
+        }
+        self.raise(now);
+        self.follow_local_layers(now);
+        self.resume_probation(now);
+    }
+
+    fn begin_base(&mut self, now: Now) {
+        let (origin, source) = (Origin::Local, Source::Base);
+        self.propose(
+            now,
+            Job {
+                origin,
+                offer: None,
+                source,
+                last_resort: false,
+            },
+        );
+    }
+
+    /// Composes again from the local layers, if that would change anything.
+    pub(crate) fn follow_local_layers(&mut self, now: Now) {
+        let Some(current) = &self.current else { return };
+        if current.files.is_empty()
+            || (self.local_paths().is_empty() && current.origin != Origin::Default)
+        {
+            return;
+        }
+        let composed = if current.origin == Origin::Default {
+            self.compose_base()
+        } else {
+            desired::compose(
+                &self.settings,
+                &self.places,
+                &self.local,
+                &desired::offered(&current.files),
+            )
+        };
+        // What cannot be composed now keeps what runs; the transaction says why.
+        let same = composed
+            .as_ref()
+            .is_ok_and(|candidate| candidate.hash == current.hash);
+        if !same {
+            let (origin, source) = (Origin::Local, Source::Recompose);
+            let offer = self.reported_offer();
+            self.propose(
+                now,
+                Job {
+                    origin,
+                    offer,
+                    source,
+                    last_resort: false,
+                },
+            );
+        }
+    }
+
+    /// Brings the child up on what `current` shows, if that is anything.
+    pub(crate) fn raise(&mut self, now: Now) {
+        let runs = self
+            .current
+            .as_ref()
+            .is_some_and(|current| !desired::is_empty(&current.files));
+        if runs && !self.stopping {
+            let orders = self.life.want_up(now.mono, &mut self.tickets);
+            self.obey(orders);
+        }
+    }
+
+    fn close(&mut self, now: Now, record: &Record, step: Step, reason: &str) {
+        let record = Record {
+            step,
+            at: now.wall,
+            reason: reason.to_owned(),
+            ..record.clone()
+        };
+        if step == Step::RolledBack
+            && let Some(offer) = record.offer.clone()
+        {
+            // What was rejected says why; the journal was not reached.
+            let known = self
+                .rejected
+                .iter()
+                .find(|rejection| Some(rejection.hash) == record.hash);
+            let why = known
+                .map_or(reason, |rejection| &rejection.reason)
+                .to_owned();
+            self.answer(&offer, OfferOutcome::Failed, &why);
+            self.phase = "rolled back";
+        }
+        self.remember(record.clone());
+        self.push_disk(Purpose::Record, DiskWork::Journal(record));
+    }
+}
+
+/// What the last offer came to.
+fn remote_of(history: &[Record]) -> Option<RemoteStatus> {
+    let mut remote: Option<RemoteStatus> = None;
+    for record in history {
+        let (outcome, message) = match record.step {
+            Step::Committed => (OfferOutcome::Applied, String::new()),
+            Step::RolledBack | Step::Failed => (OfferOutcome::Failed, record.reason.clone()),
+            _ => continue,
+        };
+        match (&record.offer, &mut remote) {
+            (Some(offer), _) => {
+                remote = Some(RemoteStatus {
+                    offer: offer.clone(),
+                    outcome,
+                    message,
+                });
+            }
+            (None, Some(remote))
+                if record.origin == Origin::Manual && outcome == OfferOutcome::Applied =>
+            {
+                remote.outcome = OfferOutcome::Failed;
+                "replaced by an order of the operator".clone_into(&mut remote.message);
+            }
+            (None, _) => {}
+        }
+    }
+    remote
+}
+
+fn phase_of(history: &[Record]) -> &'static str {
+    match history
+        .iter()
+        .rev()
+        .find(|record| record.step.is_final())
+        .map(|record| record.step)
+    {
+        Some(Step::Committed) => "committed",
+        Some(Step::RolledBack) => "rolled back",
+        Some(Step::Failed) => "failed",
+        _ => "idle",
+    }
+}

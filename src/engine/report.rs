@@ -1,0 +1,265 @@
+//! Engine → OpAMP messages: description, health, effective config, remote config status. Nothing else builds them.
+//!
+//! Promises: what is reported is what runs; texts are bounded; values of secret keys are redacted.
+//! Must never: change the engine, or send anything.
+
+use std::collections::BTreeMap;
+
+use opamp_client::messages::{
+    AgentConfigFile, AgentConfigMap, AgentDescription, AnyValue, ComponentHealth, EffectiveConfig,
+    KeyValue, RemoteConfigStatus, RemoteConfigStatuses, any_value,
+};
+
+use crate::config::Description;
+use crate::engine::message::{LayerKind, Outcome, RemoteStatus, RevisionFile};
+use crate::units::WallTime;
+use crate::yaml;
+
+/// Bytes of one error text that leave the host.
+pub(crate) const ERROR_BYTES_MAX: usize = 4 * 1024;
+/// Components of a child's health tree that are shown and forwarded.
+const COMPONENTS_MAX: usize = 256;
+/// Depth of a child's health tree that is shown.
+const DEPTH_MAX: usize = 16;
+/// Bytes of the effective config that are reported.
+const EFFECTIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Cuts a text to what may leave the host, at a character boundary, with a mark, without control characters.
+pub(crate) fn bounded(text: &str) -> String {
+    let mut clean: String = text
+        .chars()
+        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
+        .collect();
+    if clean.len() > ERROR_BYTES_MAX {
+        let mut end = ERROR_BYTES_MAX;
+        while !clean.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        clean.truncate(end);
+        clean.push('…');
+    }
+    clean.trim().to_owned()
+}
+
+/// One text attribute.
+pub(crate) fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = AnyValue {
+        value: Some(any_value::Value::StringValue(value.to_owned())),
+    };
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(value),
+    }
+}
+
+/// The description: what the host is, what the child says about itself, what the settings say about it; later wins (R-089,
+/// The uid is always ours.
+pub(crate) fn description(
+    service_name: &str,
+    host: &BTreeMap<String, String>,
+    child: Option<&AgentDescription>,
+    settings: &Description,
+    instance_uid: &str,
+) -> AgentDescription {
+    let mut identifying = BTreeMap::new();
+    identifying.insert(
+        "service.name".to_owned(),
+        attribute("service.name", service_name),
+    );
+    let mut other: BTreeMap<String, KeyValue> = BTreeMap::new();
+    for (key, value) in host {
+        other.insert(key.clone(), attribute(key, value));
+    }
+    if let Some(child) = child {
+        for item in &child.identifying_attributes {
+            identifying.insert(item.key.clone(), item.clone());
+        }
+        for item in &child.non_identifying_attributes {
+            other.insert(item.key.clone(), item.clone());
+        }
+    }
+    // The proof marker travels as an attribute of the rollout component, where a change of it is no change of identity.
+    other.remove(crate::engine::desired::REVISION_ATTRIBUTE);
+    identifying.insert(
+        "service.instance.id".to_owned(),
+        attribute("service.instance.id", instance_uid),
+    );
+    for (key, value) in &settings.identifying {
+        identifying.insert(key.clone(), attribute(key, value));
+    }
+    for (key, value) in &settings.non_identifying {
+        other.insert(key.clone(), attribute(key, value));
+    }
+    AgentDescription {
+        identifying_attributes: identifying.into_values().collect(),
+        non_identifying_attributes: other.into_values().collect(),
+    }
+}
+
+/// What the root of the health tree is made of.
+#[derive(Debug)]
+pub(crate) struct HealthFacts<'a> {
+    pub(crate) healthy: bool,
+    pub(crate) status: &'a str,
+    pub(crate) last_error: &'a str,
+    pub(crate) child_started: Option<WallTime>,
+    pub(crate) at: WallTime,
+    pub(crate) phase: &'a str,
+    pub(crate) rollout_healthy: bool,
+    pub(crate) rollout_error: &'a str,
+    pub(crate) rollout_attributes: Vec<(&'static str, String)>,
+    pub(crate) child: Option<&'a ComponentHealth>,
+}
+
+/// The health tree: the agent over all, the rollout as a component, and the child's own components.
+pub(crate) fn health(facts: &HealthFacts<'_>) -> ComponentHealth {
+    let mut components: BTreeMap<String, ComponentHealth> = facts
+        .child
+        .map(|child| {
+            child
+                .component_health_map
+                .iter()
+                .take(COMPONENTS_MAX)
+                .map(|(name, health)| (name.clone(), health.clone()))
+                .collect()
+        })
+        .unwrap_or_default();
+    let rollout = ComponentHealth {
+        healthy: facts.rollout_healthy,
+        start_time_unix_nano: 0,
+        last_error: bounded(facts.rollout_error),
+        status: facts.phase.to_owned(),
+        status_time_unix_nano: facts.at.unix_nanos(),
+        component_health_map: BTreeMap::new(),
+        attributes: facts
+            .rollout_attributes
+            .iter()
+            .map(|(key, value)| attribute(key, value))
+            .collect(),
+    };
+    components.insert("rollout".to_owned(), rollout);
+    ComponentHealth {
+        healthy: facts.healthy,
+        start_time_unix_nano: facts.child_started.map_or(0, WallTime::unix_nanos),
+        last_error: if facts.healthy {
+            String::new()
+        } else {
+            bounded(facts.last_error)
+        },
+        status: facts.status.to_owned(),
+        status_time_unix_nano: facts.at.unix_nanos(),
+        component_health_map: components,
+        attributes: Vec::new(),
+    }
+}
+
+/// A child's components by path, for doors.
+pub(crate) fn components(child: Option<&ComponentHealth>) -> BTreeMap<String, (bool, String)> {
+    let mut found = BTreeMap::new();
+    if let Some(child) = child {
+        collect(child, "", 0, &mut found);
+    }
+    found
+}
+
+fn collect(
+    health: &ComponentHealth,
+    prefix: &str,
+    depth: usize,
+    found: &mut BTreeMap<String, (bool, String)>,
+) {
+    for (name, part) in &health.component_health_map {
+        if found.len() >= COMPONENTS_MAX || depth >= DEPTH_MAX {
+            return;
+        }
+        let path = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}/{name}")
+        };
+        let words = if part.last_error.is_empty() {
+            &part.status
+        } else {
+            &part.last_error
+        };
+        found.insert(path.clone(), (part.healthy, bounded(words)));
+        collect(part, &path, depth.saturating_add(1), found);
+    }
+}
+
+/// The first error text in a child's tree.
+pub(crate) fn first_error(child: &ComponentHealth) -> Option<String> {
+    if !child.last_error.is_empty() {
+        return Some(bounded(&child.last_error));
+    }
+    components(Some(child))
+        .into_iter()
+        .find(|(_, (healthy, words))| !healthy && !words.is_empty())
+        .map(|(path, (_, words))| format!("{path}: {words}"))
+}
+
+/// The effective config from the files that run, redacted. The marker is ours alone and is left out.
+pub(crate) fn effective_config(files: &[RevisionFile]) -> EffectiveConfig {
+    let mut budget = EFFECTIVE_BYTES_MAX;
+    let mut config_map = BTreeMap::new();
+    for file in files.iter().filter(|file| file.layer != LayerKind::Marker) {
+        let Ok(text) = std::str::from_utf8(&file.bytes) else {
+            continue;
+        };
+        let Some(left) = budget.checked_sub(text.len()) else {
+            break;
+        };
+        budget = left;
+        let content_type = if file.content_type.is_empty() {
+            "text/yaml"
+        } else {
+            &file.content_type
+        };
+        config_map.insert(file.path.clone(), config_file(text, content_type));
+    }
+    EffectiveConfig {
+        config_map: Some(AgentConfigMap { config_map }),
+    }
+}
+
+/// The child's own effective config, redacted again by our rules.
+pub(crate) fn redacted(effective: &EffectiveConfig) -> EffectiveConfig {
+    let files = effective.config_map.as_ref().map(|map| &map.config_map);
+    let config_map = files
+        .into_iter()
+        .flatten()
+        .map(|(name, file)| {
+            let text = String::from_utf8_lossy(&file.body);
+            (name.clone(), config_file(&text, &file.content_type))
+        })
+        .collect();
+    EffectiveConfig {
+        config_map: Some(AgentConfigMap { config_map }),
+    }
+}
+
+fn config_file(text: &str, content_type: &str) -> AgentConfigFile {
+    AgentConfigFile {
+        body: yaml::redact(text, yaml::is_secret_path).into_bytes(),
+        content_type: content_type.to_owned(),
+    }
+}
+
+/// The remote config status as OpAMP carries it.
+pub(crate) fn remote_config_status(status: &RemoteStatus) -> RemoteConfigStatus {
+    let outcome = match status.outcome {
+        Outcome::Applying => RemoteConfigStatuses::Applying,
+        Outcome::Applied => RemoteConfigStatuses::Applied,
+        Outcome::Failed => RemoteConfigStatuses::Failed,
+    };
+    RemoteConfigStatus {
+        last_remote_config_hash: status.offer.as_bytes().to_vec(),
+        status: outcome as i32,
+        error_message: bounded(&status.message),
+    }
+}
+
+/// The canonical text of an instance uid.
+pub(crate) fn uid_text(uid: [u8; 16]) -> String {
+    uuid::Uuid::from_bytes(uid).hyphenated().to_string()
+}

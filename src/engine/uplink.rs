@@ -1,0 +1,500 @@
+//! The link to the server: when to dial, how long to wait, what a loss means.
+//!
+//! Promises: one link at a time; retries for ever, jittered, never hot; a rejected credential is a visible state with slow
+//! retry; what the server asks (Retry-After) is honoured up to a cap. A child never hears of any of it.
+//! Must never: decode a message. The session does that; this file knows links and time.
+
+use std::time::Duration;
+
+use crate::config::Server;
+use crate::engine::message::{LinkLoss, LinkSnapshot, LossKind};
+use crate::engine::random::Random;
+use crate::units::{LinkId, Moment};
+
+/// Reference delays of the field: 0.5 s growing by half to a minute (OpAMP requirements §4.1).
+const FIRST: Duration = Duration::from_millis(500);
+const CAP: Duration = Duration::from_secs(60);
+/// A throttled client stays away at least this long when no delay was given.
+const THROTTLED: Duration = Duration::from_secs(30);
+/// Rejected credentials rarely heal by themselves: minutes, not seconds (F-023).
+const REJECTED_FIRST: Duration = Duration::from_secs(30);
+const REJECTED_CAP: Duration = Duration::from_secs(10 * 60);
+/// No server may park us longer than this by one answer.
+const RETRY_AFTER_CAP: Duration = Duration::from_secs(60 * 60);
+/// A link that lived this long, or that brought a message, was a good one.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// The port has its own, shorter limits; this one catches an answer that never comes.
+const DIAL_LIMIT: Duration = Duration::from_secs(90);
+/// How long the closing handshake may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(6);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Disabled,
+    Waiting {
+        until: Moment,
+    },
+    Dialling {
+        link: LinkId,
+        give_up_at: Moment,
+    },
+    Up {
+        link: LinkId,
+        since: Moment,
+        heard: bool,
+    },
+    Closing {
+        link: LinkId,
+        give_up_at: Moment,
+    },
+}
+
+/// The link to the server.
+#[derive(Debug)]
+pub(crate) struct Uplink {
+    server: Option<Server>,
+    state: State,
+    attempt: u32,
+    rejected: bool,
+    last_error: String,
+    next: u64,
+    stopping: bool,
+    /// Links that came up since we started.
+    pub(crate) connects: u64,
+}
+
+/// What the link wants done.
+#[derive(Debug, PartialEq)]
+pub(crate) enum LinkOrder {
+    /// Dial.
+    Dial(LinkId),
+    /// Close.
+    Hangup(LinkId),
+}
+
+impl Uplink {
+    /// A link that has not been tried yet; without a server it never will be.
+    pub(crate) fn new(server: Option<Server>) -> Self {
+        let state = if server.is_some() {
+            State::Waiting {
+                until: Moment::START,
+            }
+        } else {
+            State::Disabled
+        };
+        Self {
+            server,
+            state,
+            attempt: 0,
+            rejected: false,
+            last_error: String::new(),
+            next: 0,
+            stopping: false,
+            connects: 0,
+        }
+    }
+
+    /// The server's settings.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
+    /// Changes the server. A live link to another one is closed first; the next goes to the new one.
+    pub(crate) fn set_server(&mut self, now: Moment, server: Option<Server>) -> Option<LinkOrder> {
+        if self.server == server {
+            return None;
+        }
+        self.server = server;
+        self.attempt = 0;
+        self.rejected = false;
+        match self.state {
+            State::Up { link, .. } | State::Dialling { link, .. } => {
+                self.state = State::Closing {
+                    link,
+                    give_up_at: now.after(CLOSE_LIMIT),
+                };
+                Some(LinkOrder::Hangup(link))
+            }
+            State::Closing { .. } => None,
+            State::Disabled | State::Waiting { .. } => {
+                self.rest(now, Duration::ZERO);
+                None
+            }
+        }
+    }
+
+    /// A deadline passed.
+    pub(crate) fn handle_timeout(&mut self, now: Moment) -> Option<LinkOrder> {
+        match self.state {
+            State::Waiting { until } if until <= now && !self.stopping => {
+                self.next = self.next.saturating_add(1);
+                let link = LinkId(self.next);
+                self.state = State::Dialling {
+                    link,
+                    give_up_at: now.after(DIAL_LIMIT),
+                };
+                Some(LinkOrder::Dial(link))
+            }
+            State::Dialling { link, give_up_at } if give_up_at <= now => {
+                "no answer to the connection attempt".clone_into(&mut self.last_error);
+                self.attempt = self.attempt.saturating_add(1);
+                self.rest(now, CAP);
+                Some(LinkOrder::Hangup(link))
+            }
+            State::Closing { give_up_at, .. } if give_up_at <= now => {
+                self.rest(now, Duration::ZERO);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The link came up. False when it is not the one that is waited for.
+    pub(crate) fn up(&mut self, now: Moment, link: LinkId) -> bool {
+        match self.state {
+            State::Dialling { link: wanted, .. } if wanted == link => {
+                self.state = State::Up {
+                    link,
+                    since: now,
+                    heard: false,
+                };
+                self.connects = self.connects.saturating_add(1);
+                self.last_error.clear();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A message came. False when it came on a link that is no longer ours.
+    pub(crate) fn heard(&mut self, link: LinkId) -> bool {
+        match &mut self.state {
+            State::Up {
+                link: current,
+                heard,
+                ..
+            } if *current == link => {
+                *heard = true;
+                self.attempt = 0;
+                self.rejected = false;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A link is gone. False when it was not ours any more.
+    pub(crate) fn down(
+        &mut self,
+        now: Moment,
+        link: LinkId,
+        loss: &LinkLoss,
+        random: &mut Random,
+    ) -> bool {
+        let delay = match self.state {
+            State::Up {
+                link: current,
+                since,
+                heard,
+            } if current == link => {
+                let good = heard || now.since(since) >= GOOD_AFTER;
+                if good {
+                    self.attempt = 0;
+                }
+                self.delay(loss, good, random)
+            }
+            State::Dialling { link: current, .. } if current == link => {
+                self.delay(loss, false, random)
+            }
+            State::Closing { link: current, .. } if current == link => Duration::ZERO,
+            _ => return false,
+        };
+        self.last_error.clone_from(&loss.reason);
+        self.rejected = loss.kind == LossKind::Rejected;
+        self.rest(now, delay);
+        true
+    }
+
+    /// The server asks us to go away and come back (OpAMP `Unavailable`, R-281 … R-283).
+    pub(crate) fn unavailable(
+        &mut self,
+        now: Moment,
+        retry_after: Option<Duration>,
+        random: &mut Random,
+    ) -> Option<LinkOrder> {
+        let State::Up { link, .. } = self.state else {
+            return None;
+        };
+        let loss = LinkLoss {
+            kind: LossKind::Throttled,
+            reason: "the server says it is unavailable".to_owned(),
+            retry_after,
+        };
+        let delay = self.delay(&loss, false, random);
+        self.last_error = loss.reason;
+        self.rest(now, delay);
+        Some(LinkOrder::Hangup(link))
+    }
+
+    /// Stops for good: no more dialling. Returns the link that is still up.
+    pub(crate) fn stop(&mut self, now: Moment) -> Option<LinkOrder> {
+        self.stopping = true;
+        match self.state {
+            State::Up { link, .. } | State::Dialling { link, .. } => {
+                self.state = State::Closing {
+                    link,
+                    give_up_at: now.after(CLOSE_LIMIT),
+                };
+                Some(LinkOrder::Hangup(link))
+            }
+            State::Closing { .. } | State::Waiting { .. } | State::Disabled => None,
+        }
+    }
+
+    /// The link that carries messages.
+    pub(crate) fn live(&self) -> Option<LinkId> {
+        match self.state {
+            State::Up { link, .. } => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.state, State::Disabled | State::Waiting { .. })
+    }
+
+    /// The next moment it wants to be called.
+    pub(crate) fn due(&self) -> Option<Moment> {
+        match self.state {
+            State::Waiting { until } if !self.stopping => Some(until),
+            State::Dialling { give_up_at, .. } | State::Closing { give_up_at, .. } => {
+                Some(give_up_at)
+            }
+            State::Waiting { .. } | State::Disabled | State::Up { .. } => None,
+        }
+    }
+
+    /// As a door may show it.
+    pub(crate) fn snapshot(&self, now: Moment) -> LinkSnapshot {
+        let (state, retry_in) = match self.state {
+            State::Disabled => ("disabled", None),
+            State::Waiting { until } if self.rejected => ("rejected", Some(until.since(now))),
+            State::Waiting { until } => ("waiting", Some(until.since(now))),
+            State::Dialling { .. } => ("connecting", None),
+            State::Up { .. } => ("connected", None),
+            State::Closing { .. } => ("closing", None),
+        };
+        LinkSnapshot {
+            state,
+            endpoint: self
+                .server
+                .as_ref()
+                .map(|server| bare(&server.endpoint))
+                .unwrap_or_default(),
+            last_error: self.last_error.clone(),
+            attempt: self.attempt,
+            retry_in,
+        }
+    }
+
+    fn rest(&mut self, now: Moment, delay: Duration) {
+        self.state = match self.server {
+            Some(_) => State::Waiting {
+                until: now.after(delay),
+            },
+            None => State::Disabled,
+        };
+    }
+
+    fn delay(&mut self, loss: &LinkLoss, was_good: bool, random: &mut Random) -> Duration {
+        if was_good
+            && matches!(
+                loss.kind,
+                LossKind::Network | LossKind::Closed | LossKind::Ours
+            )
+        {
+            // at once, but not all of a fleet in the same millisecond.
+            return Duration::from_millis(random.below(900));
+        }
+        self.attempt = self.attempt.saturating_add(1);
+        let (first, cap) = match loss.kind {
+            LossKind::Rejected => (REJECTED_FIRST, REJECTED_CAP),
+            _ => (FIRST, CAP),
+        };
+        let exponent = i32::try_from(self.attempt.saturating_sub(1).min(64)).unwrap_or(64);
+        let grown = (first.as_secs_f64() * 1.5f64.powi(exponent)).min(cap.as_secs_f64());
+        let jittered = Duration::from_secs_f64(grown * random.between(0.5, 1.5)).min(cap);
+        let asked = match (loss.kind, loss.retry_after) {
+            (_, Some(asked)) => asked.min(RETRY_AFTER_CAP),
+            (LossKind::Throttled, None) => THROTTLED,
+            _ => Duration::ZERO,
+        };
+        jittered.max(asked)
+    }
+}
+
+/// The endpoint without user information and query, which may hold credentials.
+fn bare(endpoint: &str) -> String {
+    let without_query = endpoint.split(['?', '#']).next().unwrap_or(endpoint);
+    match without_query.split_once("://") {
+        Some((scheme, rest)) => match rest.split_once('/') {
+            Some((authority, path)) => format!("{scheme}://{}/{path}", host(authority)),
+            None => format!("{scheme}://{}", host(rest)),
+        },
+        None => without_query.to_owned(),
+    }
+}
+
+fn host(authority: &str) -> &str {
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Tls;
+
+    fn uplink() -> (Uplink, Random) {
+        let server = Server {
+            endpoint: "wss://user:word@fleet.example:4320/v1/opamp?token=x".to_owned(),
+            headers: vec![],
+            tls: Tls::default(),
+            heartbeat: Duration::from_secs(30),
+        };
+        (Uplink::new(Some(server)), Random::seeded(7))
+    }
+
+    fn loss(kind: LossKind, retry_after: Option<Duration>) -> LinkLoss {
+        LinkLoss {
+            kind,
+            reason: "refused".to_owned(),
+            retry_after,
+        }
+    }
+
+    fn wait_after(
+        uplink: &mut Uplink,
+        now: Moment,
+        loss: &LinkLoss,
+        random: &mut Random,
+    ) -> Duration {
+        let Some(LinkOrder::Dial(link)) = uplink.handle_timeout(now) else {
+            panic!("no dial")
+        };
+        assert!(uplink.down(now, link, loss, random));
+        uplink.due().unwrap().since(now)
+    }
+
+    #[test]
+    fn refused_connections_are_retried_ever_more_slowly_up_to_a_minute() {
+        let (mut uplink, mut random) = uplink();
+        let mut now = Moment::START;
+        let mut waits = Vec::new();
+        for _ in 0..30 {
+            let wait = wait_after(
+                &mut uplink,
+                now,
+                &loss(LossKind::Network, None),
+                &mut random,
+            );
+            waits.push(wait);
+            now = now.after(wait);
+        }
+        assert!(waits[0] <= Duration::from_millis(750), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= CAP), "{waits:?}");
+        assert!(waits[29] >= Duration::from_secs(30), "{waits:?}");
+    }
+
+    #[test]
+    fn rejected_credentials_are_a_state_of_their_own_with_slow_retry() {
+        let (mut uplink, mut random) = uplink();
+        let wait = wait_after(
+            &mut uplink,
+            Moment::START,
+            &loss(LossKind::Rejected, None),
+            &mut random,
+        );
+        assert!(wait >= Duration::from_secs(15), "{wait:?}");
+        assert_eq!(uplink.snapshot(Moment::START).state, "rejected");
+    }
+
+    #[test]
+    fn retry_after_is_a_floor_with_a_cap() {
+        let cases = [
+            (
+                LossKind::Throttled,
+                Some(Duration::from_secs(120)),
+                Duration::from_secs(120),
+            ),
+            (LossKind::Throttled, None, THROTTLED),
+            (LossKind::Throttled, Some(Duration::MAX), RETRY_AFTER_CAP),
+        ];
+        for (kind, asked, wanted) in cases {
+            let (mut uplink, mut random) = uplink();
+            let wait = wait_after(&mut uplink, Moment::START, &loss(kind, asked), &mut random);
+            assert_eq!(wait, wanted, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn good_link_that_breaks_is_redialled_within_a_second() {
+        let (mut uplink, mut random) = uplink();
+        let Some(LinkOrder::Dial(link)) = uplink.handle_timeout(Moment::START) else {
+            panic!()
+        };
+        assert!(uplink.up(Moment::START, link));
+        assert!(uplink.heard(link));
+        let now = Moment::from_millis(50);
+        uplink.down(now, link, &loss(LossKind::Network, None), &mut random);
+        assert!(uplink.due().unwrap().since(now) < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn link_that_dies_right_after_the_handshake_is_no_hot_loop() {
+        let (mut uplink, mut random) = uplink();
+        let mut now = Moment::START;
+        for _ in 0..20 {
+            let Some(LinkOrder::Dial(link)) = uplink.handle_timeout(now) else {
+                panic!()
+            };
+            uplink.up(now, link);
+            uplink.down(now, link, &loss(LossKind::Network, None), &mut random);
+            now = uplink.due().unwrap();
+        }
+        assert!(
+            now.since(Moment::START) > Duration::from_secs(120),
+            "{now:?}"
+        );
+    }
+
+    #[test]
+    fn late_answers_of_an_old_link_are_ignored() {
+        let (mut uplink, mut random) = uplink();
+        let Some(LinkOrder::Dial(old)) = uplink.handle_timeout(Moment::START) else {
+            panic!()
+        };
+        uplink.down(
+            Moment::START,
+            old,
+            &loss(LossKind::Network, None),
+            &mut random,
+        );
+        let now = uplink.due().unwrap();
+        let Some(LinkOrder::Dial(new)) = uplink.handle_timeout(now) else {
+            panic!()
+        };
+        assert!(!uplink.up(now, old));
+        assert!(uplink.up(now, new));
+        assert!(!uplink.heard(old));
+    }
+
+    #[test]
+    fn endpoint_is_shown_without_credentials() {
+        let (uplink, _) = uplink();
+        let endpoint = uplink.snapshot(Moment::START).endpoint;
+        assert_eq!(endpoint, "wss://fleet.example:4320/v1/opamp");
+    }
+}

@@ -1,0 +1,402 @@
+//! The engine as others may see it: health for the server, a snapshot and answers for the doors.
+//!
+//! Promises: reading changes nothing; every order gets an answer that says what will happen or why not.
+//! Must never: act on its own; orders go through the rollout and the lifecycle.
+
+use opamp_client::messages::ComponentHealth;
+
+use crate::engine::disk::Purpose;
+use crate::engine::message::{
+    AgentSnapshot, Command, CommandId, DiskWork, OfferedFile, Origin, Refusal, RefusalKind, Reply,
+    Step,
+};
+use crate::engine::rollout::{Job, Source, stored_of};
+use crate::engine::{Engine, Outcome, desired, report};
+use crate::units::{Now, RevisionId};
+
+/// An order refused.
+pub(crate) fn refusal(kind: RefusalKind, reason: &str) -> Reply {
+    Reply::Refused(Refusal {
+        kind,
+        reason: reason.to_owned(),
+    })
+}
+
+/// Whether all is well, in a word, and if not, why.
+struct Condition {
+    healthy: bool,
+    word: String,
+    error: String,
+}
+
+impl Engine {
+    fn condition(&self, now: Now) -> Condition {
+        let bad = |word: &str, error: String| Condition {
+            healthy: false,
+            word: word.to_owned(),
+            error,
+        };
+        let good = |word: &str| Condition {
+            healthy: true,
+            word: word.to_owned(),
+            error: String::new(),
+        };
+        if self.stopping {
+            return bad(
+                if self.life.is_down() {
+                    "stopped"
+                } else {
+                    "stopping"
+                },
+                "shutting down".to_owned(),
+            );
+        }
+        if self.disk.stalled(now.mono) {
+            return bad(
+                "disk stalled",
+                "the state directory has not answered for 10 s".to_owned(),
+            );
+        }
+        if self.life.unkillable() {
+            return bad(
+                "stopping",
+                "the child does not go away although it was killed".to_owned(),
+            );
+        }
+        let runs = self
+            .current
+            .as_ref()
+            .is_some_and(|current| !desired::is_empty(&current.files));
+        if !runs && self.held.is_none() && self.life.is_down() {
+            return match (&self.transaction, &self.current) {
+                (Some(_), _) => bad("starting", "the config is being applied".to_owned()),
+                (None, Some(_)) => good("stopped"),
+                (None, None) => good("waiting for config"),
+            };
+        }
+        if let Some(reason) = self.life.given_up() {
+            return bad("given up", reason.to_owned());
+        }
+        let (healthy, trouble) = self.child_health();
+        match (&self.held, healthy) {
+            (Some(held), false) => bad("held", held.clone()),
+            (_, true) => good("running"),
+            (None, false) => bad(self.life.word(), trouble),
+        }
+    }
+
+    pub(crate) fn health(&self, now: Now) -> ComponentHealth {
+        let condition = self.condition(now);
+        let phase = if self.held.is_some() {
+            "held"
+        } else {
+            self.phase
+        };
+        let rollout_healthy = self.held.is_none() && self.frozen.is_none();
+        let rollout_error = match (&self.held, &self.frozen) {
+            (Some(held), _) => held,
+            (None, Some(frozen)) => frozen,
+            (None, None) => &self.phase_error,
+        };
+        let mut attributes = Vec::new();
+        if let Some(current) = &self.current {
+            attributes.push(("adjutant.revision", current.id.to_string()));
+            attributes.push((desired::REVISION_HASH_ATTRIBUTE, current.hash.to_hex()));
+        }
+        if let Some(good) = &self.last_good {
+            attributes.push(("adjutant.last_good", good.to_string()));
+        }
+        report::health(&report::HealthFacts {
+            healthy: condition.healthy,
+            status: &condition.word,
+            last_error: &condition.error,
+            child_started: self.life.running().map(|child| child.started),
+            at: now.wall,
+            phase,
+            rollout_healthy,
+            rollout_error,
+            rollout_attributes: attributes,
+            child: self
+                .child
+                .health
+                .as_ref()
+                .filter(|_| self.life.running().is_some()),
+        })
+    }
+
+    /// Everything a door may show.
+    pub(crate) fn snapshot(&self, now: Now) -> AgentSnapshot {
+        let condition = self.condition(now);
+        let mut revisions = self.revisions.clone();
+        revisions.sort_by(|a, b| b.id.cmp(&a.id));
+        let mut counters = self.counters.clone();
+        counters.insert("connects", self.uplink.connects);
+        counters.insert("malformed_local_messages", self.child.malformed);
+        if let Some(session) = &self.session {
+            let stats = session.stats();
+            counters.insert("messages_sent", stats.sent);
+            counters.insert("messages_received", stats.received);
+            counters.insert("messages_oversize", stats.dropped_oversize);
+        }
+        let current = self.current.as_ref();
+        let applied_remote = self
+            .history
+            .iter()
+            .any(|record| record.step == Step::Committed && record.origin == Origin::Offer);
+        AgentSnapshot {
+            name: self.name.clone(),
+            profile: self.settings.profile.name.clone(),
+            instance_uid: self.instance_uid,
+            healthy: condition.healthy,
+            status: condition.word,
+            last_error: report::bounded(&condition.error),
+            child: self.life.process().cloned(),
+            restarts: self.life.restarts,
+            crashes: self.life.crashes,
+            last_exit: self.life.last_exit.clone(),
+            phase: if self.held.is_some() {
+                "held"
+            } else {
+                self.phase
+            },
+            current: current.map(stored_of),
+            last_good: self.last_good.clone(),
+            revisions,
+            history: self.history.iter().rev().cloned().collect(),
+            remote: self.remote.clone(),
+            link: self.uplink.snapshot(now.mono),
+            components: report::components(self.child.health.as_ref()),
+            on_default: current.is_some_and(|current| current.origin == Origin::Default)
+                && applied_remote,
+            rejected: self.rejected.len(),
+            frozen: self.frozen.clone(),
+            counters,
+        }
+    }
+
+    /// An order through a door.
+    pub(crate) fn command(&mut self, now: Now, id: CommandId, command: Command) -> Outcome {
+        let reply = match command {
+            Command::Show { revision, .. } => self.show(id, revision),
+            _ if self.stopping => Some(refusal(
+                RefusalKind::Conflict,
+                "adjutant is stopping; nothing is changed any more",
+            )),
+            Command::Rollback { to, .. } => Some(self.order_rollback(now, to)),
+            Command::Apply { files, .. } => Some(self.order_apply(now, files)),
+            Command::Restart { .. } => Some(self.order_restart(now)),
+            Command::Reload { .. } => Some(self.order_reload(now)),
+            Command::Status => None,
+        };
+        if let Some(reply) = reply {
+            self.out.replies.push((id, reply));
+        }
+        self.tick(now)
+    }
+
+    fn show(&mut self, id: CommandId, revision: Option<RevisionId>) -> Option<Reply> {
+        let current = self.current.as_ref();
+        match revision {
+            None => Some(match current {
+                Some(current) => Reply::Revision(Box::new(current.clone())),
+                None => refusal(RefusalKind::NotFound, "no config has been applied yet"),
+            }),
+            Some(wanted) if self.revisions.iter().any(|stored| stored.id == wanted) => {
+                self.push_disk(Purpose::Show(id), DiskWork::ReadRevision(wanted));
+                None
+            }
+            Some(wanted) => Some(refusal(
+                RefusalKind::NotFound,
+                &format!(
+                    "no revision {wanted} is stored; `adjutant config list` shows those that are"
+                ),
+            )),
+        }
+    }
+
+    fn frozen(&self) -> Option<Reply> {
+        self.frozen
+            .as_ref()
+            .map(|frozen| refusal(RefusalKind::Conflict, frozen))
+    }
+
+    fn order_rollback(&mut self, now: Now, to: Option<RevisionId>) -> Reply {
+        if let Some(frozen) = self.frozen() {
+            return frozen;
+        }
+        let current = self.current.as_ref().map(|current| current.id.clone());
+        let target = match to {
+            Some(to) if self.revisions.iter().any(|stored| stored.id == to) => to,
+            Some(to) => {
+                return refusal(
+                    RefusalKind::NotFound,
+                    &format!(
+                        "no revision {to} is stored; `adjutant config list` shows those that are"
+                    ),
+                );
+            }
+            None => {
+                let earlier = self
+                    .history
+                    .iter()
+                    .rev()
+                    .filter(|r| r.step == Step::Committed);
+                let mut earlier =
+                    earlier
+                        .filter_map(|record| record.revision.clone())
+                        .filter(|id| {
+                            Some(id) != current.as_ref()
+                                && self.revisions.iter().any(|s| &s.id == id)
+                        });
+                match earlier.next() {
+                    Some(id) => id,
+                    None => {
+                        return refusal(
+                            RefusalKind::NotFound,
+                            "no earlier config that was ever committed is stored",
+                        );
+                    }
+                }
+            }
+        };
+        if Some(&target) == current.as_ref() {
+            return refusal(
+                RefusalKind::Conflict,
+                &format!("revision {target} is what runs already"),
+            );
+        }
+        let what = format!("rolling back {} to {target}", self.name);
+        let source = Source::Stored(target);
+        self.propose(
+            now,
+            Job {
+                origin: Origin::Manual,
+                offer: None,
+                source,
+                last_resort: false,
+            },
+        );
+        Reply::Accepted { what }
+    }
+
+    fn order_apply(&mut self, now: Now, files: Vec<OfferedFile>) -> Reply {
+        if let Some(frozen) = self.frozen() {
+            return frozen;
+        }
+        if files.is_empty() {
+            return refusal(
+                RefusalKind::Invalid,
+                "nothing to apply: the order has no files",
+            );
+        }
+        // Told at once what cannot work; the transaction would only say it later.
+        if let Err(refused) = desired::compose(&self.settings, &self.places, &self.local, &files) {
+            return refusal(RefusalKind::Invalid, &refused.0);
+        }
+        let what = format!("applying {} files to {}", files.len(), self.name);
+        let source = Source::Files(files);
+        self.propose(
+            now,
+            Job {
+                origin: Origin::Manual,
+                offer: None,
+                source,
+                last_resort: false,
+            },
+        );
+        Reply::Accepted { what }
+    }
+
+    fn order_restart(&mut self, now: Now) -> Reply {
+        let runs = self
+            .current
+            .as_ref()
+            .is_some_and(|current| !desired::is_empty(&current.files));
+        if !runs {
+            return refusal(
+                RefusalKind::Conflict,
+                "there is no config, so there is no child to restart",
+            );
+        }
+        self.restart_child(now);
+        Reply::Accepted {
+            what: format!("restarting {}", self.name),
+        }
+    }
+
+    fn order_reload(&mut self, now: Now) -> Reply {
+        if let Some(frozen) = self.frozen() {
+            return frozen;
+        }
+        self.reread(now);
+        Reply::Accepted {
+            what: format!("reading the local config of {} again", self.name),
+        }
+    }
+
+    /// Reads the local layers again and applies what changed.
+    pub(crate) fn reread(&mut self, now: Now) {
+        let offer = self.reported_offer();
+        let source = if self.current.is_some() {
+            Source::Recompose
+        } else {
+            Source::Base
+        };
+        self.propose(
+            now,
+            Job {
+                origin: Origin::Local,
+                offer,
+                source,
+                last_resort: false,
+            },
+        );
+    }
+
+    /// The offer behind what runs, if that is what the server was told last.
+    pub(crate) fn reported_offer(&self) -> Option<crate::units::OfferHash> {
+        let offer = self
+            .current
+            .as_ref()
+            .and_then(|current| current.offer.clone());
+        offer.filter(|offer| {
+            self.remote
+                .as_ref()
+                .is_some_and(|remote| &remote.offer == offer)
+        })
+    }
+
+    /// Takes over changed settings (F-009): never a kill; a changed command line is one restart.
+    pub(crate) fn set_settings(
+        &mut self,
+        now: Now,
+        settings: crate::config::Agent,
+        server: Option<crate::config::Server>,
+        grace: std::time::Duration,
+    ) -> Outcome {
+        let before = self.spawn_spec();
+        self.life.set_policy(settings.restart, grace);
+        self.settings = settings;
+        let mask = super::session::mask(self.capabilities, &self.settings);
+        match (&mut self.session, &server) {
+            (Some(session), Some(server)) => {
+                session.set_capabilities(mask);
+                session.set_heartbeat(server.heartbeat);
+            }
+            (None, Some(server)) => {
+                self.session = super::session::build(self.instance_uid, mask, server);
+                self.effective_stale = true;
+            }
+            (_, None) => {}
+        }
+        let order = self.uplink.set_server(now.mono, server);
+        self.order_link(order);
+        if self.spawn_spec() != before && self.life.running().is_some() {
+            self.restart_child(now);
+        }
+        if self.frozen.is_none() {
+            self.reread(now);
+        }
+        self.tick(now)
+    }
+}

@@ -1,0 +1,150 @@
+//! Watching a child prove a config: what was seen since it was told, and what that comes to.
+//!
+//! Promises: pure judgement over facts; a child that was told gets its time, one restart, and no more.
+//! Must never: act. It says pass, wait or fail; the rollout acts.
+
+use std::time::Duration;
+
+use crate::config::Profile;
+use crate::engine::message::{Exit, ExitStatus};
+use crate::units::{Moment, RevisionHash};
+
+/// How a watch stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing is decided.
+    Wait,
+    /// It runs the config and is well.
+    Proven,
+    /// It had its time: give it a new process and as much time again.
+    Restart,
+    /// It does not run the config, and why.
+    Failed(String),
+}
+
+/// What is watched for.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    /// The config that has to be proven.
+    pub(crate) hash: RevisionHash,
+    /// When the child was told.
+    pub(crate) since: Moment,
+    deadline: Moment,
+    timeout: Duration,
+    restarted: bool,
+    crashes: u32,
+    failure: Option<String>,
+}
+
+/// What the child shows now.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen<'a> {
+    /// Whether the proof is there.
+    pub(crate) proven: bool,
+    /// Whether it is well.
+    pub(crate) healthy: bool,
+    /// Why not.
+    pub(crate) trouble: &'a str,
+    /// Its own refusal of the config.
+    pub(crate) refused: Option<&'a str>,
+}
+
+impl Watch {
+    /// Begins when the child is told.
+    pub(crate) fn new(hash: RevisionHash, now: Moment, timeout: Duration) -> Self {
+        let deadline = now.after(timeout);
+        Self {
+            hash,
+            since: now,
+            deadline,
+            timeout,
+            restarted: false,
+            crashes: 0,
+            failure: None,
+        }
+    }
+
+    /// Counts what the child showed before the watch began, too: it was told earlier.
+    pub(crate) fn of_old(mut self) -> Self {
+        self.since = Moment::START;
+        self
+    }
+
+    /// The child died.
+    pub(crate) fn crashed(&mut self, profile: &Profile, exit: &Exit) {
+        self.crashes = self.crashes.saturating_add(1);
+        let blames_config = matches!(exit.status,
+            ExitStatus::Code(code) if profile.config_exit_codes.contains(&code));
+        // One crash is answered by the restart it got anyway; a second one, or one that blames the config, is the end.
+        if blames_config || self.crashes > 1 || self.restarted {
+            self.failure = Some(died(exit));
+        } else {
+            self.restarted = true;
+        }
+    }
+
+    /// The child could not be started.
+    pub(crate) fn not_started(&mut self, reason: &str) {
+        self.failure = Some(reason.to_owned());
+    }
+
+    /// How it stands.
+    pub(crate) fn judge(&self, now: Moment, seen: &Seen<'_>) -> Verdict {
+        if let Some(failure) = &self.failure {
+            return Verdict::Failed(failure.clone());
+        }
+        if let Some(refused) = seen.refused {
+            return Verdict::Failed(refused.to_owned());
+        }
+        if seen.proven && seen.healthy {
+            return Verdict::Proven;
+        }
+        if now < self.deadline {
+            return Verdict::Wait;
+        }
+        if !self.restarted {
+            return Verdict::Restart;
+        }
+        let what = if seen.proven {
+            "did not become healthy"
+        } else {
+            "did not prove the config"
+        };
+        let within = crate::units::format_duration(self.timeout);
+        let trouble = if seen.trouble.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", seen.trouble)
+        };
+        Verdict::Failed(format!("the child {what} within {within}{trouble}"))
+    }
+
+    /// A new process gets as much time again.
+    pub(crate) fn restarted(&mut self, now: Moment) {
+        self.restarted = true;
+        self.deadline = now.after(self.timeout);
+    }
+
+    /// When to judge again.
+    pub(crate) fn due(&self) -> Moment {
+        self.deadline
+    }
+}
+
+/// How a child died, for people: status and its last words.
+pub(crate) fn died(exit: &Exit) -> String {
+    let oom = if exit.oom_killed {
+        ", killed by the kernel for lack of memory"
+    } else {
+        ""
+    };
+    let tail = exit.tail.trim();
+    if tail.is_empty() {
+        format!("the child died with {}{oom}", exit.status)
+    } else {
+        format!(
+            "the child died with {}{oom}; its last output: {tail}",
+            exit.status
+        )
+    }
+}

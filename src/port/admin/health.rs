@@ -1,0 +1,392 @@
+//! Health as the doors show it: one snapshot in, one document and one HTTP status out.
+//!
+//! Promises: pure; the same snapshot gives the same answer. A lost server degrades and never fails, because telemetry goes on
+//! without it; waiting for a first config on the built-in default is healthy; one failing agent among several degrades, all of
+//! them failing is an error. Readiness means "can do its job": every child takes data with a known config.
+//! Must never: ask anybody anything, or keep state between two answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::engine::message::{AgentSnapshot, Origin, Snapshot};
+
+/// `GET /health`.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct HealthDocument {
+    /// Over all.
+    pub status: Level,
+    /// When the answer was made.
+    pub timestamp: String,
+    /// Seconds since the supervisor started.
+    pub uptime_seconds: u64,
+    /// By name: `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`.
+    pub components: BTreeMap<String, Component>,
+}
+
+/// One component of the health document.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Component {
+    /// Its state.
+    pub status: Level,
+    /// For people.
+    pub message: String,
+    /// When this was true.
+    pub timestamp: String,
+    /// Facts for machines.
+    pub details: Map<String, Value>,
+}
+
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, but not as it should.
+    Degraded,
+    /// It does not do its job.
+    Error,
+}
+
+impl Level {
+    /// The word in documents.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// `GET /health/ready`.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct ReadyDocument {
+    /// `ready` or `not_ready`.
+    pub status: &'static str,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What `/health` says at the same moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_status: Option<Level>,
+}
+
+impl HealthDocument {
+    /// Judges a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let timestamp = snapshot.at.to_string();
+        let mut components = BTreeMap::new();
+        let mut agents = Vec::with_capacity(snapshot.agents.len());
+        for agent in &snapshot.agents {
+            let child = child(agent, &timestamp);
+            agents.push(child.status);
+            components.insert(format!("agent.{}", agent.name), child);
+            components.insert(
+                format!("rollout.{}", agent.name),
+                rollout(agent, &timestamp),
+            );
+            components.insert(format!("link.{}", agent.name), link(agent, &timestamp));
+            for (path, (healthy, status)) in &agent.components {
+                let level = if *healthy { Level::Ok } else { Level::Degraded };
+                components.insert(
+                    format!("agent.{}/{path}", agent.name),
+                    component(level, status.clone(), &timestamp, json!({})),
+                );
+            }
+        }
+        Self {
+            status: overall(&agents, &components),
+            timestamp,
+            uptime_seconds: snapshot.uptime.as_secs(),
+            components,
+        }
+    }
+
+    /// 200 for ok and degraded, 503 for error.
+    pub fn http_status(&self) -> u16 {
+        match self.status {
+            Level::Ok | Level::Degraded => 200,
+            Level::Error => 503,
+        }
+    }
+}
+
+impl ReadyDocument {
+    /// Judges a snapshot; the HTTP status is 200 when ready and 503 when not.
+    pub fn of(snapshot: &Snapshot) -> (u16, Self) {
+        match unready(snapshot) {
+            None => (
+                200,
+                Self {
+                    status: "ready",
+                    message: None,
+                    current_status: None,
+                },
+            ),
+            Some(message) => (
+                503,
+                Self {
+                    status: "not_ready",
+                    message: Some(message),
+                    current_status: Some(HealthDocument::of(snapshot).status),
+                },
+            ),
+        }
+    }
+}
+
+/// All agents failing, or anything else failing, is an error; anything less than ok degrades.
+fn overall(agents: &[Level], components: &BTreeMap<String, Component>) -> Level {
+    let failing = agents
+        .iter()
+        .filter(|level| **level == Level::Error)
+        .count();
+    if failing > 0 && failing == agents.len() {
+        return Level::Error;
+    }
+    let worst = components.values().map(|component| component.status).max();
+    worst.map_or(Level::Ok, |level| level.min(Level::Degraded))
+}
+
+fn unready(snapshot: &Snapshot) -> Option<String> {
+    if snapshot.stopping {
+        return Some("stopping".to_owned());
+    }
+    snapshot.agents.iter().find_map(|agent| {
+        if agent.child.is_none() {
+            Some(format!(
+                "agent {}: no child runs ({})",
+                agent.name, agent.status
+            ))
+        } else if !agent.healthy {
+            Some(format!("agent {}: {}", agent.name, why(agent)))
+        } else if agent.current.is_none() {
+            Some(format!("agent {}: runs without a known config", agent.name))
+        } else {
+            None
+        }
+    })
+}
+
+fn why(agent: &AgentSnapshot) -> &str {
+    if agent.last_error.is_empty() {
+        &agent.status
+    } else {
+        &agent.last_error
+    }
+}
+
+/// Whether the built-in default runs because nothing else was ever offered.
+pub(crate) fn waiting_for_config(agent: &AgentSnapshot) -> bool {
+    let on_builtin = agent
+        .current
+        .as_ref()
+        .is_some_and(|current| current.origin == Origin::Default);
+    on_builtin && !agent.on_default
+}
+
+fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {
+    let waiting = waiting_for_config(agent);
+    let (level, message) = match (agent.healthy, agent.status.as_str()) {
+        (true, _) if waiting => (Level::Ok, "waiting for config".to_owned()),
+        (true, status) => (Level::Ok, status.to_owned()),
+        // On its way up or down: not yet a failure, and not what one wants to page for.
+        (false, "starting" | "stopping" | "restarting") => (Level::Degraded, why(agent).to_owned()),
+        (false, _) => (Level::Error, why(agent).to_owned()),
+    };
+    let details = json!({
+        "status": agent.status,
+        "profile": agent.profile,
+        "pid": agent.child.as_ref().map(|child| child.pid),
+        "restarts": agent.restarts,
+        "crashes": agent.crashes,
+        "waiting_for_config": waiting,
+    });
+    component(level, message, timestamp, details)
+}
+
+fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
+    let (level, message) = if let Some(reason) = &agent.frozen {
+        (Level::Degraded, format!("applies are frozen: {reason}"))
+    } else if agent.on_default {
+        (
+            Level::Degraded,
+            "the default config runs although a remote one was applied".to_owned(),
+        )
+    } else {
+        (Level::Ok, agent.phase.to_owned())
+    };
+    let details = json!({
+        "phase": agent.phase,
+        "current": agent.current.as_ref().map(|current| current.id.as_str()),
+        "last_good": agent.last_good.as_ref().map(crate::units::RevisionId::as_str),
+        "on_default": agent.on_default,
+        "rejected": agent.rejected,
+    });
+    component(level, message, timestamp, details)
+}
+
+fn link(agent: &AgentSnapshot, timestamp: &str) -> Component {
+    let link = &agent.link;
+    let level = match link.state {
+        "connected" | "disabled" => Level::Ok,
+        _ => Level::Degraded,
+    };
+    let message = if link.last_error.is_empty() {
+        link.state.to_owned()
+    } else {
+        format!("{}: {}", link.state, link.last_error)
+    };
+    let details = json!({
+        "state": link.state,
+        "endpoint": link.endpoint,
+        "attempt": link.attempt,
+        "retry_in_seconds": link.retry_in.map(|span| span.as_secs()),
+    });
+    component(level, message, timestamp, details)
+}
+
+fn component(status: Level, message: String, timestamp: &str, details: Value) -> Component {
+    let details = match details {
+        Value::Object(details) => details,
+        _ => Map::new(),
+    };
+    Component {
+        status,
+        message,
+        timestamp: timestamp.to_owned(),
+        details,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::admin::testing::{agent, snapshot, stored};
+
+    fn level(change: impl FnOnce(&mut Snapshot)) -> (Level, u16, u16) {
+        let mut snapshot = snapshot();
+        change(&mut snapshot);
+        let health = HealthDocument::of(&snapshot);
+        (
+            health.status,
+            health.http_status(),
+            ReadyDocument::of(&snapshot).0,
+        )
+    }
+
+    #[test]
+    fn health_and_readiness_follow_the_table() {
+        type Change = fn(&mut Snapshot);
+        let cases: [(&str, Change, (Level, u16, u16)); 11] = [
+            ("all well", |_| {}, (Level::Ok, 200, 200)),
+            ("no agents", |all| all.agents.clear(), (Level::Ok, 200, 200)),
+            (
+                "server unreachable",
+                |all| all.agents[0].link.state = "waiting",
+                (Level::Degraded, 200, 200),
+            ),
+            (
+                "starting",
+                |all| {
+                    all.agents[0].healthy = false;
+                    all.agents[0].status = "starting".to_owned();
+                },
+                (Level::Degraded, 200, 503),
+            ),
+            (
+                "the only agent backs off",
+                |all| {
+                    all.agents[0].healthy = false;
+                    all.agents[0].child = None;
+                    all.agents[0].status = "backing off".to_owned();
+                },
+                (Level::Error, 503, 503),
+            ),
+            (
+                "one of two is given up",
+                |all| {
+                    all.agents.push(agent("second"));
+                    all.agents[1].healthy = false;
+                    all.agents[1].status = "given up".to_owned();
+                },
+                (Level::Degraded, 200, 503),
+            ),
+            (
+                "waiting for a first config",
+                |all| all.agents[0].current = Some(stored(1, Origin::Default)),
+                (Level::Ok, 200, 200),
+            ),
+            (
+                "default although a remote config was applied",
+                |all| all.agents[0].on_default = true,
+                (Level::Degraded, 200, 200),
+            ),
+            (
+                "frozen",
+                |all| all.agents[0].frozen = Some("newer state".to_owned()),
+                (Level::Degraded, 200, 200),
+            ),
+            (
+                "a component below the child",
+                |all| {
+                    all.agents[0]
+                        .components
+                        .insert("pipeline:metrics".to_owned(), (false, "stuck".to_owned()));
+                },
+                (Level::Degraded, 200, 200),
+            ),
+            ("stopping", |all| all.stopping = true, (Level::Ok, 200, 503)),
+        ];
+        for (name, change, wanted) in cases {
+            assert_eq!(level(change), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_document_has_the_fields_that_probes_read() {
+        let document = serde_json::to_value(HealthDocument::of(&snapshot())).unwrap();
+        assert_eq!(document["status"], "ok");
+        assert_eq!(document["timestamp"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(document["uptime_seconds"], 61);
+        let child = &document["components"]["agent.collector"];
+        assert_eq!(child["status"], "ok");
+        assert_eq!(child["message"], "running");
+        assert_eq!(child["timestamp"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(child["details"]["pid"], 4242);
+        assert_eq!(
+            document["components"]["link.collector"]["message"],
+            "connected"
+        );
+    }
+
+    #[test]
+    fn waiting_for_config_says_so() {
+        let mut all = snapshot();
+        all.agents[0].current = Some(stored(1, Origin::Default));
+        let document = HealthDocument::of(&all);
+        let child = &document.components["agent.collector"];
+        assert_eq!(child.message, "waiting for config");
+        assert_eq!(child.details["waiting_for_config"], true);
+    }
+
+    #[test]
+    fn not_ready_names_the_agent_and_the_reason() {
+        let mut all = snapshot();
+        all.agents[0].healthy = false;
+        all.agents[0].last_error = "no proof within 30s".to_owned();
+        let (status, document) = ReadyDocument::of(&all);
+        assert_eq!(status, 503);
+        assert_eq!(
+            serde_json::to_value(document).unwrap(),
+            json!({
+                "status": "not_ready",
+                "message": "agent collector: no proof within 30s",
+                "current_status": "error",
+            })
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! Binds the doors and runs their accept loops.
+//!
+//! Promises: at most 64 connections per door, five seconds for the request's header, thirty for the whole exchange, one
+//! request per connection; tasks belong to the future that `serve` returns and end with it, as does the socket file.
+//! Must never: detach a task, or let a busy HTTP door starve the control socket (each door has its own loop).
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::FutureExt as _;
+use futures_util::future::{LocalBoxFuture, select_all};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+
+use super::socket::{ControlSocket, SocketError};
+use super::{Questions, routes};
+
+/// Connections one door serves at the same time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a peer may take to send its request's header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one exchange may take, slow reader included.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a failed accept, such as one without free descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What to open.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// The state directory; the caller holds its lock.
+    pub state_dir: PathBuf,
+    /// Addresses of health, metrics and status.
+    pub listen: Vec<SocketAddr>,
+    /// Address of the plain `/health` door of the `agent:` form.
+    pub healthcheck: Option<SocketAddr>,
+}
+
+/// The doors, bound but not yet served.
+#[derive(Debug)]
+pub struct Admin {
+    control: ControlSocket,
+    pages: Vec<TcpListener>,
+    healthcheck: Option<TcpListener>,
+    peers: Vec<u32>,
+}
+
+/// A door could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The control socket.
+    #[error("open the control socket")]
+    Control(#[source] SocketError),
+    /// An HTTP address.
+    #[error("listen on {address} for health and metrics")]
+    Address {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Admin {
+    /// Binds every door. Must be called inside the runtime, with the lock of the state directory held.
+    ///
+    /// # Errors
+    /// The first door that cannot be opened; the others are closed again.
+    pub fn bind(doors: &Doors) -> Result<Self, BindError> {
+        let pages = doors
+            .listen
+            .iter()
+            .map(|address| listen(*address))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            control: ControlSocket::bind(&doors.state_dir).map_err(BindError::Control)?,
+            pages,
+            healthcheck: doors.healthcheck.map(listen).transpose()?,
+            peers: vec![0, nix::unistd::geteuid().as_raw()],
+        })
+    }
+
+    /// The addresses that are really listened on, those of `listen` first.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.pages
+            .iter()
+            .chain(&self.healthcheck)
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+
+    /// Serves until dropped.
+    ///
+    /// # Errors
+    /// The control socket cannot be handed to the runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes every door and ends every exchange.
+    pub async fn serve(mut self, questions: Questions) -> Result<Infallible, io::Error> {
+        let mut loops: Vec<LocalBoxFuture<'_, Infallible>> = Vec::new();
+        if let Some(listener) = self.control.listener.take() {
+            let listener = UnixListener::from_std(listener)?;
+            let routers = (routes::control(questions.clone()), routes::strangers());
+            loops.push(control_loop(listener, routers, self.peers.clone()).boxed_local());
+        }
+        for listener in self.pages.drain(..) {
+            let ip = listener.local_addr()?.ip();
+            let router = routes::pages(questions.clone(), ip);
+            loops.push(page_loop(listener, router).boxed_local());
+        }
+        if let Some(listener) = self.healthcheck.take() {
+            loops.push(page_loop(listener, routes::healthcheck(questions)).boxed_local());
+        }
+        let (never, _, _) = select_all(loops).await;
+        match never {}
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    bind().map_err(|source| BindError::Address { address, source })
+}
+
+async fn control_loop(
+    listener: UnixListener,
+    (trusted, strangers): (Router, Router),
+    peers: Vec<u32>,
+) -> Infallible {
+    let mut exchanges = Exchanges::default();
+    loop {
+        exchanges.make_room().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let uid = stream.peer_cred().map(|peer| peer.uid());
+                let known = uid.is_ok_and(|uid| peers.contains(&uid));
+                let router = if known { &trusted } else { &strangers };
+                exchanges.begin(stream, router.clone());
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn page_loop(listener: TcpListener, router: Router) -> Infallible {
+    let mut exchanges = Exchanges::default();
+    loop {
+        exchanges.make_room().await;
+        match listener.accept().await {
+            Ok((stream, _)) => exchanges.begin(stream, router.clone()),
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(error = %error, "accept on a door failed");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// The exchanges of one door.
+#[derive(Debug, Default)]
+struct Exchanges(JoinSet<()>);
+
+impl Exchanges {
+    /// Forgets those that ended and waits for one when all places are taken.
+    async fn make_room(&mut self) {
+        while let Some(ended) = self.0.try_join_next() {
+            log_panic(ended);
+        }
+        if self.0.len() >= CONNECTIONS_MAX
+            && let Some(ended) = self.0.join_next().await
+        {
+            log_panic(ended);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        router: Router,
+    ) {
+        self.0.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(error = %error, "exchange broken off"),
+                Err(_) => tracing::debug!("exchange took too long"),
+            }
+        });
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = %error, "an exchange ended by a panic");
+    }
+}
+
+#[cfg(test)]
+mod tests;

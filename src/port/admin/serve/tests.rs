@@ -1,0 +1,370 @@
+//! The doors over real sockets, with a loop task that answers as the engine would.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::engine::message::{Command, Refusal, RefusalKind, Reply};
+use crate::port::admin::client::{Client, ClientError, health_of};
+use crate::port::admin::health::Level;
+use crate::port::admin::wire::{AgentOrder, ApplyOrder, FileDocument, RollbackOrder};
+use crate::port::admin::{QUEUE_MAX, Question, SOCKET, testing};
+
+/// Doors in a directory of their own, served by one task and answered by another.
+struct House {
+    dir: tempfile::TempDir,
+    addresses: Vec<SocketAddr>,
+    asked: Arc<Mutex<Vec<String>>>,
+    _tasks: JoinSet<()>,
+}
+
+/// How the loop behaves.
+#[derive(Clone, Copy)]
+enum Loop {
+    Answers,
+    Stuck,
+    Refuses(RefusalKind),
+}
+
+impl House {
+    fn open(behaviour: Loop) -> Self {
+        Self::open_to(behaviour, None)
+    }
+
+    fn open_to(behaviour: Loop, peers: Option<Vec<u32>>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut admin = Admin::bind(&Doors {
+            state_dir: dir.path().to_owned(),
+            listen: vec![any],
+            healthcheck: Some(any),
+        })
+        .unwrap();
+        if let Some(peers) = peers {
+            admin.peers = peers;
+        }
+        let addresses = admin.addresses();
+        let (questions, queue) = mpsc::channel(QUEUE_MAX);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(answer_all(queue, behaviour, Arc::clone(&asked)));
+        tasks.spawn_local(async move {
+            admin.serve(questions).await.unwrap();
+        });
+        Self {
+            dir,
+            addresses,
+            asked,
+            _tasks: tasks,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.dir.path())
+    }
+
+    async fn page(&self, path: &str, host: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        raw_tcp(self.addresses[0], &request).await
+    }
+}
+
+async fn answer_all(
+    mut queue: mpsc::Receiver<Question>,
+    behaviour: Loop,
+    asked: Arc<Mutex<Vec<String>>>,
+) {
+    let mut kept = Vec::new();
+    while let Some((command, answer)) = queue.recv().await {
+        asked.lock().unwrap().push(format!("{command:?}"));
+        let reply = match (behaviour, &command) {
+            (Loop::Stuck, _) => {
+                kept.push(answer);
+                continue;
+            }
+            (_, Command::Status) => Reply::Status(Box::new(testing::snapshot())),
+            (Loop::Refuses(kind), _) => Reply::Refused(Refusal {
+                kind,
+                reason: "not this one".to_owned(),
+            }),
+            (Loop::Answers, Command::Show { .. }) => {
+                Reply::Revision(Box::new(testing::revision(5, "interval: 15s\n")))
+            }
+            (Loop::Answers, _) => Reply::Accepted {
+                what: "will do".to_owned(),
+            },
+        };
+        // A door that gave up waiting is one of the cases.
+        drop(answer.send(reply));
+    }
+}
+
+async fn raw_tcp(address: SocketAddr, request: &str) -> (u16, String) {
+    raw(TcpStream::connect(address).await.unwrap(), request).await
+}
+
+async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
+    (status.expect("a status line"), answer)
+}
+
+/// Runs a test where `serve`, which is not `Send`, can be a task.
+async fn local(test: impl Future<Output = ()>) {
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+fn refusal(error: ClientError) -> (String, String) {
+    match error {
+        ClientError::Refused { kind, reason } => (kind, reason),
+        other => panic!("not a refusal: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn orders_travel_from_client_to_loop_and_back() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let client = house.client();
+        let order = RollbackOrder {
+            agent: Some("collector".to_owned()),
+            to: Some("1700000000000-00c0ffee".to_owned()),
+        };
+        assert_eq!(client.rollback(&order).await.unwrap().accepted, "will do");
+        let order = ApplyOrder {
+            agent: None,
+            files: vec![FileDocument::new("collect.yaml", vec![0xff])],
+        };
+        client.apply(&order).await.unwrap();
+        client.restart(&AgentOrder::default()).await.unwrap();
+        client.reload(&AgentOrder::default()).await.unwrap();
+        let asked = house.asked.lock().unwrap().join("\n");
+        assert_eq!(
+            asked,
+            "Rollback { agent: Some(AgentName(\"collector\")), to: Some(RevisionId(\"1700000000000-00c0ffee\")) }\n\
+             Apply { agent: None, files: [OfferedFile { name: \"collect.yaml\", content_type: \"\", body: [255] }] }\n\
+             Restart { agent: None }\n\
+             Reload { agent: None }"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn revisions_and_their_files_can_be_read() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let client = house.client();
+        let list = client.revisions(None).await.unwrap();
+        assert_eq!(list.agent, "collector");
+        assert_eq!(list.revisions.len(), 2);
+        assert_eq!(list.current.as_deref(), Some(list.revisions[0].id.as_str()));
+        let content = client.revision(Some("collector"), None).await.unwrap();
+        assert_eq!(content.files[0].text.as_deref(), Some("interval: 15s\n"));
+        assert_eq!(content.files[0].layer, "remote");
+        let (kind, reason) = refusal(client.revisions(Some("nobody")).await.unwrap_err());
+        assert_eq!(
+            (kind.as_str(), reason.as_str()),
+            ("not_found", "no agent nobody; there are: collector")
+        );
+        let (kind, reason) = refusal(client.revision(None, Some("../x")).await.unwrap_err());
+        assert_eq!(kind, "invalid");
+        assert!(reason.contains("revision id \"../x\""), "{reason}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refusal_has_the_status_of_its_class() {
+    local(async {
+        let cases = [
+            (RefusalKind::NotFound, 404, "not_found"),
+            (RefusalKind::Conflict, 409, "conflict"),
+            (RefusalKind::Invalid, 422, "invalid"),
+            (RefusalKind::Disk, 507, "disk"),
+        ];
+        for (class, status, kind) in cases {
+            let house = House::open(Loop::Refuses(class));
+            let error = house.client().restart(&AgentOrder::default()).await;
+            let refused = refusal(error.unwrap_err());
+            assert_eq!(refused, (kind.to_owned(), "not this one".to_owned()));
+            let stream = UnixStream::connect(house.dir.path().join(SOCKET)).await;
+            let request = "POST /v1/restart HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+            let (found, _) = raw(stream.unwrap(), request).await;
+            assert_eq!(found, status, "{kind}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_forbidden_and_asks_the_loop_nothing() {
+    local(async {
+        // The kernel tells our own uid, which is not on this list.
+        let nobody_here = nix::unistd::geteuid().as_raw() + 1;
+        let house = House::open_to(Loop::Answers, Some(vec![nobody_here]));
+        let (kind, _) = refusal(house.client().status().await.unwrap_err());
+        assert_eq!(kind, "forbidden");
+        assert!(house.asked.lock().unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn health_doors_answer_on_tcp() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        for (path, wanted) in [
+            ("/health", "\"status\":\"ok\""),
+            ("/health/live", "{\"status\":\"alive\"}"),
+            ("/health/ready", "{\"status\":\"ready\"}"),
+            ("/status", "\"name\":\"collector\""),
+            ("/metrics", "adjutant_agent_up{agent=\"collector\"} 1"),
+            ("/", "default-src 'none'"),
+            ("/page.js", "\"use strict\""),
+            ("/page.css", "color-scheme"),
+        ] {
+            let (status, answer) = house.page(path, "localhost:1").await;
+            assert_eq!(status, 200, "{path}");
+            assert!(answer.contains(wanted), "{path}: {answer}");
+        }
+        let health = health_of(&format!("http://{}/health", house.addresses[0])).await;
+        assert_eq!(health.unwrap().status, Level::Ok);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tcp_takes_no_orders_and_no_foreign_names() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        assert_eq!(house.page("/health", "evil.example").await.0, 421);
+        assert_eq!(house.page("/v1/status", "localhost").await.0, 404);
+        let order = "POST /v1/restart HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(raw_tcp(house.addresses[0], order).await.0, 404);
+        let order = "POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(raw_tcp(house.addresses[0], order).await.0, 405);
+        assert!(house.asked.lock().unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_plain_health_door_answers_nothing_else() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: any.example\r\n\r\n");
+        let (status, answer) = raw_tcp(house.addresses[1], &get("/health")).await;
+        assert_eq!(status, 200);
+        assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+        assert_eq!(raw_tcp(house.addresses[1], &get("/status")).await.0, 404);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_loop_is_told_within_a_second_and_a_full_queue_at_once() {
+    local(async {
+        let house = House::open(Loop::Stuck);
+        let before = tokio::time::Instant::now();
+        let (status, answer) = house.page("/health/live", "localhost").await;
+        assert_eq!(status, 503);
+        assert!(answer.contains("the loop is not answering"), "{answer}");
+        assert!(before.elapsed() <= Duration::from_millis(1100));
+    })
+    .await;
+    let (questions, _queue) = mpsc::channel(1);
+    let (answer, _) = tokio::sync::oneshot::channel();
+    questions.try_send((Command::Status, answer)).unwrap();
+    let request = axum::http::Request::get("/health/live")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let before = tokio::time::Instant::now();
+    let service = TowerToHyperService::new(routes::control(questions));
+    let response = hyper::service::Service::call(&service, request).await;
+    assert_eq!(response.unwrap().status(), 503);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_is_refused_and_asks_the_loop_nothing() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let stream = UnixStream::connect(house.dir.path().join(SOCKET)).await;
+        let request = format!(
+            "POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            crate::port::admin::BODY_BYTES_MAX + 1
+        );
+        let (status, answer) = raw(stream.unwrap(), &request).await;
+        assert_eq!(status, 413);
+        assert!(answer.contains("\"kind\":\"too_large\""), "{answer}");
+        assert!(house.asked.lock().unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_order_is_refused_with_its_place() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let stream = UnixStream::connect(house.dir.path().join(SOCKET)).await;
+        let request =
+            "POST /v1/restart HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n{\"agnet\":\"x\"}";
+        let (status, answer) = raw(stream.unwrap(), request).await;
+        assert_eq!(status, 422);
+        assert!(answer.contains("unknown field `agnet`"), "{answer}");
+        assert!(answer.contains("line 1 column 8"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_no_request_is_hung_up_on() {
+    local(async {
+        let house = House::open(Loop::Answers);
+        let mut stream = TcpStream::connect(house.addresses[0]).await.unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+        let before = tokio::time::Instant::now();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(before.elapsed() <= HEADER_TIMEOUT + Duration::from_millis(100));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_and_stale_sockets_are_told_apart_from_refusals() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = |result: Result<_, ClientError>| matches!(result, Err(ClientError::Nobody { .. }));
+    assert!(nobody(Client::new(dir.path()).status().await.map(drop)));
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+    assert!(nobody(Client::new(dir.path()).status().await.map(drop)));
+    let gone = Path::new("/nonexistent/state");
+    assert!(nobody(Client::new(gone).status().await.map(drop)));
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = Admin::bind(&Doors {
+        state_dir: dir.path().to_owned(),
+        listen: vec![address],
+        healthcheck: None,
+    })
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("listen on {address} for health and metrics")
+    );
+    assert!(!dir.path().join(SOCKET).exists());
+}

@@ -1,0 +1,93 @@
+//! The waits that no safe wrapper offers: which process ended, how it ended together with what it used, and a process
+//! that is not our child.
+//!
+//! Promises: no call blocks; a peek changes nothing; a reap takes exactly the process it is told to take.
+//! Must never: decide anything. Whom an exit belongs to is `reap.rs`' business.
+//!
+//! Why not nix or rustix: nix's `waitid` turns an exit by a real-time signal into an error without the process id, so
+//! that one such exit would stand in the way of all later ones; rustix's `waitid` does not hand out the process id;
+//! neither has `wait4`, and after the wait `/proc` no longer tells what the process used. tokio's safe constructors of
+//! `AsyncFd` are deprecated in favour of an unsafe one.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::libc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::engine::message::ExitStatus;
+
+/// How a process ended and what it used, its own waited-for children included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reaped {
+    /// How it ended.
+    pub(super) status: ExitStatus,
+    /// User and system time.
+    pub(super) cpu: Duration,
+    /// Peak resident memory in bytes. A spawn by `vfork` makes it at least the spawner's own, because the kernel counts
+    /// the memory that was shared until `exec`.
+    pub(super) max_resident: u64,
+}
+
+/// The process id of some child that has ended and was not reaped; the child stays a zombie.
+pub(super) fn peek() -> Option<u32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is valid for writes for the whole call and the flags are a documented combination.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) };
+    if result != 0 {
+        // ECHILD: nobody to wait for. WNOHANG rules EINTR out.
+        return None;
+    }
+    // SAFETY: all bytes are initialised: zeroed above, and overwritten by the kernel where it had an answer.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after a successful `waitid` the `si_pid` member is the valid one; with no answer it is the zero from above.
+    let pid = unsafe { info.si_pid() };
+    u32::try_from(pid).ok().filter(|pid| *pid != 0)
+}
+
+/// Reaps one ended child. `None` when it has not ended or is not a child of ours.
+pub(super) fn reap(pid: u32) -> Option<Reaped> {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0)?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are valid for writes for the whole call, `pid` is positive, WNOHANG is a documented flag.
+    let result = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    if result != pid {
+        return None;
+    }
+    // SAFETY: all bytes are initialised: zeroed above, and `wait4` fills the structure when it reaps.
+    let usage = unsafe { usage.assume_init() };
+    let status = if libc::WIFEXITED(status) {
+        ExitStatus::Code(libc::WEXITSTATUS(status))
+    } else if libc::WIFSIGNALED(status) {
+        ExitStatus::Signal(libc::WTERMSIG(status))
+    } else {
+        ExitStatus::Unknown
+    };
+    Some(Reaped {
+        status,
+        cpu: span(usage.ru_utime).saturating_add(span(usage.ru_stime)),
+        // The kernel counts in KiB.
+        max_resident: u64::try_from(usage.ru_maxrss)
+            .unwrap_or_default()
+            .saturating_mul(1024),
+    })
+}
+
+/// Registers a process descriptor, which becomes readable when the process has ended. Needs a running runtime.
+pub(super) fn watch(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, is always the same descriptor, and lives inside the `AsyncFd` until that is dropped;
+    // nothing here hands it out.
+    let watch = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+    Ok(watch?)
+}
+
+fn span(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let micros = u64::try_from(time.tv_usec).unwrap_or_default();
+    Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros))
+}

@@ -1,0 +1,16 @@
+//! Simulation: the product's own code on a disk that forgets, under seeds that are printed and replayable.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a simulation that meets the unexpected has to stop at once"
+)]
+
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/host.rs"]
+mod host;
+#[path = "sim/store.rs"]
+mod store;
+#[path = "sim/world.rs"]
+mod world;

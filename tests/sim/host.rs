@@ -1,0 +1,292 @@
+//! Given the whole product under a seed; when a server offers good and bad configs and anything that can fail fails; then the
+//! invariants hold after every step, and once the world is quiet again the report is true and exactly one child runs.
+
+use std::time::Duration;
+
+use super::world::{Behaviour, Death, Faults, World};
+
+const APPLIED: i32 = 1;
+const FAILED: i32 = 3;
+/// Longer than proof, probation, a restart and every back-off together.
+const QUIET: Duration = Duration::from_secs(15 * 60);
+
+/// What must be true once nothing fails any more.
+fn settled(world: &mut World) {
+    world.faults = Faults::default();
+    world.server_up(true);
+    world.run(QUIET);
+    world.check();
+    let living = world.living();
+    let current = world.current();
+    if living.len() != 1 {
+        world.violated(&format!(
+            "{} children run in the end: {living:?}",
+            living.len()
+        ));
+    }
+    if Some(&living[0].1) != current.as_ref() {
+        world.violated(&format!(
+            "the child runs {:?}, current is {current:?}",
+            living[0].1
+        ));
+    }
+    if world.last_good() != current {
+        world.violated(&format!(
+            "last good is {:?}, current is {current:?}",
+            world.last_good()
+        ));
+    }
+    let effective = world.server_effective();
+    if effective != current {
+        world.violated(&format!(
+            "the server reads {effective:?}, current is {current:?}"
+        ));
+    }
+    if !world.server_health().is_some_and(|health| health.healthy) {
+        world.violated("not healthy in the end");
+    }
+}
+
+fn calm(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.boot();
+    world.run(Duration::from_secs(60));
+    world
+}
+
+#[test]
+fn nothing_stored_runs_the_default_config_and_is_healthy() {
+    let mut world = calm(1);
+    assert!(world.current().is_some());
+    settled(&mut world);
+}
+
+#[test]
+fn good_config_is_committed_after_probation_and_every_phase_is_seen() {
+    let mut world = calm(2);
+    world.phases.clear();
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(20));
+    assert_eq!(
+        world.server_status(),
+        Some((2, String::new())),
+        "APPLYING inside the window"
+    );
+    world.run(Duration::from_secs(40));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    let phases = [
+        "policy",
+        "staging",
+        "validating",
+        "promoting",
+        "reloading",
+        "proving",
+        "probation",
+        "committed",
+    ];
+    assert_eq!(world.phases, phases);
+    settled(&mut world);
+}
+
+#[test]
+fn bad_config_of_every_kind_goes_back_by_itself_and_is_remembered() {
+    for (behaviour, word) in Behaviour::ALL {
+        if behaviour.is_good() {
+            continue;
+        }
+        let mut world = calm(3);
+        world.offer(Behaviour::Ok.text(1));
+        world.run(Duration::from_secs(90));
+        let good = world.current();
+        world.offer(behaviour.text(2));
+        world.run(Duration::from_secs(300));
+        let (status, message) = world.server_status().unwrap();
+        assert_eq!(status, FAILED, "{word}");
+        assert!(!message.is_empty(), "{word}");
+        assert_eq!(world.current(), good, "{word}");
+        settled(&mut world);
+        // The same content under a new hash is answered at once, without touching the child.
+        if behaviour == Behaviour::HangsValidator {
+            continue;
+        }
+        let before = (world.living(), world.signals);
+        world.offer(behaviour.text(2));
+        world.run(Duration::from_secs(1));
+        let (status, message) = world.server_status().unwrap();
+        assert_eq!(status, FAILED, "{word}");
+        assert!(message.starts_with("rejected before"), "{word}: {message}");
+        assert_eq!((world.living(), world.signals), before, "{word}");
+    }
+}
+
+#[test]
+fn validator_words_reach_the_server_and_the_child_is_not_touched() {
+    let mut world = calm(4);
+    let before = (world.living(), world.signals);
+    world.offer(Behaviour::Invalid.text(9));
+    world.run(Duration::from_secs(5));
+    let (status, message) = world.server_status().unwrap();
+    assert_eq!(status, FAILED);
+    assert!(message.contains("behave: no such word"), "{message}");
+    assert_eq!((world.living(), world.signals), before);
+}
+
+#[test]
+fn latest_offer_wins_also_during_probation() {
+    let mut world = calm(5);
+    for number in 0..5 {
+        world.offer(Behaviour::Ok.text(number));
+        world.run(Duration::from_secs(3));
+    }
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(4)));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    settled(&mut world);
+}
+
+#[test]
+fn server_that_is_away_or_flaps_never_reaches_the_child() {
+    let mut world = calm(6);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(90));
+    let before = (world.living(), world.signals);
+    for _ in 0..30 {
+        world.server_up(false);
+        world.run(Duration::from_secs(7));
+        world.server_up(true);
+        world.run(Duration::from_secs(11));
+    }
+    world.server_up(false);
+    world.run(Duration::from_secs(120));
+    assert_eq!((world.living(), world.signals), before);
+    settled(&mut world);
+}
+
+#[test]
+fn restart_command_gives_a_new_process_once() {
+    let mut world = calm(7);
+    let before = world.living();
+    for _ in 0..20 {
+        world.order_restart();
+    }
+    world.run(Duration::from_secs(30));
+    let after = world.living();
+    assert_eq!(after.len(), 1);
+    assert_ne!(before[0].0, after[0].0);
+    settled(&mut world);
+}
+
+#[test]
+fn terminate_ends_the_child_and_then_the_process() {
+    let mut world = calm(8);
+    world.terminate();
+    world.run(Duration::from_millis(9_500));
+    assert!(world.living().is_empty());
+    assert!(world.has_exited());
+}
+
+/// A scripted life: a good config, then one that behaves as given, then a good one again.
+fn script(world: &mut World, behaviour: Behaviour) {
+    world.boot();
+    world.run(Duration::from_secs(45));
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(45));
+    world.offer(behaviour.text(2));
+    world.run(Duration::from_secs(120));
+}
+
+#[test]
+fn death_between_any_two_effects_is_finished_or_undone_by_the_next_start() {
+    for behaviour in [
+        Behaviour::Ok,
+        Behaviour::DiesAtStart,
+        Behaviour::NeverHealthy,
+        Behaviour::Invalid,
+    ] {
+        let mut world = World::new(11);
+        script(&mut world, behaviour);
+        let effects = world.effects;
+        assert!(effects > 50, "{effects}");
+        for death in [Death::Killed, Death::Power] {
+            for effect in 1..=effects {
+                let mut world = World::new(11);
+                world.die_at_effect(effect, death);
+                script(&mut world, behaviour);
+                settled(&mut world);
+                let (status, _) = world.server_status().unwrap_or_else(|| {
+                    world.violated(&format!("the offer has no answer; died at effect {effect}"))
+                });
+                let wanted = if behaviour.is_good() { APPLIED } else { FAILED };
+                if status != wanted {
+                    world.violated(&format!(
+                        "status {status}; died at effect {effect}, {death:?}"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn chaos(seed: u64) {
+    let mut world = World::new(seed);
+    world.faults = Faults {
+        disk: 0.02,
+        duplicates: 0.03,
+        late: 0.01,
+        deaths: 0.004,
+        child_deaths: 0.05,
+        links: 0.02,
+        spawns: 0.02,
+    };
+    world.boot();
+    for round in 0..25 {
+        match world.below(10) {
+            0 => world.server_up(false),
+            1 | 2 => world.server_up(true),
+            3 => world.order_restart(),
+            _ => {
+                let index = usize::try_from(world.below(10)).unwrap();
+                let behaviour = Behaviour::ALL[index].0;
+                let number = if world.below(3) == 0 { 1 } else { round };
+                world.offer(behaviour.text(number));
+            }
+        }
+        let span = Duration::from_millis(200 + world.below(50_000));
+        world.run(span);
+    }
+    // A last good word, so that the end is known.
+    world.faults = Faults::default();
+    world.server_up(true);
+    world.offer(Behaviour::Ok.text(1_000 + seed));
+    settled(&mut world);
+    assert_eq!(
+        world.server_status(),
+        Some((APPLIED, String::new())),
+        "seed {seed}"
+    );
+}
+
+#[test]
+fn chaos_under_a_fixed_set_of_seeds() {
+    for seed in 1..=150 {
+        chaos(seed);
+    }
+}
+
+/// `ADJUTANT_SIM_SEED=N` replays one seed; `ADJUTANT_SIM_RUNS=N` runs that many random ones.
+#[test]
+fn replay() {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    if let Some(seed) = number("ADJUTANT_SIM_SEED") {
+        return chaos(seed);
+    }
+    let runs = number("ADJUTANT_SIM_RUNS").unwrap_or(3);
+    let mut random = fastrand::Rng::new();
+    for _ in 0..runs {
+        chaos(random.u64(1_000..u64::MAX / 2));
+    }
+}
