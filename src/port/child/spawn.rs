@@ -200,6 +200,9 @@ fn explain(program: &Path, path: Option<OsString>, error: &io::Error) -> SpawnFa
                 "the loader it names does not exist; it was built for another system".to_owned()
             }
         },
+        (Some(Errno::EACCES), None) if !has_directory(program) => {
+            "no such program in PATH, of which not every directory may be searched".to_owned()
+        }
         (Some(Errno::EACCES), Some(file)) if file.is_dir() => "it is a directory".to_owned(),
         (Some(Errno::EACCES), Some(file)) if !is_executable(file) => {
             "it is not executable; chmod +x it".to_owned()

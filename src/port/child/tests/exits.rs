@@ -382,6 +382,8 @@ fn a_failed_start_says_what_was_tried_and_why() {
             for (program, reason) in cases {
                 let mut spec = sh("");
                 spec.program = program;
+                // Ours may have directories that this user must not search.
+                spec.env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into();
                 let failure = bench
                     .children
                     .spawn(&bench.agent, &bench.dirs, &spec)
