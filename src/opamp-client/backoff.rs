@@ -22,7 +22,7 @@ pub struct BackoffConfig {
     pub throttled_min: Duration,
     /// Most that a server can make us wait.
     pub retry_after_max: Duration,
-    /// Middle of the delay after refused credentials.
+    /// Middle of the delay after refused credentials.
     pub rejected_min: Duration,
     /// A link that stood this long was worth having.
     pub healthy_after: Duration,
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(last.map(millis), Some(60_000));
     }
 
-    //
+    //
     #[test]
     fn refused_credentials_are_never_retried_quickly() {
         let mut backoff = Backoff::new(BackoffConfig::default());

@@ -10,6 +10,8 @@ pub mod backoff;
 pub mod frame;
 pub mod messages;
 pub mod session;
+#[cfg(feature = "tokio")]
+pub mod transport;
 
 pub use backoff::{Backoff, BackoffConfig};
 pub use frame::{FrameError, FrameRules, HeaderRule};

@@ -54,7 +54,7 @@ fn a_new_mask_goes_out_at_once_with_the_fields_it_enables() {
     assert_eq!((sent.capabilities, fields_of(&sent)), (ALL, vec!["health"]));
 }
 
-//
+//
 #[test]
 fn offers_without_their_bit_are_refused_and_told_once() {
     let mut bench = Bench::with(0);

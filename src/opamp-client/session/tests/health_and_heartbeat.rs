@@ -139,7 +139,6 @@ fn offered_intervals_are_clamped_and_in_force_at_once() {
     }
 }
 
-//
 #[test]
 fn the_embedder_can_restore_an_interval() {
     let mut bench = Bench::greeted();

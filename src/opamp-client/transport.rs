@@ -1,0 +1,33 @@
+//! How the bytes travel: dialling (TCP, TLS, proxies, Unix sockets), the WebSocket handshake on both sides, and the pump
+//! that moves frames over an established connection.
+//!
+//! Promises: nothing here knows what a frame means; every wait has a deadline, every buffer a bound, and no task is
+//! spawned. [`Client`] joins a [`crate::session::Session`] with all this for embedders that want no loop of their own.
+//! Must never: read the environment (proxies are values), retry by itself (delays are [`crate::backoff`]'s, policy is the
+//! caller's), or fall back to unverified TLS.
+//!
+//! The tokio I/O traits are the one foreign thing in this interface; everything else is ours, `http` or std.
+
+mod accept;
+mod client;
+mod date;
+mod dial;
+mod proxy;
+mod pump;
+mod socket;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use accept::{AcceptError, AcceptRules, accept};
+pub use client::{Change, Client, ClientConfig, ClientEvent, ClientHandle, Stopped};
+pub use dial::{DialClass, DialError, DialOptions, dial};
+pub use proxy::ProxyRules;
+pub use pump::{
+    Closed, ClosedBy, ClosedClass, FrameReceiver, FrameSender, LinkClosed, Permit, Pump,
+    PumpConfig, SendError,
+};
+pub use socket::{Connection, RequestHead};
+pub use target::{Target, TargetError};
+pub use tls::{ClientCertificate, TlsOptions};
