@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn half_a_line_handed_over_is_continued_by_the_next_life() {
         let mut held = Held::new(StreamId(0));
-        let mut out = Vec::new();
+        let mut out = Vec::<u8>::new();
         held.add(b"a\nhal");
         held.hand_over(&mut SinkState::default(), &mut |bytes, _| {
             out.extend(bytes);
