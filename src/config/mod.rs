@@ -27,7 +27,7 @@ mod tests;
 mod value;
 
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
-pub use profile::built_in_names;
+pub use profile::{built_in, built_in_names};
 pub use read::Key;
 
 /// Everything `adjutant run` needs to know.

@@ -34,6 +34,11 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|(name, _, _)| *name)
 }
 
+/// The built-in profiles, by name.
+pub fn built_in(env: &dyn Environment) -> Vec<Profile> {
+    all(None, env).0.into_values().collect()
+}
+
 /// The built-in profiles and those of `directory`, by name, and what is wrong with any of them.
 pub(super) fn all(
     directory: Option<&Path>,

@@ -499,3 +499,6 @@ pub(crate) fn offered(files: &[RevisionFile]) -> Vec<OfferedFile> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 //! other.
 
 pub mod admin;
+pub mod bundle;
 pub mod child;
+pub mod logs;
 pub mod probe;
 pub mod store;

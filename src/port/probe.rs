@@ -5,6 +5,7 @@
 //! Must never: retry, send credentials, or take a status code for an error: 503 is an answer.
 
 use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ async fn get(url: &str) -> Result<HttpAnswer, String> {
             host,
             path,
         } => {
-            let stream = TcpStream::connect(&address)
+            let stream = connect(&address)
                 .await
                 .map_err(|error| format!("connect to {address}: {error}"))?;
             exchange(stream, &host, &path).await
@@ -61,6 +62,21 @@ async fn get(url: &str) -> Result<HttpAnswer, String> {
                 .map_err(|error| format!("connect to {socket}: {error}"))?;
             exchange(stream, "localhost", &path).await
         }
+    }
+}
+
+/// `localhost` needs no resolver, and so no thread that waits for one.
+async fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let port = address.strip_prefix("localhost:");
+    match port.and_then(|port| port.parse::<u16>().ok()) {
+        Some(port) => {
+            let addresses: [SocketAddr; 2] = [
+                (Ipv4Addr::LOCALHOST, port).into(),
+                (Ipv6Addr::LOCALHOST, port).into(),
+            ];
+            TcpStream::connect(&addresses[..]).await
+        }
+        None => TcpStream::connect(address).await,
     }
 }
 
@@ -178,4 +194,130 @@ fn chain(error: &hyper::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Answers one connection with `answer` and hands back the request's head.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = stream.read_u8().await.unwrap();
+            head.push(byte);
+        }
+        // The prober may have read enough and gone.
+        drop(stream.write_all(answer).await);
+        String::from_utf8(head).unwrap()
+    }
+
+    async fn probe(answer: &[u8]) -> (Result<HttpAnswer, String>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("http://localhost:{port}/health?x=1");
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve(stream, answer).await
+        };
+        tokio::join!(http_get(&url, LONG), server)
+    }
+
+    fn answered(status: u16, body: &str) -> HttpAnswer {
+        let body = body.to_owned();
+        HttpAnswer { status, body }
+    }
+
+    #[tokio::test]
+    async fn any_status_is_an_answer_and_no_redirect_is_followed() {
+        let (answer, head) = probe(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(answer, Ok(answered(200, "ok")));
+        assert!(head.starts_with("GET /health?x=1 HTTP/1.1\r\n"), "{head}");
+        assert!(
+            head.to_lowercase().contains("\r\nhost: localhost:"),
+            "{head}"
+        );
+        let (answer, _) = probe(b"HTTP/1.1 503 No\r\nConnection: close\r\n\r\nexporter down").await;
+        assert_eq!(answer, Ok(answered(503, "exporter down")));
+        let (answer, _) = probe(
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        assert_eq!(answer, Ok(answered(302, "")));
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_cut_and_not_read_to_its_end() {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            u64::MAX / 2
+        );
+        let answer = [head.as_bytes(), &vec![b'x'; 4 * BODY_MAX]].concat();
+        let (answer, _) = probe(&answer).await;
+        assert_eq!(answer.unwrap().body.len(), BODY_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_probed_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let url = format!("unix:{}:/ready", socket.display());
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve(stream, b"HTTP/1.1 204 No Content\r\n\r\n").await
+        };
+        let (answer, head) = tokio::join!(http_get(&url, LONG), server);
+        assert_eq!(answer, Ok(answered(204, "")));
+        assert!(head.starts_with("GET /ready HTTP/1.1\r\n"), "{head}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_says_why() {
+        let (answer, _) = probe(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
+        let reason = answer.unwrap_err();
+        assert!(reason.contains("no HTTP answer: "), "{reason}");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let url = format!("http://{address}/");
+        let silent = http_get(&url, Duration::from_millis(50)).await;
+        assert_eq!(silent, Err(format!("GET {url}: no answer within 50ms")));
+        drop(listener);
+        let refused = http_get(&url, LONG).await.unwrap_err();
+        let wanted = format!("GET {url}: connect to {address}: Connection refused");
+        assert!(refused.starts_with(&wanted), "{refused}");
+        for (url, reason) in [
+            ("https://127.0.0.1/", "only http:// and unix: can be probed"),
+            ("unix:relative.sock", "the socket's path is not absolute"),
+            ("/health", "only http:// and unix: can be probed"),
+        ] {
+            let wanted = Err(format!("GET {url}: {reason}"));
+            assert_eq!(http_get(url, LONG).await, wanted);
+        }
+    }
+
+    #[test]
+    fn targets_are_taken_from_the_url_without_its_user_part() {
+        let tcp = |address: &str, host: &str, path: &str| Target::Tcp {
+            address: address.to_owned(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+        };
+        let cases = [
+            ("http://localhost", tcp("localhost:80", "localhost", "/")),
+            (
+                "http://u:p@127.0.0.1:13133/a?b",
+                tcp("127.0.0.1:13133", "127.0.0.1:13133", "/a?b"),
+            ),
+            ("http://[::1]:80/", tcp("[::1]:80", "[::1]:80", "/")),
+        ];
+        for (url, wanted) in cases {
+            assert_eq!(Target::parse(url), Ok(wanted), "{url}");
+        }
+    }
 }

@@ -63,3 +63,49 @@ impl HostSignals {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Set in the process that is alone with its signals.
+    const ALONE: &str = "ADJUTANT_TEST_SIGNALS_ALONE";
+
+    #[test]
+    fn each_signal_comes_as_what_it_means_to_the_host() {
+        if std::env::var_os(ALONE).is_none() {
+            let name = "sys::signal::tests::each_signal_comes_as_what_it_means_to_the_host";
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture"])
+                .env(ALONE, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            let passed = output.status.success() && text.contains("1 passed");
+            assert!(passed, "{text}");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut signals = HostSignals::new().unwrap();
+            for (number, wanted) in [
+                ("TERM", Caught::Terminate),
+                ("INT", Caught::Terminate),
+                ("HUP", Caught::Hangup),
+                ("TERM", Caught::Terminate),
+            ] {
+                let own = std::process::id().to_string();
+                let sent = Command::new("kill").args(["-s", number, &own]).status();
+                assert!(sent.unwrap().success());
+                let caught = tokio::time::timeout(Duration::from_secs(20), signals.next()).await;
+                assert_eq!(caught, Ok(wanted), "{number}");
+            }
+        });
+    }
+}

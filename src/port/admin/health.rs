@@ -18,10 +18,13 @@ pub struct HealthDocument {
     /// Over all.
     pub status: Level,
     /// When the answer was made.
+    #[serde(default)]
     pub timestamp: String,
     /// Seconds since the supervisor started.
+    #[serde(default)]
     pub uptime_seconds: u64,
     /// By name: `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`.
+    #[serde(default)]
     pub components: BTreeMap<String, Component>,
 }
 
@@ -361,6 +364,13 @@ mod tests {
             document["components"]["link.collector"]["message"],
             "connected"
         );
+    }
+
+    #[test]
+    fn the_document_of_the_plain_door_reads_as_one() {
+        let document: HealthDocument = serde_json::from_str(r#"{"status":"degraded"}"#).unwrap();
+        assert_eq!(document.status, Level::Degraded);
+        assert!(document.components.is_empty());
     }
 
     #[test]

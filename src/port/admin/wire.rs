@@ -61,7 +61,7 @@ pub struct AgentDocument {
     pub last_good: Option<String>,
     /// Every stored revision, newest first.
     pub revisions: Vec<RevisionDocument>,
-    /// The last transactions, newest first.
+    /// The last steps of rollouts, newest first.
     pub history: Vec<RecordDocument>,
     /// The last remote config status as reported.
     pub remote: Option<RemoteDocument>,
@@ -107,7 +107,7 @@ pub struct RevisionDocument {
     pub bytes: u64,
 }
 
-/// The last step of one transaction.
+/// One step of one transaction.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct RecordDocument {
     /// Its number; rises.

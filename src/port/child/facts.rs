@@ -200,7 +200,7 @@ mod tests {
             let set = |count: u64| {
                 use std::io::Write as _;
                 let mut out = fs::File::create(&file).unwrap();
-                write!(out, "{content}{count}\n").unwrap();
+                writeln!(out, "{content}{count}").unwrap();
             };
             set(3);
             let counter = OomCounter::find(membership, root.path()).unwrap();

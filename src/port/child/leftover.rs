@@ -1,8 +1,8 @@
 //! The record of a child on disk, and the child of an earlier life that it leads to.
 //!
-//! Promises: what is found is the very process that was started, never a later one of the same number; a child started in
-//! the instant before we were killed is found too. Call it with the state directory locked: a process between `fork` and
-//! `exec` still holds the lock of the life that started it, so whoever has the lock sees every child in full.
+//! Promises: what is found is the very process that was started, never a later one of the same number; a child started
+//! in the instant before we were killed is found too. Call it with the state directory locked: a process between `fork`
+//! and `exec` still holds the lock of the life that started it, so whoever has the lock sees every child in full.
 //! Must never: signal anything, or believe a record of another boot or another process id namespace.
 //!
 //! The record is written without syncing: a power failure ends the child as well.
@@ -74,8 +74,8 @@ pub(super) fn record_ended(record: &Path) {
     write(record, RawState::Ended);
 }
 
-/// Writes the record. A disk that takes none (full, read-only) must not keep a child down: a missing record is looked up
-/// by the marker, so the old one, which would lie, is removed instead.
+/// Writes the record. A disk that takes none (full, read-only) must not keep a child down: a missing record is looked
+/// up by the marker, so the old one, which would lie, is removed instead.
 fn write(path: &Path, state: RawState) {
     if let Err(error) = try_write(path, state) {
         tracing::debug!(path = %path.display(), %error, "child record not written");
@@ -105,9 +105,9 @@ fn try_write(path: &Path, state: RawState) -> io::Result<()> {
 
 /// Finds the child of an earlier life of ours that is still alive.
 ///
-/// A record of a running child is believed when boot, namespace, number and start time agree. Without a usable record, or
-/// when the record says that a spawn was under way, every process is asked for the marker variable; of those that lead a
-/// process group the oldest is the child, the others are its descendants.
+/// A record of a running child is believed when boot, namespace, number and start time agree. Without a usable record,
+/// or when the record says that a spawn was under way, every process is asked for the marker variable; of those that
+/// lead a process group the oldest is the child, the others are its descendants.
 pub fn find(dirs: &ChildDirs) -> Option<ChildIdentity> {
     let record = read(&dirs.record);
     match record.map(|record| record.state) {
@@ -143,6 +143,27 @@ fn read(path: &Path) -> Option<RawRecord> {
     serde_json::from_slice::<RawRecord>(&text)
         .ok()
         .filter(|record| record.format == FORMAT)
+}
+
+/// The group of a recorded child that is gone while members of the group live on: a wrapper died before what it had
+/// started, and nobody was there to see it.
+pub(super) fn orphaned_group(dirs: &ChildDirs) -> Option<u32> {
+    match read(&dirs.record)?.state {
+        RawState::Running {
+            pid,
+            start_ticks,
+            boot_id,
+            pid_namespace,
+            ..
+        } => {
+            let here = boot_id == facts::boot_id() && pid_namespace == facts::pid_namespace();
+            let orphaned = here
+                && !facts::is_same_and_alive(pid, start_ticks)
+                && group_is_still_ours(pid, &dirs.marker);
+            orphaned.then_some(pid)
+        }
+        RawState::Starting { .. } | RawState::Ended => None,
+    }
 }
 
 fn find_marked(marker: &str) -> Option<ChildIdentity> {

@@ -2,8 +2,8 @@
 //!
 //! Promises: bytes of a stream stay unchanged and in order; a line of any length goes out in one piece as long as the
 //! other streams of the sink can wait; at most [`HOLD`] bytes of a stream wait, plus one read.
-//! Must never: wait for the end of a line for ever. When a stream cannot wait any longer, the unfinished line of another
-//! is ended with a line break and counted: holding back would block the child that writes both.
+//! Must never: wait for the end of a line for ever. When a stream cannot wait any longer, the unfinished line of
+//! another is ended with a line break and counted: holding back would block the child that writes both.
 
 /// Bytes of a stream that may wait for the end of their own line or of another's.
 pub(super) const HOLD: usize = 64 * 1024;
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn half_a_line_handed_over_is_continued_by_the_next_life() {
         let mut held = Held::new(StreamId(0));
-        let mut out = Vec::new();
+        let mut out = Vec::<u8>::new();
         held.add(b"a\nhal");
         held.hand_over(&mut SinkState::default(), &mut |bytes, _| {
             out.extend(bytes);

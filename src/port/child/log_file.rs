@@ -1,7 +1,7 @@
 //! The log file of a child: appended to, rotated by size.
 //!
-//! Promises: a file passes its limit only by a single line longer than the limit; `<name>.log.1` is the newest of the old
-//! ones; after a failed write the next line starts on a line of its own.
+//! Promises: a file passes its limit only by a single line longer than the limit; `<name>.log.1` is the newest of the
+//! old ones; after a failed write the next line starts on a line of its own.
 //! Must never: sync (a power failure ends the child too), or keep bytes that the disk did not take.
 //!
 //! Ours, not a crate: the rotation is forty lines, and the crates at hand split lines or bring a date library.
@@ -176,11 +176,11 @@ mod tests {
     #[test]
     fn many_lines_in_one_write_are_spread_over_files() {
         let (dir, mut log) = log(20, 2);
-        log.write(b"line 000\nline 001\nline 002\nline 003\nx\n", false)
+        log.write(b"line 000\nline 001\nline 002\nline 003\nxyz\n", false)
             .unwrap();
         assert_eq!(read(&dir, "a.log.2").unwrap(), "line 000\nline 001\n");
         assert_eq!(read(&dir, "a.log.1").unwrap(), "line 002\nline 003\n");
-        assert_eq!(read(&dir, "a.log").unwrap(), "x\n");
+        assert_eq!(read(&dir, "a.log").unwrap(), "xyz\n");
     }
 
     #[test]

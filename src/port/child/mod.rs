@@ -1,8 +1,8 @@
 //! Child processes: spawn, signal, output, exit. One place spawns and one place reaps.
 //!
-//! Promises: every child and tool leads its own process group; whatever is left of the group is killed before the leader
-//! is reaped, so a process id never means another process; what a child wrote last comes with its exit; orphans that the
-//! kernel gives us are reaped and counted. When the program ends, children are left alone.
+//! Promises: every child and tool leads its own process group; whatever is left of the group is killed before the
+//! leader is reaped, so a process id never means another process; what a child wrote last comes with its exit; orphans
+//! that the kernel gives us are reaped and counted. When the program ends, children are left alone.
 //! Must never: restart anything, know what a config is, or block the loop on a child.
 //!
 //! [`Children`] is the only one in the process that may wait for processes (`tokio::process`, `Command::output` and
@@ -14,19 +14,22 @@ mod leftover;
 mod lines;
 mod log_file;
 mod output;
+#[expect(
+    unsafe_code,
+    reason = "system calls without a safe wrapper; the file says which and why"
+)]
+mod raw;
+mod reader;
 mod reap;
 mod spawn;
 mod tail;
-#[expect(
-    unsafe_code,
-    reason = "waitid with the process id, wait4 and AsyncFd have no safe wrapper; the file says why in full"
-)]
-mod wait;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
@@ -36,8 +39,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use rustix::process::PidfdFlags;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -45,10 +46,9 @@ use self::facts::{OomCounter, Stat};
 use self::output::{Destination, Output};
 use self::reap::{Ending, Tool};
 use self::spawn::Plan;
+use self::watch::Leftover;
 use crate::config::Rotation;
-use crate::engine::message::{
-    ChildIdentity, Exit, ExitStatus, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
-};
+use crate::engine::message::{ChildIdentity, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec};
 use crate::units::{AgentName, Ticket};
 
 pub use self::leftover::find as find_leftover;
@@ -147,16 +147,6 @@ struct Managed {
     killed: bool,
 }
 
-/// A child of an earlier life. It is not our child, so the kernel tells its end through a descriptor only.
-#[derive(Debug)]
-struct Leftover {
-    agent: AgentName,
-    identity: ChildIdentity,
-    record: PathBuf,
-    marker: String,
-    watch: AsyncFd<OwnedFd>,
-}
-
 /// All processes of ours.
 #[derive(Debug)]
 pub struct Children {
@@ -220,7 +210,11 @@ impl Children {
         }
         spawn::private_directory(&dirs.work)?;
         let [stdout, stderr] = self.open_output(agent, dirs, spec.passthrough)?;
-        // A record that cannot be written (full disk) is removed, and the marker takes its place: telemetry comes first.
+        if let Some(leader) = leftover::orphaned_group(dirs) {
+            kill_group(leader);
+        }
+        // A record that cannot be written (full disk) is removed, and the marker takes its place: telemetry comes
+        // first.
         leftover::record_starting(dirs);
         let plan = Plan {
             program: &spec.program,
@@ -252,52 +246,6 @@ impl Children {
         };
         leftover::record_running(dirs, &identity, &spec.program);
         Ok(identity)
-    }
-
-    /// Watches a child of an earlier life until it is gone, and reads on where its output was left.
-    ///
-    /// # Errors
-    /// When its output or the process cannot be watched. One that is gone already is an exit, not an error.
-    pub fn watch_leftover(
-        &mut self,
-        agent: &AgentName,
-        dirs: &ChildDirs,
-        identity: ChildIdentity,
-        passthrough: bool,
-    ) -> Result<(), SpawnFailure> {
-        let pid = identity.pid;
-        // Our ends for the child are not needed: it has its own.
-        self.open_output(agent, dirs, passthrough)?;
-        let failed = |error: io::Error| SpawnFailure {
-            reason: format!("watch process {pid}: {error}"),
-            transient: true,
-        };
-        let descriptor = i32::try_from(pid)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-            .map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
-        let watch = match descriptor {
-            Some(Ok(descriptor)) => descriptor,
-            None | Some(Err(rustix::io::Errno::SRCH)) => {
-                self.leftover_gone(agent.clone(), pid, &dirs.record);
-                return Ok(());
-            }
-            Some(Err(errno)) => return Err(failed(errno.into())),
-        };
-        // Checked after the descriptor was opened: from here on it cannot come to mean another process.
-        if !facts::is_same_and_alive(pid, identity.start_ticks) {
-            self.leftover_gone(agent.clone(), pid, &dirs.record);
-            return Ok(());
-        }
-        let leftover = Leftover {
-            agent: agent.clone(),
-            identity,
-            record: dirs.record.clone(),
-            marker: dirs.marker.clone(),
-            watch: wait::watch(watch).map_err(failed)?,
-        };
-        self.leftovers.insert(pid, leftover);
-        Ok(())
     }
 
     /// Sends a signal to a child or a watched left-over, or to its whole process group.
@@ -394,7 +342,8 @@ impl Children {
         }
     }
 
-    /// Kills a tool whose answer is no longer wanted; there will be none. Unknown tickets are tools that ended meanwhile.
+    /// Kills a tool whose answer is no longer wanted; there will be none. Unknown tickets are tools that ended
+    /// meanwhile.
     pub fn cancel_tool(&mut self, agent: &AgentName, ticket: Ticket) {
         let same = |of: &AgentName, its: Ticket| of == agent && its == ticket;
         for (pid, tool) in &mut self.tools {
@@ -453,7 +402,7 @@ impl Children {
         Poll::Pending
     }
 
-    /// The process of an agent that is not reaped, or whose exit was not told yet.
+    /// The process of an agent that is not reaped.
     fn process_of(&self, agent: &AgentName) -> Option<u32> {
         let managed = self.managed.iter().map(|(pid, child)| (pid, &child.agent));
         let leftovers = self.leftovers.iter().map(|(pid, left)| (pid, &left.agent));
@@ -494,19 +443,6 @@ impl Children {
                 transient: true,
             })?;
         Ok([Stdio::from(stdout), Stdio::from(stderr)])
-    }
-
-    fn leftover_gone(&mut self, agent: AgentName, pid: u32, record: &Path) {
-        leftover::record_ended(record);
-        let exit = Exit {
-            status: ExitStatus::Unknown,
-            tail: String::new(),
-            oom_killed: false,
-            cpu: Duration::ZERO,
-            max_resident: 0,
-        };
-        let words = self.output.finish_child(&agent);
-        self.endings.push(Ending::child(agent, pid, exit, words));
     }
 }
 

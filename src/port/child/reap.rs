@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::wait::{self, Reaped};
+use super::raw::{self, Reaped};
 use super::{Children, ChildrenEvent, Managed, facts, kill_group, leftover};
 use crate::engine::message::{Exit, ExitStatus, ToolEnd, ToolOutcome};
 use crate::units::{AgentName, Ticket};
@@ -130,7 +130,7 @@ impl Children {
     /// Reaps what has ended; `true` when there may be more.
     pub(super) fn reap(&mut self) -> bool {
         for _ in 0..BATCH {
-            let Some(pid) = wait::peek() else {
+            let Some(pid) = raw::peek() else {
                 return false;
             };
             let known = self.managed.contains_key(&pid)
@@ -139,7 +139,7 @@ impl Children {
             if known {
                 kill_group(pid);
             }
-            let Some(reaped) = wait::reap(pid) else {
+            let Some(reaped) = raw::reap(pid) else {
                 return false;
             };
             self.route(pid, reaped);
@@ -223,24 +223,6 @@ impl Children {
                         .push(Ending::new(tool.agent.clone(), what, words));
                 }
                 ToolPhase::Running { .. } | ToolPhase::Killed { .. } | ToolPhase::Dismissed => {}
-            }
-        }
-    }
-
-    /// Looks for left-overs that are gone.
-    pub(super) fn poll_leftovers(&mut self, cx: &mut Context<'_>) {
-        let gone: Vec<u32> = self
-            .leftovers
-            .iter()
-            .filter(|(_, left)| left.watch.poll_read_ready(cx).is_ready())
-            .map(|(pid, _)| *pid)
-            .collect();
-        for pid in gone {
-            if let Some(left) = self.leftovers.remove(&pid) {
-                if leftover::group_is_still_ours(pid, &left.marker) {
-                    kill_group(pid);
-                }
-                self.leftover_gone(left.agent, pid, &left.record);
             }
         }
     }

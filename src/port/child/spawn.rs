@@ -20,6 +20,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::raw;
+
 /// Names of our own variables that every process gets when they are set: where programs and certificates are found, how
 /// text and time are shown, how the outside is reached. No name of ours is among them, so no token of ours is.
 pub const BASE_ENVIRONMENT: [&str; 14] = [
@@ -42,8 +44,8 @@ pub const BASE_ENVIRONMENT: [&str; 14] = [
 /// What `PATH` is when ours is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Open files a child may have at most by our raising. Hard limits of a thousand millions exist in containers, and there
-/// are programs that close every possible descriptor at start.
+/// Open files a child may have at most by our raising. Hard limits of a thousand millions exist in containers, and
+/// there are programs that close every possible descriptor at start.
 const OPEN_FILES_MAX: u64 = 1024 * 1024;
 
 /// Why a process could not be started.
@@ -67,13 +69,17 @@ impl SpawnFailure {
 
 /// Makes ready what children inherit from us whatever we do: signals, file mode mask, limit of open files.
 ///
-/// A signal that our own parent ignores (a shell's background job, `nohup`) would stay ignored in every child; a handler
-/// of ours is put back to the default by `exec`, so each ignored signal gets one and is dropped there.
+/// A signal that our own parent ignores (a shell's background job, `nohup`) would stay ignored in every child; a
+/// handler of ours is put back to the default by `exec`, so each ignored signal gets one and is dropped there.
 pub(super) fn prepare_host() -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     for number in ignored_signals() {
         // Those that cannot be caught are refused; they cannot be ignored either.
         drop(signal(SignalKind::from_raw(number)));
+    }
+    // Before Linux 5.11 an inherited descriptor reaches children, which harms few; nothing else depends on it.
+    if let Err(error) = raw::close_on_exec_from(3) {
+        tracing::debug!(%error, "inherited descriptors stay inheritable");
     }
     // Never more open than we were started with, and closed to writing by others in any case.
     let ours = umask(Mode::from_bits_truncate(0o022));
@@ -194,6 +200,9 @@ fn explain(program: &Path, path: Option<OsString>, error: &io::Error) -> SpawnFa
                 "the loader it names does not exist; it was built for another system".to_owned()
             }
         },
+        (Some(Errno::EACCES), None) if !has_directory(program) => {
+            "no such program in PATH, of which not every directory may be searched".to_owned()
+        }
         (Some(Errno::EACCES), Some(file)) if file.is_dir() => "it is a directory".to_owned(),
         (Some(Errno::EACCES), Some(file)) if !is_executable(file) => {
             "it is not executable; chmod +x it".to_owned()

@@ -1,6 +1,7 @@
 //! The last words of a child or a tool, in bounded memory.
 //!
-//! Promises: at most [`LINES`] lines and [`BYTES`] bytes over both streams; a longer line keeps its first [`LINE`] bytes.
+//! Promises: at most [`LINES`] lines and [`BYTES`] bytes over both streams; a longer line keeps its first [`LINE`]
+//! bytes.
 //! Must never: change what goes to the log; this is a copy for the report.
 
 use std::collections::VecDeque;

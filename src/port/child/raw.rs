@@ -1,13 +1,14 @@
-//! The waits that no safe wrapper offers: which process ended, how it ended together with what it used, and a process
-//! that is not our child.
+//! The few system calls that no safe wrapper offers: which process ended, how it ended together with what it used, a
+//! process that is not our child, and descriptors that nobody shall inherit.
 //!
 //! Promises: no call blocks; a peek changes nothing; a reap takes exactly the process it is told to take.
 //! Must never: decide anything. Whom an exit belongs to is `reap.rs`' business.
 //!
 //! Why not nix or rustix: nix's `waitid` turns an exit by a real-time signal into an error without the process id, so
 //! that one such exit would stand in the way of all later ones; rustix's `waitid` does not hand out the process id;
-//! neither has `wait4`, and after the wait `/proc` no longer tells what the process used. tokio's safe constructors of
-//! `AsyncFd` are deprecated in favour of an unsafe one.
+//! neither has `wait4`, and after the wait `/proc` no longer tells what the process used; neither has `close_range`
+//! for descriptors that nothing of ours owns. tokio's safe constructors of `AsyncFd` are deprecated in favour of an
+//! unsafe one.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -44,7 +45,8 @@ pub(super) fn peek() -> Option<u32> {
     }
     // SAFETY: all bytes are initialised: zeroed above, and overwritten by the kernel where it had an answer.
     let info = unsafe { info.assume_init() };
-    // SAFETY: after a successful `waitid` the `si_pid` member is the valid one; with no answer it is the zero from above.
+    // SAFETY: after a successful `waitid` the `si_pid` member is the valid one; with no answer it is the zero from
+    // above.
     let pid = unsafe { info.si_pid() };
     u32::try_from(pid).ok().filter(|pid| *pid != 0)
 }
@@ -80,10 +82,34 @@ pub(super) fn reap(pid: u32) -> Option<Reaped> {
 
 /// Registers a process descriptor, which becomes readable when the process has ended. Needs a running runtime.
 pub(super) fn watch(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, is always the same descriptor, and lives inside the `AsyncFd` until that is dropped;
-    // nothing here hands it out.
+    // SAFETY: an `OwnedFd` is open, is always the same descriptor, and lives inside the `AsyncFd` until that is
+    // dropped; nothing here hands it out.
     let watch = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
     Ok(watch?)
+}
+
+/// Keeps descriptors that we were started with (a shell's `3>file`, sockets of systemd) from every process we start.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` before Linux 5.11.
+pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // In this kernel header's type, which is unsigned while libc's constant is not declared for every target.
+    const CLOSE_RANGE_CLOEXEC: libc::c_ulong = 0x4;
+    // SAFETY: three integers, no memory; with CLOEXEC nothing is closed here, only flags of descriptors are set, and
+    // no code of ours relies on a descriptor being inherited: those for a child are duplicated by the spawn.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            libc::c_ulong::from(first),
+            libc::c_ulong::from(u32::MAX),
+            CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn span(time: libc::timeval) -> Duration {

@@ -1,0 +1,161 @@
+//! From the command line to resolved settings: reads the file and answers for the process's environment.
+//!
+//! Promises: the only place where the process environment and the settings file are read; a file over its limit is refused
+//! before it is parsed; without a file the built-in defaults hold.
+//! Must never: judge a setting.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::{AppError, AppErrorKind};
+use crate::config::{self, Config, Environment, Overrides, Profile};
+use crate::yaml::Limits;
+
+/// What the command line says about the place of settings and state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The settings file; the built-in defaults without one.
+    pub settings: Option<PathBuf>,
+    /// The state directory, over the one of the settings.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Reads and resolves the settings.
+///
+/// # Errors
+/// The file cannot be read, or every problem of its text, a line each.
+pub fn settings(given: &Given) -> Result<Config, AppError> {
+    let refused = |cause| AppError {
+        kind: AppErrorKind::Settings,
+        cause,
+    };
+    let overrides = Overrides {
+        storage: given.state_dir.as_deref().map(absolute).transpose()?,
+        ..Overrides::default()
+    };
+    let resolved = match &given.settings {
+        None => config::defaults(&Process, &overrides),
+        Some(path) => {
+            let text = read(path).map_err(|cause| {
+                let what = format!("read the settings {}", path.display());
+                refused(anyhow::Error::new(cause).context(what))
+            })?;
+            config::load(&path.display().to_string(), &text, &Process, &overrides)
+        }
+    };
+    resolved.map_err(|errors| refused(errors.into()))
+}
+
+/// The built-in profiles and those that the settings use, by name.
+pub fn profiles(config: &Config) -> Vec<Profile> {
+    let used = config.agents.iter().map(|agent| agent.profile.clone());
+    let by_name: BTreeMap<_, _> = config::built_in(&Process)
+        .into_iter()
+        .chain(used)
+        .map(|profile| (profile.name.clone(), profile))
+        .collect();
+    by_name.into_values().collect()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, AppError> {
+    std::path::absolute(path).map_err(|cause| AppError {
+        kind: AppErrorKind::StateUnusable,
+        cause: anyhow::Error::new(cause).context(format!("find {}", path.display())),
+    })
+}
+
+/// Reads a text that is to be parsed; one byte over the limit is read, so that the parser refuses it by its size.
+fn read(path: &Path) -> io::Result<String> {
+    let limit = u64::try_from(Limits::SETTINGS.bytes).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    File::open(path)?
+        .take(limit.saturating_add(1))
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The process itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Process;
+
+impl Environment for Process {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn file(&self, path: &str) -> io::Result<String> {
+        read(Path::new(path))
+    }
+
+    fn own_executable(&self) -> PathBuf {
+        // Resolved by the kernel even when the file was replaced by an upgrade.
+        std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"))
+    }
+
+    fn is_root(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(settings: &Path) -> Given {
+        Given {
+            settings: Some(settings.to_owned()),
+            state_dir: None,
+        }
+    }
+
+    fn put(text: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        io::Write::write_all(&mut file, text).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_state_directory_of_the_command_line_wins() {
+        let file = put(b"storage:\n  directory: /from/settings\n");
+        let from_file = settings(&given(file.path())).unwrap();
+        assert_eq!(from_file.storage, Path::new("/from/settings"));
+        let over = Given {
+            state_dir: Some("/from/line".into()),
+            ..given(file.path())
+        };
+        assert_eq!(settings(&over).unwrap().storage, Path::new("/from/line"));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_wrong_is_a_settings_error() {
+        let error = settings(&given(Path::new("/nonexistent.yaml"))).unwrap_err();
+        assert_eq!(error.kind, AppErrorKind::Settings);
+        assert_eq!(
+            error.to_string(),
+            "read the settings /nonexistent.yaml: No such file or directory (os error 2)"
+        );
+        let file = put(b"storage:\n  directroy: /x\n");
+        let error = settings(&given(file.path())).unwrap_err();
+        assert_eq!(error.kind, AppErrorKind::Settings);
+        let place = format!("{}:2:3", file.path().display());
+        assert!(error.to_string().starts_with(&place), "{error}");
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused_by_its_size() {
+        let file = put(&vec![b'#'; Limits::SETTINGS.bytes + 4096]);
+        let error = settings(&given(file.path())).unwrap_err();
+        assert_eq!(error.kind, AppErrorKind::Settings);
+        assert!(error.to_string().contains("limit"), "{error}");
+    }
+
+    #[test]
+    fn the_built_in_profiles_are_listed() {
+        let file = put(b"storage:\n  directory: /x\n");
+        let config = settings(&given(file.path())).unwrap();
+        let names: Vec<_> = profiles(&config).into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["adjutant", "generic", "otelcol"]);
+    }
+}

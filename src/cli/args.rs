@@ -1,0 +1,413 @@
+//! The arguments: what can be typed, and nothing of what comes of it.
+//!
+//! Promises: names, revisions, durations and addresses are parsed here, so that a mistake is a usage error (exit code 2) that
+//! names the argument; help texts are the documentation of the commands.
+//! Must never: read a file or the environment.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::units::{AgentName, RevisionId, parse_duration};
+
+/// Supervises telemetry agents and speaks OpAMP to their fleet server.
+#[derive(Debug, Parser)]
+#[command(name = "adjutant", version, max_term_width = 100)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where settings and state are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Place {
+    /// Settings file; the built-in defaults without it
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// State directory, instead of the one in the settings
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Whether to wait for the rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Wait {
+    /// Wait until the rollout is committed or has failed; progress goes to a terminal's standard error
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration, requires = "wait")]
+    pub timeout: Duration,
+}
+
+/// What can be asked of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Run the supervisor in the foreground
+    Run {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Also serve a small OpAMP server with a page, for trying; loopback only
+        #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4320", value_parser = loopback)]
+        dev_server: Option<SocketAddr>,
+    },
+    /// Check the settings, or a bundle for an agent, without running anything but the agent's validator
+    Validate {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// A bundle to check, as a directory
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// For which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME", requires = "directory")]
+        agent: Option<AgentName>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show agents, revisions, rollouts and links
+    Status {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Keep printing whenever something changes
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Apply the files of a directory by hand, as if the server had offered them
+    Apply {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// The bundle, as a directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// To which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Go back to an older revision
+    Rollback {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// Which revision; the one before the current one without it
+        #[arg(long, value_name = "REVISION")]
+        to: Option<RevisionId>,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Restart an agent's process
+    Restart {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+    },
+    /// Read the local config files again and apply what changed
+    Reload {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+    },
+    /// List, show and compare stored revisions
+    Config {
+        /// What of them.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Exit 0 when healthy or waiting for a first config; for container probes
+    Healthcheck {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Ask this http:// address instead of the control socket
+        #[arg(long, conflicts_with_all = ["config", "state_dir"])]
+        url: Option<String>,
+    },
+    /// Print the output of an agent
+    Logs {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// How many of the last lines
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+        lines: usize,
+        /// Go on with what is written from now on
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// List and show the kinds of agents that are known
+    Profile {
+        /// What of them.
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
+    /// Run the data plane; normally the supervisor does
+    #[cfg(feature = "collect")]
+    Collect {
+        /// Directory that holds collect.yaml
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Only check the config, without side effects
+        #[arg(long)]
+        validate: bool,
+    },
+}
+
+/// What can be asked about stored revisions.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ConfigCommand {
+    /// List the stored revisions, newest first
+    List {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the files of a revision
+    Show {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// Which revision; the current one without it
+        revision: Option<RevisionId>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare two revisions: the one before the current with the current, FROM with the current, or FROM with TO
+    Diff {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// The older revision
+        from: Option<RevisionId>,
+        /// The newer revision
+        to: Option<RevisionId>,
+    },
+}
+
+/// What can be asked about profiles.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ProfileCommand {
+    /// List the profiles
+    List {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one profile
+    Show {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Its name
+        name: String,
+    },
+}
+
+/// Reads a command line, program name first.
+pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    Line::try_parse_from(args).map(|line| line.command)
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "not an address with a port, such as 127.0.0.1:4320".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("the server for trying listens on loopback only".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn lines_become_commands() {
+        let place = |config: Option<&str>, state: Option<&str>| Place {
+            config: config.map(PathBuf::from),
+            state_dir: state.map(PathBuf::from),
+        };
+        let none = place(None, None);
+        let agent = || Some("otel".parse().unwrap());
+        let revision = |text: &str| Some(text.parse().unwrap());
+        let wait = |wait| Wait {
+            wait,
+            timeout: Duration::from_mins(if wait { 1 } else { 5 }),
+        };
+        let cases = [
+            (
+                "adjutant run",
+                Command::Run {
+                    place: none.clone(),
+                    dev_server: None,
+                },
+            ),
+            (
+                "adjutant run --config a.yaml --state-dir /s --dev-server",
+                Command::Run {
+                    place: place(Some("a.yaml"), Some("/s")),
+                    dev_server: Some("127.0.0.1:4320".parse().unwrap()),
+                },
+            ),
+            (
+                "adjutant run --dev-server [::1]:9",
+                Command::Run {
+                    place: none.clone(),
+                    dev_server: Some("[::1]:9".parse().unwrap()),
+                },
+            ),
+            (
+                "adjutant validate bundle --agent otel -c a.yaml",
+                Command::Validate {
+                    place: place(Some("a.yaml"), None),
+                    directory: Some("bundle".into()),
+                    agent: agent(),
+                    json: false,
+                },
+            ),
+            (
+                "adjutant rollback --agent otel --to 1700000000000-00c0ffee --wait --timeout 1m",
+                Command::Rollback {
+                    place: none.clone(),
+                    agent: agent(),
+                    to: revision("1700000000000-00c0ffee"),
+                    wait: wait(true),
+                },
+            ),
+            (
+                "adjutant apply dir",
+                Command::Apply {
+                    place: none.clone(),
+                    directory: "dir".into(),
+                    agent: None,
+                    wait: wait(false),
+                },
+            ),
+            (
+                "adjutant config diff 1700000000000-00c0ffee",
+                Command::Config {
+                    command: ConfigCommand::Diff {
+                        place: none.clone(),
+                        agent: None,
+                        from: revision("1700000000000-00c0ffee"),
+                        to: None,
+                    },
+                },
+            ),
+            (
+                "adjutant logs -n 5 -f",
+                Command::Logs {
+                    place: none,
+                    agent: None,
+                    lines: 5,
+                    follow: true,
+                },
+            ),
+        ];
+        for (line, wanted) in cases {
+            assert_eq!(parsed(line), Ok(wanted), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_argument() {
+        let cases = [
+            ("adjutant", "Usage"),
+            ("adjutant stauts", "'status'"),
+            ("adjutant run --dev-server 0.0.0.0:1", "loopback only"),
+            ("adjutant restart --agent UPPER", "1 to 63 of a-z"),
+            (
+                "adjutant rollback --to latest",
+                "<utc-ms>-<8 hexadecimal digits>",
+            ),
+            ("adjutant apply d --wait --timeout 30", "number with a unit"),
+            ("adjutant apply d --timeout 30s", "--wait"),
+            ("adjutant validate --agent a", "<DIR>"),
+            (
+                "adjutant healthcheck --url u --state-dir d",
+                "cannot be used with",
+            ),
+        ];
+        for (line, wanted) in cases {
+            let said = parsed(line).unwrap_err();
+            assert!(said.contains(wanted), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn every_command_is_in_its_document() {
+        let document = include_str!("../../docs/cli.md");
+        let line = Line::command();
+        for command in line.get_subcommands() {
+            let heading = format!("\n## `adjutant {}", command.get_name());
+            assert!(document.contains(&heading), "{heading} is missing");
+            for argument in command.get_arguments().chain(
+                command
+                    .get_subcommands()
+                    .flat_map(clap::Command::get_arguments),
+            ) {
+                if let Some(long) = argument.get_long() {
+                    assert!(
+                        document.contains(&format!("`--{long}")),
+                        "--{long} of {} is missing",
+                        command.get_name()
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Orders to a running supervisor: `apply`, `rollback`, `restart`, `reload`, and waiting for what comes of them.
+//!
+//! Promises: without `--wait` a command ends when the order is taken; with it, when the rollout it began is over, and the exit
+//! code tells which way. Waiting has a limit.
+//! Must never: repeat an order.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::args::Wait;
+use super::status::look_again;
+use super::{Done, ExitCode, Failure, Out};
+use crate::port::admin::client::Client;
+use crate::port::admin::wire::{
+    AcceptedDocument, AgentDocument, AgentOrder, ApplyOrder, FileDocument, RecordDocument,
+    RollbackOrder, StatusDocument,
+};
+use crate::port::bundle;
+use crate::units::{AgentName, RevisionId, format_duration};
+
+/// How long an order may take to become a transaction in the history.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) async fn apply(
+    client: &Client,
+    directory: &Path,
+    agent: Option<AgentName>,
+    wait: &Wait,
+    out: &mut Out<'_>,
+) -> Done {
+    let files = bundle::read(directory)?
+        .into_iter()
+        .map(|file| FileDocument::new(file.name, file.bytes))
+        .collect();
+    let agent = agent.map(|agent| agent.to_string());
+    let before = Before::look(client, agent.as_deref(), wait).await?;
+    let accepted = client.apply(&ApplyOrder { agent, files }).await?;
+    before.follow(client, accepted, wait, out).await
+}
+
+pub(super) async fn rollback(
+    client: &Client,
+    agent: Option<AgentName>,
+    to: Option<RevisionId>,
+    wait: &Wait,
+    out: &mut Out<'_>,
+) -> Done {
+    let agent = agent.map(|agent| agent.to_string());
+    let to = to.map(|to| to.to_string());
+    let before = Before::look(client, agent.as_deref(), wait).await?;
+    let accepted = client.rollback(&RollbackOrder { agent, to }).await?;
+    before.follow(client, accepted, wait, out).await
+}
+
+pub(super) async fn restart(client: &Client, agent: Option<AgentName>, out: &mut Out<'_>) -> Done {
+    let agent = agent.map(|agent| agent.to_string());
+    let accepted = client.restart(&AgentOrder { agent }).await?;
+    out.line(&accepted.accepted);
+    Ok(ExitCode::Ok)
+}
+
+pub(super) async fn reload(client: &Client, agent: Option<AgentName>, out: &mut Out<'_>) -> Done {
+    let agent = agent.map(|agent| agent.to_string());
+    let accepted = client.reload(&AgentOrder { agent }).await?;
+    out.line(&accepted.accepted);
+    Ok(ExitCode::Ok)
+}
+
+/// The last transaction before an order, so that the one it begins is recognised.
+struct Before {
+    agent: Option<String>,
+    transaction: u64,
+}
+
+impl Before {
+    async fn look(client: &Client, agent: Option<&str>, wait: &Wait) -> Result<Self, Failure> {
+        let mut before = Self {
+            agent: agent.map(str::to_owned),
+            transaction: 0,
+        };
+        if wait.wait {
+            let document = client.status().await?;
+            let last = before.of(&document).and_then(newest);
+            before.transaction = last.map_or(0, |record| record.transaction);
+        }
+        Ok(before)
+    }
+
+    /// The agent the order is about.
+    fn of<'a>(&self, document: &'a StatusDocument) -> Option<&'a AgentDocument> {
+        match &self.agent {
+            Some(name) => document.agents.iter().find(|agent| agent.name == *name),
+            None => document.agents.first(),
+        }
+    }
+
+    async fn follow(
+        &self,
+        client: &Client,
+        accepted: AcceptedDocument,
+        wait: &Wait,
+        out: &mut Out<'_>,
+    ) -> Done {
+        out.line(&accepted.accepted);
+        if !wait.wait {
+            return Ok(ExitCode::Ok);
+        }
+        let begun = timeout(BEGIN_TIMEOUT.min(wait.timeout), self.begun(client));
+        if begun.await.map_err(|_| self.not_begun())??.over {
+            return self.end(client, out).await;
+        }
+        match timeout(wait.timeout, self.end(client, out)).await {
+            Ok(done) => done,
+            Err(_) => Err(Failure::new(
+                ExitCode::NotApplied,
+                format!(
+                    "the rollout is not over after {}; it goes on, see `adjutant status`",
+                    format_duration(wait.timeout)
+                ),
+            )),
+        }
+    }
+
+    fn not_begun(&self) -> Failure {
+        let agent = self.agent.as_deref().unwrap_or("the agent");
+        Failure::new(
+            ExitCode::NotApplied,
+            format!(
+                "the order was taken, but no rollout of {agent} began; it may run already, see `adjutant status`"
+            ),
+        )
+    }
+
+    async fn begun(&self, client: &Client) -> Result<RecordDocument, Failure> {
+        loop {
+            let document = look_again(client).await?;
+            if let Some(record) = self.ours(&document) {
+                return Ok(record.clone());
+            }
+        }
+    }
+
+    /// The last step of the first transaction after the order. A newer transaction may already have taken its place.
+    fn ours<'a>(&self, document: &'a StatusDocument) -> Option<&'a RecordDocument> {
+        let history = &self.of(document)?.history;
+        let number = history
+            .iter()
+            .map(|record| record.transaction)
+            .filter(|number| *number > self.transaction)
+            .min()?;
+        history.iter().find(|record| record.transaction == number)
+    }
+
+    async fn end(&self, client: &Client, out: &mut Out<'_>) -> Done {
+        let mut phase = String::new();
+        loop {
+            let document = look_again(client).await?;
+            if let Some(agent) = self.of(&document)
+                && agent.phase != phase
+            {
+                phase.clone_from(&agent.phase);
+                out.progress(&format!("{}: {phase}", agent.name));
+            }
+            if let Some(record) = self.ours(&document)
+                && record.over
+            {
+                return verdict(record, out);
+            }
+        }
+    }
+}
+
+fn newest(agent: &AgentDocument) -> Option<&RecordDocument> {
+    agent.history.iter().max_by_key(|record| record.transaction)
+}
+
+fn verdict(record: &RecordDocument, out: &mut Out<'_>) -> Done {
+    let revision = record.revision.as_deref().unwrap_or("no revision");
+    if record.step == "committed" {
+        out.line(&format!("committed: {revision}"));
+        return Ok(ExitCode::Ok);
+    }
+    let step = record.step.replace('_', " ");
+    let reason = if record.reason.is_empty() {
+        "no reason was given"
+    } else {
+        &record.reason
+    };
+    Err(Failure::new(
+        ExitCode::NotApplied,
+        format!("{step}: {revision}: {reason}"),
+    ))
+}

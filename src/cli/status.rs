@@ -1,0 +1,149 @@
+//! `status`: the state as a table, as JSON, once or whenever it changes.
+//!
+//! Promises: one row per agent; whatever is wrong is a line below the table, in words.
+//! Must never: interpret more than the document says.
+
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+
+use super::{Done, ExitCode, Failure, Out};
+use crate::port::admin::client::{Client, ClientError};
+use crate::port::admin::wire::{AgentDocument, StatusDocument};
+
+/// Time between two looks of `--watch`.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) async fn show(client: &Client, json: bool, watch: bool, out: &mut Out<'_>) -> Done {
+    let mut shown = String::new();
+    loop {
+        let document = client.status().await.map_err(Failure::from)?;
+        let (key, text) = if json {
+            let text = serde_json::to_string(&document)
+                .map_err(|cause| Failure::new(ExitCode::Failed, cause.to_string()))?;
+            (render(&document), format!("{text}\n"))
+        } else {
+            let text = render(&document);
+            (text.clone(), text)
+        };
+        // Uptime changes with every look and is in neither key.
+        if key != shown {
+            if watch && !json && !shown.is_empty() {
+                out.line("");
+            }
+            out.text(&text);
+            shown = key;
+        }
+        if !watch || out.closed() {
+            return Ok(ExitCode::Ok);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits for the next look at a rollout.
+pub(super) async fn look_again(client: &Client) -> Result<StatusDocument, ClientError> {
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    client.status().await
+}
+
+/// The table and the lines below it.
+pub(super) fn render(document: &StatusDocument) -> String {
+    let rows = document.agents.iter().map(row);
+    let header = [
+        "AGENT", "PROFILE", "STATUS", "PID", "REVISION", "ROLLOUT", "SERVER", "RESTARTS",
+    ];
+    let mut text = table(header, rows);
+    if document.stopping {
+        text.push_str("the supervisor is stopping\n");
+    }
+    for agent in &document.agents {
+        for remark in remarks(agent) {
+            text.extend([agent.name.as_str(), ": ", &remark, "\n"]);
+        }
+    }
+    text
+}
+
+fn row(agent: &AgentDocument) -> [String; 8] {
+    let dash = || "-".to_owned();
+    [
+        agent.name.clone(),
+        agent.profile.clone(),
+        if agent.healthy {
+            agent.status.clone()
+        } else {
+            format!("{} (unhealthy)", agent.status)
+        },
+        agent
+            .child
+            .as_ref()
+            .map_or_else(dash, |child| child.pid.to_string()),
+        agent
+            .current
+            .as_ref()
+            .map_or_else(dash, |current| current.id.clone()),
+        agent.phase.clone(),
+        agent.link.state.clone(),
+        agent.restarts.to_string(),
+    ]
+}
+
+fn remarks(agent: &AgentDocument) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if !agent.last_error.is_empty() {
+        remarks.push(agent.last_error.clone());
+    }
+    for (path, component) in &agent.components {
+        if !component.healthy {
+            remarks.push(format!("component {path}: {}", component.status));
+        }
+    }
+    if agent.on_default {
+        remarks.push("the default config runs although a remote one was applied".to_owned());
+    } else if let Some(current) = &agent.current
+        && current.origin == "default"
+    {
+        remarks.push("waiting for config; the built-in default runs".to_owned());
+    }
+    if let Some(frozen) = &agent.frozen {
+        remarks.push(format!("applies are frozen: {frozen}"));
+    }
+    if let Some(last) = agent.history.first()
+        && !last.reason.is_empty()
+    {
+        remarks.push(format!(
+            "last rollout {} at {}: {}",
+            last.step.replace('_', " "),
+            last.at,
+            last.reason
+        ));
+    }
+    if !agent.link.last_error.is_empty() {
+        remarks.push(format!(
+            "server {}: {}",
+            agent.link.endpoint, agent.link.last_error
+        ));
+    }
+    remarks
+}
+
+/// Columns without lines, two blanks apart, nothing at the end of a line.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().fold(String::new(), |mut text, line| {
+        text.push_str(line.trim_end());
+        text.push('\n');
+        text
+    })
+}

@@ -1,0 +1,249 @@
+//! Given layers, local and offered; when they are composed; then bytes stay, order holds, and one content has one hash.
+
+use super::*;
+use crate::config::{self, Environment, Overrides};
+
+struct Nothing;
+
+impl Environment for Nothing {
+    fn var(&self, name: &str) -> Option<String> {
+        (name == "HOME").then(|| "/root".to_owned())
+    }
+
+    fn file(&self, path: &str) -> std::io::Result<String> {
+        Err(std::io::Error::other(path.to_owned()))
+    }
+
+    fn own_executable(&self) -> PathBuf {
+        "/bin/sh".into()
+    }
+
+    fn is_root(&self) -> bool {
+        false
+    }
+}
+
+fn agent(settings: &str) -> Agent {
+    let text = format!("agents: {{it: {settings}}}\n");
+    let config = config::load("test", &text, &Nothing, &Overrides::default());
+    config
+        .unwrap_or_else(|errors| panic!("{errors}"))
+        .agents
+        .remove(0)
+}
+
+fn places() -> Places {
+    Places {
+        state_dir: "/s/agents/it".into(),
+        link: None,
+        reserved_ports: vec![4328],
+    }
+}
+
+fn offered(files: &[(&str, &str)]) -> Vec<OfferedFile> {
+    files
+        .iter()
+        .map(|(name, body)| OfferedFile {
+            name: (*name).to_owned(),
+            content_type: "text/yaml".to_owned(),
+            body: body.as_bytes().to_vec(),
+        })
+        .collect()
+}
+
+fn local(path: &str, text: &str) -> LocalFile {
+    LocalFile {
+        path: path.into(),
+        bytes: Ok(text.as_bytes().to_vec()),
+    }
+}
+
+fn paths(candidate: &Candidate) -> Vec<&str> {
+    candidate
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect()
+}
+
+fn collector() -> Agent {
+    agent(
+        "{profile: otelcol, executable: /bin/sh, args: [--x], config_files: [/etc/a.yaml, /etc/b.yaml]}",
+    )
+}
+
+#[test]
+fn builtin_default_passes_its_own_policy_and_is_found_again_by_its_hash() {
+    let agent = agent("{profile: adjutant}");
+    let once = compose_default(&agent, &places()).unwrap().unwrap();
+    let twice = compose_default(&agent, &places()).unwrap().unwrap();
+    assert_eq!(once.hash, twice.hash);
+    assert_eq!(paths(&once), ["collect.yaml", MARKER_FILE]);
+}
+
+#[test]
+fn marker_names_the_hash_and_is_not_part_of_it() {
+    let agent = agent("{profile: adjutant}");
+    let files = offered(&[("", "sources: {}\n")]);
+    let candidate = compose(&agent, &places(), &[], &files).unwrap();
+    let marker = candidate.files.last().unwrap();
+    assert_eq!(marker.layer, LayerKind::Marker);
+    assert_eq!(marker.bytes, format!("{}\n", candidate.hash).into_bytes());
+    let bare = [("collect.yaml", "text/yaml", b"sources: {}\n".as_slice())];
+    assert_eq!(candidate.hash, RevisionHash::of(bare));
+}
+
+#[test]
+fn collector_layers_keep_their_order_and_the_overlay_is_last() {
+    let files = offered(&[("", "z: 1\n"), ("b", "b: 1\n"), ("a", "a: 1\n")]);
+    let locals = [
+        local("/etc/a.yaml", "x: 1\n"),
+        local("/etc/b.yaml", "service: {extensions: [zpages, opamp]}\n"),
+    ];
+    let candidate = compose(&collector(), &places(), &locals, &files).unwrap();
+    let expected = [
+        "local/0-a.yaml",
+        "local/1-b.yaml",
+        "remote/a",
+        "remote/b",
+        "remote/config.yaml",
+        OVERLAY_FILE,
+        OTEL_MARKER_FILE,
+    ];
+    assert_eq!(paths(&candidate), expected);
+    let overlay = String::from_utf8(candidate.files[5].bytes.clone()).unwrap();
+    assert!(
+        overlay.contains("extensions: [\"zpages\",\"opamp\"]"),
+        "{overlay}"
+    );
+}
+
+#[test]
+fn service_extensions_of_all_layers_are_united_once_each() {
+    let agent = agent("{profile: otelcol, executable: /bin/sh}");
+    let files = offered(&[
+        ("a", "service: {extensions: [health_check, file_storage]}\n"),
+        (
+            "b",
+            "service:\n  extensions:\n    - health_check\n    - pprof\n",
+        ),
+    ]);
+    let candidate = compose(&agent, &places(), &[], &files).unwrap();
+    let overlay = candidate
+        .files
+        .iter()
+        .find(|file| file.path == OVERLAY_FILE)
+        .unwrap();
+    let overlay = String::from_utf8(overlay.bytes.clone()).unwrap();
+    let list = "extensions: [\"health_check\",\"file_storage\",\"pprof\",\"opamp\"]";
+    assert!(overlay.contains(list), "{overlay}");
+}
+
+#[test]
+fn command_line_names_every_layer_and_then_the_operators_arguments() {
+    let locals = [
+        local("/etc/a.yaml", "x: 1\n"),
+        local("/etc/b.yaml", "service: {pipelines: {logs: {}}}\n"),
+    ];
+    let agent = collector();
+    let candidate = compose(&agent, &places(), &locals, &[]).unwrap();
+    let directory = places().config_dir();
+    let line = arguments(&agent, &places(), &[], &directory, &candidate.files);
+    assert_eq!(line.len(), 4 * 2 + 1);
+    assert_eq!(
+        line[0..2],
+        ["--config", "/s/agents/it/current/local/0-a.yaml"]
+    );
+    assert_eq!(line[8], "--x");
+}
+
+#[test]
+fn config_without_pipelines_gets_the_gate_that_lets_it_start() {
+    let agent = agent("{profile: otelcol, executable: /bin/sh}");
+    let candidate = compose(
+        &agent,
+        &places(),
+        &[],
+        &offered(&[("", "extensions: {}\n")]),
+    )
+    .unwrap();
+    let line = arguments(
+        &agent,
+        &places(),
+        &[],
+        &places().config_dir(),
+        &candidate.files,
+    );
+    assert_eq!(
+        line.last().unwrap(),
+        "--feature-gates=service.AllowNoPipelines"
+    );
+}
+
+#[test]
+fn nothing_given_is_an_empty_candidate_and_a_missing_local_file_is_named() {
+    let agent = agent("{profile: otelcol, executable: /bin/sh}");
+    assert!(compose(&agent, &places(), &[], &[]).unwrap().is_empty());
+    let missing = LocalFile {
+        path: "/etc/a.yaml".into(),
+        bytes: Err("no such file".to_owned()),
+    };
+    let Refused(reason) = compose(&collector(), &places(), &[missing], &[]).unwrap_err();
+    let expected =
+        "local config file /etc/a.yaml: no such file; local config file /etc/b.yaml: not read";
+    assert_eq!(reason, expected);
+}
+
+#[test]
+fn reload_needs_a_restart_when_the_set_of_layers_changes_and_not_when_a_file_does() {
+    let agent = agent("{profile: otelcol, executable: /bin/sh}");
+    let pipelines = "service: {pipelines: {logs: {receivers: [nop]}}}\n";
+    let one = compose(&agent, &places(), &[], &offered(&[("a", pipelines)]))
+        .unwrap()
+        .files;
+    let longer = format!("{pipelines}# changed\n");
+    let two = compose(&agent, &places(), &[], &offered(&[("a", &longer)]))
+        .unwrap()
+        .files;
+    let more = compose(
+        &agent,
+        &places(),
+        &[],
+        &offered(&[("a", pipelines), ("b", "x: 1\n")]),
+    )
+    .unwrap()
+    .files;
+    assert_eq!(needs_restart(&agent, &places(), &one, &two), None);
+    let reason = needs_restart(&agent, &places(), &one, &more);
+    assert_eq!(reason.as_deref(), Some("the command line changes"));
+}
+
+#[test]
+fn hostile_names_and_programs_are_refused_with_file_and_place() {
+    let agent = agent("{profile: otelcol, executable: /bin/sh}");
+    for name in ["../x", "/etc/x", "a/../../b", "a\0b", &"x".repeat(300)] {
+        let refused = compose(&agent, &places(), &[], &offered(&[(name, "x: 1\n")]));
+        assert!(refused.is_err(), "{name:?}");
+    }
+    let exec = "receivers:\n  exec/evil:\n    command: reboot\n";
+    let Refused(reason) =
+        compose(&agent, &places(), &[], &offered(&[("a.yaml", exec)])).unwrap_err();
+    assert!(reason.starts_with("a.yaml:2:3:"), "{reason}");
+}
+
+#[test]
+fn offered_file_takes_the_place_of_a_local_one_of_its_name() {
+    let agent = agent(
+        "{profile: generic, executable: /bin/sh, config_files: [/etc/it/config.yaml, /etc/it/extra.conf]}",
+    );
+    let locals = [
+        local("/etc/it/config.yaml", "local\n"),
+        local("/etc/it/extra.conf", "extra\n"),
+    ];
+    let candidate = compose(&agent, &places(), &locals, &offered(&[("", "remote\n")])).unwrap();
+    assert_eq!(
+        paths(&candidate),
+        ["config.yaml", "extra.conf", MARKER_FILE]
+    );
+    assert_eq!(candidate.files[0].bytes, b"remote\n");
+}

@@ -1,0 +1,101 @@
+//! The good end: last good moves, the server reads APPLIED, old revisions go.
+//!
+//! Promises: last good is set only after the window; what `current` and `last-good` name is never pruned.
+//! Must never: decide whether the window was passed.
+
+use super::*;
+use crate::engine::Engine;
+use crate::engine::disk::Purpose;
+use crate::engine::message::{DiskWork, Origin, Outcome, Step};
+use crate::units::{Now, RevisionHash, RevisionId};
+
+impl Engine {
+    pub(super) fn mark_good(&mut self) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let Some(revision) = &transaction.revision else {
+            return;
+        };
+        let id = revision.id.clone();
+        transaction.stage = Stage::MarkingGood { retry_at: None };
+        self.push_disk(Purpose::Transaction, DiskWork::MarkGood(id));
+    }
+
+    pub(super) fn good(&mut self, now: Now) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        self.last_good = transaction
+            .revision
+            .as_ref()
+            .map(|revision| revision.id.clone());
+        transaction.stage = Stage::MarkingCommitted;
+        self.mark(now, Step::Committed, "");
+    }
+
+    pub(super) fn committed(&mut self, now: Now) {
+        let Some(transaction) = self.transaction.take() else {
+            return;
+        };
+        self.count("commits");
+        if let Some(revision) = &transaction.revision {
+            self.forgive(revision.hash);
+        }
+        match (transaction.job.offer, &mut self.remote) {
+            (Some(offer), _) => self.answer(&offer, Outcome::Applied, ""),
+            // A person changed what runs: the server's last offer is not what runs any more.
+            (None, Some(remote)) if transaction.job.origin == Origin::Manual => {
+                let offer = remote.offer.clone();
+                self.answer(
+                    &offer,
+                    Outcome::Failed,
+                    "replaced by an order of the operator",
+                );
+            }
+            (None, _) => {}
+        }
+        self.enter("committed");
+        self.prune();
+        self.begin_pending(now);
+    }
+
+    /// A config that proved itself after all is no longer rejected.
+    pub(super) fn forgive(&mut self, hash: RevisionHash) {
+        let before = self.rejected.len();
+        self.rejected.retain(|rejection| rejection.hash != hash);
+        if self.rejected.len() != before {
+            let rejected = self.rejected.clone();
+            self.push_disk(Purpose::Memory, DiskWork::SaveRejected(rejected));
+        }
+    }
+
+    pub(super) fn prune(&mut self) {
+        let mut ids: Vec<RevisionId> = self
+            .revisions
+            .iter()
+            .map(|stored| stored.id.clone())
+            .collect();
+        ids.sort_unstable();
+        ids.reverse();
+        let referenced = |id: &RevisionId| {
+            self.current
+                .as_ref()
+                .is_some_and(|current| &current.id == id)
+                || self.last_good.as_ref() == Some(id)
+        };
+        let mut spare = self.settings.apply.keep_revisions;
+        let mut keep = Vec::new();
+        for id in ids.iter().cloned() {
+            if referenced(&id) {
+                keep.push(id);
+            } else if spare > 0 {
+                spare = spare.saturating_sub(1);
+                keep.push(id);
+            }
+        }
+        if keep.len() < ids.len() {
+            self.push_disk(Purpose::Prune, DiskWork::Prune { keep });
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Where the transaction goes from each answer of the disk, good or bad.
+//!
+//! Promises: every stage that waits for the disk has an arm for its answer and one for its fault; a fault before promotion touches
+//! nothing, a fault after it never leaves the child without a config.
+//! Must never: wait for anything but the disk.
+
+use super::*;
+use crate::engine::Engine;
+use crate::engine::disk::Purpose;
+use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
+use crate::engine::watch::Watch;
+use crate::units::Now;
+
+impl Engine {
+    /// An answer of the disk for the running transaction.
+    pub(crate) fn transaction_disk(&mut self, now: Now, result: Result<DiskDone, DiskFault>) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let done = match result {
+            Ok(done) => done,
+            Err(fault) => return self.transaction_fault(now, fault),
+        };
+        match (&transaction.stage, done) {
+            (Stage::Gathering, DiskDone::Local(local)) => {
+                self.local = local;
+                if !self.overtaken(now) {
+                    self.compose(now);
+                }
+            }
+            (Stage::Fetching, DiskDone::Revision(revision)) => {
+                transaction.revision = Some(*revision);
+                let resumed = std::mem::replace(&mut transaction.stored, true);
+                if self.overtaken(now) {
+                    return;
+                }
+                if resumed {
+                    self.staged(now, Step::Resumed);
+                } else {
+                    self.decide(now);
+                }
+            }
+            (Stage::Intent, _) => {
+                let Some(revision) = transaction.revision.clone() else {
+                    return;
+                };
+                if transaction.stored {
+                    return self.staged(now, Step::Staged);
+                }
+                transaction.stage = Stage::Staging;
+                self.enter("staging");
+                self.push_disk(Purpose::Transaction, DiskWork::Stage(Box::new(revision)));
+            }
+            (Stage::Staging, _) => {
+                if let Some(revision) = &transaction.revision {
+                    let stored = stored_of(revision);
+                    self.revisions.push(stored);
+                }
+                self.staged(now, Step::Staged);
+            }
+            (Stage::MarkingStaged, _) => {
+                if !self.overtaken(now) {
+                    self.validate(now);
+                }
+            }
+            (Stage::MarkingValidated, _) => {
+                if !self.overtaken(now) {
+                    self.promote();
+                }
+            }
+            (Stage::Promoting, _) => self.promoted(now),
+            (Stage::MarkingPromoted, _) if transaction.doomed => {
+                let reason = "interrupted again and again while it was being applied".to_owned();
+                transaction.watch = transaction.revision.as_ref().map(|revision| {
+                    Watch::new(revision.hash, now.mono, self.settings.apply.proof_timeout)
+                });
+                self.go_back(now, reason);
+            }
+            (Stage::MarkingPromoted, _) => self.tell_child(now),
+            (Stage::MarkingSignalled, _) => {
+                transaction.stage = Stage::Proving;
+                self.enter("proving");
+            }
+            (Stage::MarkingProbation, _) => self.begin_probation(now),
+            (Stage::MarkingGood { .. }, _) => self.good(now),
+            (Stage::MarkingCommitted, _) => self.committed(now),
+            (Stage::Rejecting, _) => self.choose_target(now),
+            (Stage::FetchingGood, DiskDone::Revision(revision)) => self.return_to(*revision),
+            (Stage::StagingBase, _) => {
+                if let Some(target) = transaction.target.clone() {
+                    self.revisions.push(stored_of(&target));
+                    self.return_to(target);
+                }
+            }
+            (Stage::Returning { .. }, _) => self.returned(now),
+            (Stage::MarkingRolledBack, _) => self.rolled_back(now),
+            (stage, done) => {
+                debug_assert!(false, "unexpected disk answer {done:?} in {stage:?}");
+            }
+        }
+    }
+
+    pub(super) fn transaction_fault(&mut self, now: Now, fault: DiskFault) {
+        self.count("disk_faults");
+        self.note(
+            NoteLevel::Error,
+            "disk work not done",
+            vec![("error", fault.reason.clone())],
+        );
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        match transaction.stage {
+            Stage::Gathering
+            | Stage::Fetching
+            | Stage::Intent
+            | Stage::Staging
+            | Stage::MarkingStaged
+            | Stage::MarkingValidated => self.fail(now, &fault.reason, Remember::No),
+            Stage::Promoting => {
+                // The link may or may not have moved. Point it back; the child was not told anything.
+                transaction.failure = fault.reason;
+                match transaction.previous.clone() {
+                    Some(previous) => {
+                        transaction.target = Some(previous.clone());
+                        self.return_to(previous);
+                    }
+                    None => {
+                        let reason = transaction.failure.clone();
+                        self.fail(now, &reason, Remember::No);
+                    }
+                }
+            }
+            // The record is missing but `current` tells a next start as much.
+            Stage::MarkingPromoted => self.tell_child(now),
+            Stage::MarkingSignalled => transaction.stage = Stage::Proving,
+            Stage::MarkingProbation => self.begin_probation(now),
+            Stage::MarkingCommitted => self.committed(now),
+            Stage::MarkingGood { .. } => {
+                transaction.stage = Stage::MarkingGood {
+                    retry_at: Some(now.mono.after(DISK_RETRY)),
+                };
+                self.phase_error = fault.reason;
+            }
+            Stage::Rejecting => self.choose_target(now),
+            Stage::FetchingGood => self.fall_to_base(now),
+            Stage::StagingBase => self.nowhere_to_go(now),
+            Stage::Returning { .. } => {
+                transaction.stage = Stage::Returning {
+                    retry_at: Some(now.mono.after(DISK_RETRY)),
+                };
+                self.phase_error = fault.reason;
+            }
+            Stage::MarkingRolledBack => self.rolled_back(now),
+            Stage::Validating { .. } | Stage::Proving | Stage::Probation { .. } => {
+                debug_assert!(false, "no disk work is under way");
+            }
+        }
+    }
+}

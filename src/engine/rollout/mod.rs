@@ -1,0 +1,247 @@
+//! The transaction: policy → stage → validate → promote → reload → proof → probation → commit, or back.
+//!
+//! Promises: one at a time; the latest offer wins; each step is on disk before the next begins; what failed is remembered
+//! and answered at once when it comes again; a config that was never proven is never the only config.
+//! Must never: decide how a child is started or stopped (`lifecycle`), or what a message looks like (`report`).
+
+mod back;
+mod commit;
+mod disk_answer;
+mod forward;
+mod offer;
+mod proof;
+
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::desired::Candidate;
+use crate::engine::message::{
+    Exit, LayerKind, OfferedFile, Origin, Record, Revision, Step, StoredRevision,
+};
+use crate::engine::watch::{Watch, died};
+use crate::units::{Moment, Now, OfferHash, RevisionId, Ticket};
+
+/// Rejections that are remembered; the oldest goes first.
+const REJECTED_MAX: usize = 200;
+/// Offers that are remembered for one rejection.
+const OFFERS_MAX: usize = 16;
+/// How long a disk that refused an unavoidable write is left alone.
+const DISK_RETRY: Duration = Duration::from_secs(5);
+/// Output of a validator that is kept.
+const VALIDATOR_OUTPUT_MAX: usize = 16 * 1024;
+
+/// What is to be made to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) origin: Origin,
+    pub(crate) offer: Option<OfferHash>,
+    pub(crate) source: Source,
+    /// The last step of a fallback: when it fails too, nothing further is tried.
+    pub(crate) last_resort: bool,
+}
+
+/// Where its content comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// An offer, or files given by hand.
+    Files(Vec<OfferedFile>),
+    /// What runs now, with the local layers as they are on disk now.
+    Recompose,
+    /// The local layers alone; without any, the built-in default.
+    Base,
+    /// Nothing: the child is to be stopped.
+    Nothing,
+    /// A revision that is on disk already.
+    Stored(RevisionId),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Gathering,
+    Fetching,
+    Intent,
+    Staging,
+    MarkingStaged,
+    Validating {
+        ticket: Ticket,
+    },
+    MarkingValidated,
+    Promoting,
+    MarkingPromoted,
+    MarkingSignalled,
+    Proving,
+    MarkingProbation,
+    Probation {
+        until: Moment,
+        unhealthy_since: Option<Moment>,
+    },
+    MarkingGood {
+        retry_at: Option<Moment>,
+    },
+    MarkingCommitted,
+    Rejecting,
+    FetchingGood,
+    StagingBase,
+    Returning {
+        retry_at: Option<Moment>,
+    },
+    MarkingRolledBack,
+}
+
+/// The transaction under way.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    number: u64,
+    job: Job,
+    stage: Stage,
+    /// What is to run; none until it is composed.
+    revision: Option<Revision>,
+    /// What ran before, to see what changes.
+    previous: Option<Revision>,
+    /// Whether the revision is on disk already.
+    stored: bool,
+    watch: Option<Watch>,
+    proven: bool,
+    died: Option<String>,
+    failure: String,
+    refused_by_child: bool,
+    /// Earlier lives died on it too often: it is undone as soon as the disk has answered.
+    doomed: bool,
+    /// Where a rollback goes.
+    target: Option<Revision>,
+}
+
+impl Transaction {
+    pub(super) fn new(number: u64, job: Job, stage: Stage) -> Self {
+        Self {
+            number,
+            job,
+            stage,
+            revision: None,
+            previous: None,
+            stored: false,
+            watch: None,
+            proven: false,
+            died: None,
+            failure: String::new(),
+            refused_by_child: false,
+            doomed: false,
+            target: None,
+        }
+    }
+
+    /// The validator that runs for it.
+    pub(crate) fn tool(&self) -> Option<Ticket> {
+        match self.stage {
+            Stage::Validating { ticket } => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// The offer behind it.
+    pub(crate) fn offer(&self) -> Option<&OfferHash> {
+        self.job.offer.as_ref()
+    }
+
+    /// Whether the child has proven it.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// The child died.
+    pub(crate) fn crashed(&mut self, exit: &Exit) {
+        self.died = Some(died(exit));
+    }
+
+    /// The watch over the child, while it counts.
+    pub(crate) fn watch_mut(&mut self) -> Option<&mut Watch> {
+        match self.stage {
+            Stage::MarkingSignalled | Stage::Proving => self.watch.as_mut(),
+            _ => None,
+        }
+    }
+
+    fn is_before_promotion(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Gathering
+                | Stage::Fetching
+                | Stage::Intent
+                | Stage::Staging
+                | Stage::MarkingStaged
+                | Stage::Validating { .. }
+                | Stage::MarkingValidated
+        )
+    }
+}
+
+/// The time after a rollback in which the config gone back to has to come up.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    watch: Watch,
+    offer: Option<OfferHash>,
+    last_resort: bool,
+}
+
+impl Settling {
+    /// The watch over the child.
+    pub(crate) fn watch_mut(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remember {
+    Yes,
+    No,
+}
+
+fn transaction_source(engine: &Engine) -> Option<&Source> {
+    engine
+        .transaction
+        .as_ref()
+        .map(|transaction| &transaction.job.source)
+}
+
+/// Whether a candidate is the built-in default: nobody on this host wrote a layer of it.
+pub(crate) fn only_default(candidate: &Candidate, local: &[super::message::LocalFile]) -> bool {
+    let has_local = candidate
+        .files
+        .iter()
+        .any(|file| file.layer == LayerKind::Local);
+    !has_local && local.is_empty()
+}
+
+fn record_of(transaction: &Transaction, now: Now, step: Step, reason: &str) -> Record {
+    let revision = transaction.revision.as_ref();
+    Record {
+        transaction: transaction.number,
+        at: now.wall,
+        step,
+        revision: revision.map(|revision| revision.id.clone()),
+        hash: revision.map(|revision| revision.hash),
+        offer: transaction.job.offer.clone(),
+        origin: revision.map_or(transaction.job.origin, |revision| revision.origin),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(crate) fn stored_of(revision: &Revision) -> StoredRevision {
+    StoredRevision {
+        id: revision.id.clone(),
+        hash: revision.hash,
+        offer: revision.offer.clone(),
+        origin: revision.origin,
+        at: revision.at,
+        files: revision.files.len(),
+        bytes: revision
+            .files
+            .iter()
+            .map(|file| file.bytes.len() as u64)
+            .sum(),
+    }
+}
+
+fn sooner(a: Option<Moment>, b: Option<Moment>) -> Option<Moment> {
+    [a, b].into_iter().flatten().min()
+}

@@ -1,0 +1,327 @@
+//! The child has been told: proof, probation, and the time after a rollback. Everything here is level-triggered: it looks at what is.
+//!
+//! Promises: a config passes only when the child has proven it, stayed alive and stayed healthy for its window.
+//! Must never: touch the disk without a stage that waits for the answer.
+
+use super::*;
+use crate::config::{AfterRollback, Proof, ReportWhen};
+use crate::engine::desired::{self};
+use crate::engine::message::{NoteLevel, Origin, Outcome, Step};
+use crate::engine::watch::{Verdict, Watch};
+use crate::engine::{Engine, seen_of};
+use crate::units::{Moment, Now, RevisionHash};
+
+impl Engine {
+    /// Looks at everything that has a deadline or waits for the child. Called in every step.
+    pub(crate) fn drive(&mut self, now: Now) {
+        if self.stopping {
+            return;
+        }
+        // Each round can only move forward; the bound is a belt, not a brace.
+        for _ in 0..8 {
+            if !self.drive_once(now) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn drive_once(&mut self, now: Now) -> bool {
+        if self.settling.is_some() {
+            return self.drive_settling(now);
+        }
+        let Some(transaction) = &self.transaction else {
+            return false;
+        };
+        match &transaction.stage {
+            Stage::Proving => {
+                if self.pending.is_some() {
+                    return self.supersede(now);
+                }
+                self.drive_proving(now)
+            }
+            Stage::Probation {
+                until,
+                unhealthy_since,
+            } => {
+                if self.pending.is_some() {
+                    return self.supersede(now);
+                }
+                let (until, unhealthy_since) = (*until, *unhealthy_since);
+                self.drive_probation(now, until, unhealthy_since)
+            }
+            Stage::MarkingGood { retry_at: Some(at) } if *at <= now.mono => {
+                self.mark_good();
+                true
+            }
+            Stage::Returning { retry_at: Some(at) } if *at <= now.mono => {
+                if let Some(target) = transaction.target.clone() {
+                    self.return_to(target);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn drive_proving(&mut self, now: Now) -> bool {
+        let Some(transaction) = &self.transaction else {
+            return false;
+        };
+        let nothing = transaction
+            .revision
+            .as_ref()
+            .is_some_and(|next| desired::is_empty(&next.files));
+        if nothing {
+            if self.life.is_down() {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.proven = true;
+                }
+                self.mark_good();
+                return true;
+            }
+            return false;
+        }
+        let Some(watch) = &transaction.watch else {
+            return false;
+        };
+        let seen = self.seen(now.mono, watch);
+        let refused = seen.3.is_some();
+        match watch.judge(now.mono, &seen_of(&seen)) {
+            Verdict::Wait => false,
+            Verdict::Proven => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.proven = true;
+                    transaction.died = None;
+                    transaction.stage = Stage::MarkingProbation;
+                }
+                self.enter("probation");
+                self.mark(now, Step::Probation, "");
+                true
+            }
+            Verdict::Restart => {
+                if let Some(watch) = self.transaction.as_mut().and_then(|t| t.watch.as_mut()) {
+                    watch.restarted(now.mono);
+                }
+                self.note(NoteLevel::Warn, "no proof in time, child restarted", vec![]);
+                self.renew_child(now);
+                true
+            }
+            Verdict::Failed(reason) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.refused_by_child = refused;
+                }
+                self.go_back(now, reason);
+                true
+            }
+        }
+    }
+
+    pub(super) fn renew_child(&mut self, now: Now) {
+        self.child.expect_proof();
+        if matches!(
+            self.settings.profile.proof,
+            Proof::Exec(_) | Proof::Http { .. }
+        ) {
+            self.proof_probe.begin(now.mono);
+        }
+        let orders = self.life.restart(now.mono, &mut self.tickets);
+        self.obey(orders);
+    }
+
+    pub(super) fn begin_probation(&mut self, now: Now) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        let until = now.mono.after(self.settings.apply.probation);
+        transaction.stage = Stage::Probation {
+            until,
+            unhealthy_since: None,
+        };
+        if self.settings.apply.report == ReportWhen::OnProof
+            && let Some(offer) = transaction.job.offer.clone()
+        {
+            self.answer(&offer, Outcome::Applied, "");
+        }
+    }
+
+    pub(super) fn drive_probation(
+        &mut self,
+        now: Now,
+        until: Moment,
+        unhealthy_since: Option<Moment>,
+    ) -> bool {
+        let (healthy, trouble) = self.child_health();
+        let Some(transaction) = &mut self.transaction else {
+            return false;
+        };
+        if let Some(died) = transaction.died.take() {
+            self.go_back(now, format!("in probation {died}"));
+            return true;
+        }
+        // A reload or a slow backend may look unhealthy for a moment; a third of the window in a row is no moment.
+        let patience = self.settings.apply.probation / 3;
+        let since = if healthy {
+            None
+        } else {
+            Some(unhealthy_since.unwrap_or(now.mono))
+        };
+        transaction.stage = Stage::Probation {
+            until,
+            unhealthy_since: since,
+        };
+        let lasting = since.is_some_and(|since| now.mono.since(since) >= patience);
+        if !healthy && (lasting || now.mono >= until) {
+            self.go_back(
+                now,
+                format!("in probation the child became unhealthy: {trouble}"),
+            );
+            return true;
+        }
+        if now.mono >= until {
+            self.mark_good();
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn drive_settling(&mut self, now: Now) -> bool {
+        let Some(settling) = &self.settling else {
+            return false;
+        };
+        let seen = self.seen(now.mono, &settling.watch);
+        match settling.watch.judge(now.mono, &seen_of(&seen)) {
+            Verdict::Wait => false,
+            Verdict::Proven => {
+                let offer = self.settling.take().and_then(|settling| settling.offer);
+                if self.settings.apply.after_rollback == AfterRollback::ReportGood
+                    && let Some(offer) = offer
+                {
+                    self.answer(&offer, Outcome::Applied, "");
+                }
+                false
+            }
+            Verdict::Restart => {
+                if let Some(settling) = &mut self.settling {
+                    settling.watch.restarted(now.mono);
+                }
+                self.renew_child(now);
+                true
+            }
+            Verdict::Failed(reason) => {
+                let last_resort = self
+                    .settling
+                    .take()
+                    .is_none_or(|settling| settling.last_resort);
+                let base = self.compose_base().ok().filter(|base| !base.is_empty());
+                let runs = self.current.as_ref().map(|current| current.hash);
+                if last_resort || base.is_none_or(|base| Some(base.hash) == runs) {
+                    // The child stays under its restart policy: what keeps it down may go away.
+                    self.hold(format!(
+                        "the config gone back to did not come up either: {reason}"
+                    ));
+                } else {
+                    let source = Source::Base;
+                    let origin = Origin::Default;
+                    self.begin(
+                        now,
+                        Job {
+                            origin,
+                            offer: None,
+                            source,
+                            last_resort: true,
+                        },
+                    );
+                }
+                true
+            }
+        }
+    }
+
+    /// What runs was promoted and never came to an end: a newer offer took its place and then failed itself. It gets its window
+    /// now, because a config that was never proven must not run unwatched.
+    pub(crate) fn resume_probation(&mut self, now: Now) {
+        let busy = self.transaction.is_some() || self.settling.is_some() || self.held.is_some();
+        let Some(current) = self.current.clone() else {
+            return;
+        };
+        let rejected = self
+            .rejected
+            .iter()
+            .any(|rejection| rejection.hash == current.hash);
+        if busy || self.stopping || rejected || self.last_good.as_ref() == Some(&current.id) {
+            return;
+        }
+        self.next_transaction = self.next_transaction.saturating_add(1);
+        let watch = Watch::new(current.hash, now.mono, self.settings.apply.proof_timeout).of_old();
+        if matches!(
+            self.settings.profile.proof,
+            Proof::Exec(_) | Proof::Http { .. }
+        ) {
+            self.proof_probe.begin(now.mono);
+        }
+        let job = Job {
+            origin: current.origin,
+            offer: None,
+            source: Source::Stored(current.id.clone()),
+            last_resort: false,
+        };
+        let mut transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        transaction.stored = true;
+        transaction.watch = Some(watch);
+        transaction.previous = Some(current.clone());
+        transaction.revision = Some(current);
+        self.transaction = Some(transaction);
+        self.mark(now, Step::Signalled, "its window begins anew");
+    }
+
+    /// A transaction that was interrupted again and again is undone instead of taken up once more.
+    pub(crate) fn interrupted_too_often(&mut self, now: Now) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.doomed = true;
+        }
+        _ = now;
+    }
+
+    /// When the rollout wants to be called.
+    pub(crate) fn rollout_due(&self) -> Option<Moment> {
+        if self.stopping {
+            return None;
+        }
+        let alive = match self.settings.profile.proof {
+            Proof::FreshProcess { alive_for } => self.life.up_since().map(|up| up.after(alive_for)),
+            _ => None,
+        };
+        if let Some(settling) = &self.settling {
+            return sooner(
+                Some(settling.watch.due()),
+                alive.filter(|at| *at > settling.watch.since),
+            );
+        }
+        let transaction = self.transaction.as_ref()?;
+        match &transaction.stage {
+            Stage::Proving => {
+                let watch = transaction.watch.as_ref();
+                sooner(watch.map(Watch::due), alive)
+            }
+            Stage::Probation {
+                until,
+                unhealthy_since,
+            } => {
+                let patience = self.settings.apply.probation / 3;
+                sooner(
+                    Some(*until),
+                    unhealthy_since.map(|since| since.after(patience)),
+                )
+            }
+            Stage::MarkingGood { retry_at } | Stage::Returning { retry_at } => *retry_at,
+            _ => None,
+        }
+    }
+
+    /// The hash that the child is expected to prove.
+    pub(crate) fn watched_hash(&self) -> Option<RevisionHash> {
+        let of_transaction = self.transaction.as_ref().and_then(|t| t.watch.as_ref());
+        let watch = of_transaction.or(self.settling.as_ref().map(|settling| &settling.watch));
+        watch.map(|watch| watch.hash)
+    }
+}
