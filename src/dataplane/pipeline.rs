@@ -143,7 +143,13 @@ impl Pipeline {
     /// Does what an event asks for.
     pub(crate) async fn handle(&mut self, event: Event) {
         match event {
-            Event::Records(index, records) => self.route(index, records),
+            Event::Records(index, records) => {
+                if let Some(slot) = self.sources.get_mut(index) {
+                    // It works: its next failure is a first one.
+                    slot.backoff.reset();
+                }
+                self.route(index, records);
+            }
             Event::SourceDied(index) => {
                 if let Some(slot) = self.sources.get_mut(index) {
                     slot.source.stop().await;

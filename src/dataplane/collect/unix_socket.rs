@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,6 +26,8 @@ use crate::sys::clock;
 const READ_BYTES: usize = 16 * 1024;
 /// Reads of what is left in a socket at a stop: 1 MiB, five times the kernel's default buffer.
 const LAST_READS_MAX: usize = 64;
+/// How long a stop waits for a socket to say that it holds something.
+const LAST_WAIT: Duration = Duration::from_millis(50);
 /// Pause after the system refused a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -167,9 +168,9 @@ impl Acceptor {
         }
         // Writers in the backlog believe that they are connected; what they wrote is read too.
         for _ in 0..self.connections_max {
-            match self.listener.accept().now_or_never() {
-                Some(Ok((stream, _))) => self.welcome(stream),
-                _ => break,
+            match tokio::time::timeout(LAST_WAIT, self.listener.accept()).await {
+                Ok(Ok((stream, _))) => self.welcome(stream),
+                Ok(Err(_)) | Err(_) => break,
             }
         }
         while self.connections.join_next().await.is_some() {}
@@ -218,6 +219,14 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// Whether a socket holds something more. The runtime learns of it from the kernel a moment later than it is true.
+async fn still_readable(stream: &UnixStream) -> bool {
+    matches!(
+        tokio::time::timeout(LAST_WAIT, stream.readable()).await,
+        Ok(Ok(()))
+    )
+}
+
 /// Reads one writer to its end or to the stop.
 async fn read(stream: UnixStream, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let mut splitter = LineSplitter::new(shared.line_bytes_max);
@@ -229,7 +238,7 @@ async fn read(stream: UnixStream, shared: Arc<Shared>, mut stopped: watch::Recei
                 ready = stream.readable() => if ready.is_err() { break },
                 () = told(&mut stopped) => last_reads = 1,
             }
-        } else if last_reads > LAST_READS_MAX {
+        } else if last_reads > LAST_READS_MAX || !still_readable(&stream).await {
             break;
         }
         match stream.try_read(&mut buffer) {
@@ -238,7 +247,7 @@ async fn read(stream: UnixStream, shared: Arc<Shared>, mut stopped: watch::Recei
                 let bytes = buffer.get(..count).unwrap_or_default();
                 emit(&shared, |take| splitter.push(bytes, take));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && last_reads == 0 => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
         if last_reads > 0 {

@@ -628,7 +628,7 @@ uploads: {vm: {kind: victoria_metrics, endpoint: 'http://x:1', from: [app]}}
                 "\"1KiB\" is not from 64KiB to 1024MiB",
             ),
             (upload(""), "uploads.u.endpoint: this key is missing"),
-            (upload("endpoint: x"), "not a URL"),
+            (upload("endpoint: x"), "neither http nor https"),
             (upload("endpoint: 'ftp://x'"), "neither http nor https"),
             (
                 upload("endpoint: 'http://me:hunter2@x'"),

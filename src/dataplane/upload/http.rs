@@ -348,4 +348,80 @@ mod tests {
         let error = bearer(Path::new("/nonexistent")).unwrap_err().to_string();
         assert!(error.starts_with("cannot read ("), "{error}");
     }
+
+    /// A server with a certificate of its own authority, which answers one request with 204.
+    async fn secure_server() -> (std::net::SocketAddr, tempfile::NamedTempFile, JoinSet<()>) {
+        use std::io::Write as _;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap();
+        let mut ca = tempfile::NamedTempFile::new().unwrap();
+        ca.write_all(certificate.pem().as_bytes()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut bytes = Vec::new();
+                while !bytes.ends_with(b"\r\n\r\nhello") {
+                    stream.read_buf(&mut bytes).await.unwrap();
+                }
+                let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        });
+        (address, ca, tasks)
+    }
+
+    #[tokio::test]
+    async fn https_trusts_the_configured_authority_and_nobody_else() {
+        let (address, ca, _tasks) = secure_server().await;
+        let client = |ca_file: &Path| {
+            HttpClient::new(HttpConfig {
+                endpoint: format!("https://localhost:{}", address.port())
+                    .parse()
+                    .unwrap(),
+                headers: Vec::new(),
+                bearer_token_file: None,
+                ca_file: Some(ca_file.to_owned()),
+                timeout: Duration::from_secs(10),
+            })
+        };
+        let answer = client(ca.path())
+            .post("/x", &[], Bytes::from_static(b"hello"))
+            .await
+            .unwrap();
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+
+        let (_, other_ca, _other_tasks) = secure_server().await;
+        let refused = client(other_ca.path())
+            .post("/x", &[], Bytes::from_static(b"hello"))
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, HttpError::Connect { .. }), "{refused}");
+        let missing = client(Path::new("/nonexistent/ca.pem"))
+            .post("/x", &[], Bytes::from_static(b"hello"))
+            .await
+            .unwrap_err();
+        assert_eq!(missing.to_string(), "read the CA file /nonexistent/ca.pem");
+    }
 }
