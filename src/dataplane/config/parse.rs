@@ -582,6 +582,7 @@ uploads: {vm: {kind: victoria_metrics, endpoint: 'http://x:1', from: [app]}}
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of mistakes")]
     fn single_mistakes_have_one_clear_line_each() {
         let source = |rest: &str| format!("sources: {{h: {{kind: host_metrics, {rest}}}}}\n");
         let upload = |rest: &str| {
