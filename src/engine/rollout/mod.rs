@@ -112,7 +112,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    pub(super) fn new(number: u64, job: Job, stage: Stage) -> Self {
+    fn new(number: u64, job: Job, stage: Stage) -> Self {
         Self {
             number,
             job,
