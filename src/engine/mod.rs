@@ -274,11 +274,10 @@ impl Engine {
     pub(crate) fn stop(&mut self, now: Now) -> Outcome {
         self.stopping = true;
         self.pending = None;
-        if let Some(transaction) = &self.transaction {
-            if let Some(ticket) = transaction.tool() {
+        if let Some(transaction) = &self.transaction
+            && let Some(ticket) = transaction.tool() {
                 self.out.effects.push(AgentEffect::CancelTool { ticket });
             }
-        }
         let orders = self.life.want_down(now.mono);
         self.obey(orders);
         self.finish(now)
@@ -455,7 +454,7 @@ impl Engine {
         }
         match self.settings.profile.health {
             HealthProbe::Http { .. } | HealthProbe::Exec { .. } => {
-                self.health_probe.begin(now.mono)
+                self.health_probe.begin(now.mono);
             }
             HealthProbe::LocalLink | HealthProbe::Process => self.health_probe.stop(),
         }
@@ -743,7 +742,7 @@ impl Engine {
             }
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
-                    self.revisions.retain(|stored| left.contains(&stored.id))
+                    self.revisions.retain(|stored| left.contains(&stored.id));
                 }
                 Ok(_) => {}
                 Err(fault) => {

@@ -4,7 +4,7 @@
 //! the last resort failed nothing further is tried, and the reason stands in health.
 //! Must never: lose the reason.
 
-use super::*;
+use super::{Remember, record_of, REJECTED_MAX, Stage, only_default, Settling};
 use crate::engine::desired::{self};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskWork, NoteLevel, Origin, Outcome, Rejection, Revision, Step};

@@ -4,7 +4,7 @@
 //! nothing, a fault after it never leaves the child without a config.
 //! Must never: wait for anything but the disk.
 
-use super::*;
+use super::{Stage, stored_of, Remember, DISK_RETRY};
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
@@ -120,15 +120,12 @@ impl Engine {
             Stage::Promoting => {
                 // The link may or may not have moved. Point it back; the child was not told anything.
                 transaction.failure = fault.reason;
-                match transaction.previous.clone() {
-                    Some(previous) => {
-                        transaction.target = Some(previous.clone());
-                        self.return_to(previous);
-                    }
-                    None => {
-                        let reason = transaction.failure.clone();
-                        self.fail(now, &reason, Remember::No);
-                    }
+                if let Some(previous) = transaction.previous.clone() {
+                    transaction.target = Some(previous.clone());
+                    self.return_to(previous);
+                } else {
+                    let reason = transaction.failure.clone();
+                    self.fail(now, &reason, Remember::No);
                 }
             }
             // The record is missing but `current` tells a next start as much.

@@ -4,7 +4,7 @@
 //! and its own state allow it.
 //! Must never: judge what the child does with it (`proof`).
 
-use super::*;
+use super::{Source, Remember, transaction_source, only_default, OFFERS_MAX, Stage, record_of, VALIDATOR_OUTPUT_MAX, Transaction};
 use crate::config::{Proof, Reload};
 use crate::engine::desired::{self, Candidate, Refused};
 use crate::engine::disk::Purpose;

@@ -3,7 +3,7 @@
 //! Promises: the latest wins, at a place where nothing is half done; what the server is told about an offer is set here.
 //! Must never: look into a config.
 
-use super::*;
+use super::{Source, Job, Stage, Transaction, record_of};
 use crate::config::{EmptyConfig, Layer};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{

@@ -3,7 +3,7 @@
 //! Promises: a config passes only when the child has proven it, stayed alive and stayed healthy for its window.
 //! Must never: touch the disk without a stage that waits for the answer.
 
-use super::*;
+use super::{Stage, Source, Job, Transaction, sooner};
 use crate::config::{AfterRollback, Proof, ReportWhen};
 use crate::engine::desired::{self};
 use crate::engine::message::{NoteLevel, Origin, Outcome, Step};
