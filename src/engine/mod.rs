@@ -104,6 +104,10 @@ pub(crate) struct Outcome {
 }
 
 /// One agent.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact with its own reader; together they are no state"
+)]
 #[derive(Debug)]
 pub struct Engine {
     name: AgentName,
@@ -275,9 +279,10 @@ impl Engine {
         self.stopping = true;
         self.pending = None;
         if let Some(transaction) = &self.transaction
-            && let Some(ticket) = transaction.tool() {
-                self.out.effects.push(AgentEffect::CancelTool { ticket });
-            }
+            && let Some(ticket) = transaction.tool()
+        {
+            self.out.effects.push(AgentEffect::CancelTool { ticket });
+        }
         let orders = self.life.want_down(now.mono);
         self.obey(orders);
         self.finish(now)
@@ -689,9 +694,8 @@ impl Engine {
             },
             HealthProbe::Http { .. } | HealthProbe::Exec { .. } => match self.health_probe.good {
                 Some(true) => (true, String::new()),
-                Some(false) => (false, self.health_probe.error.clone()),
                 None if self.health_probe.error.is_empty() => (false, "not probed yet".to_owned()),
-                None => (false, self.health_probe.error.clone()),
+                Some(false) | None => (false, self.health_probe.error.clone()),
             },
         }
     }
@@ -783,9 +787,9 @@ impl Engine {
         }
     }
 
-    fn order_link(&mut self, order: Option<LinkOrder>) {
+    fn order_link(&mut self, order: Option<&LinkOrder>) {
         let effect = match order {
-            Some(LinkOrder::Dial(link)) => {
+            Some(&LinkOrder::Dial(link)) => {
                 let Some(server) = self.uplink.server() else {
                     return;
                 };
@@ -796,7 +800,7 @@ impl Engine {
                     instance_uid: self.instance_uid,
                 }
             }
-            Some(LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
+            Some(&LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
             None => return,
         };
         self.out.effects.push(effect);

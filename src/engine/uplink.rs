@@ -464,10 +464,7 @@ mod tests {
             uplink.down(now, link, &loss(LossKind::Network, None), &mut random);
             now = uplink.due().unwrap();
         }
-        assert!(
-            now.since(Moment::START) > Duration::from_mins(2),
-            "{now:?}"
-        );
+        assert!(now.since(Moment::START) > Duration::from_mins(2), "{now:?}");
     }
 
     #[test]

@@ -390,7 +390,7 @@ impl Engine {
             (_, None) => {}
         }
         let order = self.uplink.set_server(now.mono, server);
-        self.order_link(order);
+        self.order_link(order.as_ref());
         if self.spawn_spec() != before && self.life.running().is_some() {
             self.restart_child(now);
         }

@@ -250,7 +250,7 @@ impl World {
         self.exited = false;
         self.say(format!("boot, life {}", self.life));
         let layout = AgentLayout::new(Path::new("/state"), &self.name());
-        let (store, mut persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
+        let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
             Ok(loaded) => loaded,
             Err(error) => self.violated(&format!("state does not load: {error}")),
         };
@@ -268,7 +268,6 @@ impl World {
             child.connection = None;
             child.reaped = false;
         }
-        persisted.leftover = None;
         for repair in persisted.repairs.clone() {
             self.say(format!("repair: {repair}"));
         }

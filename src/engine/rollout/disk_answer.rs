@@ -4,7 +4,7 @@
 //! nothing, a fault after it never leaves the child without a config.
 //! Must never: wait for anything but the disk.
 
-use super::{Stage, stored_of, Remember, DISK_RETRY};
+use super::{DISK_RETRY, Remember, Stage, stored_of};
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
@@ -70,7 +70,7 @@ impl Engine {
             }
             (Stage::Promoting, _) => self.promoted(now),
             (Stage::MarkingPromoted, _) if transaction.doomed => {
-                let reason = "interrupted again and again while it was being applied".to_owned();
+                let reason = "interrupted again and again while it was being applied";
                 transaction.watch = transaction.revision.as_ref().map(|revision| {
                     Watch::new(revision.hash, now.mono, self.settings.apply.proof_timeout)
                 });
