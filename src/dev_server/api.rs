@@ -33,15 +33,15 @@ use super::view::{Detail, Summary};
 use crate::units::{OfferHash, Secret, unhex};
 
 /// Largest body of a config push.
-const CONFIG_BODY_MAX: usize = 32 * 1024 * 1024;
+pub(super) const CONFIG_BODY_MAX: usize = 32 * 1024 * 1024;
 /// Largest body of any other request.
-const BODY_MAX: usize = 2 * 1024 * 1024;
+pub(super) const BODY_MAX: usize = 2 * 1024 * 1024;
 /// Files in one push.
-const FILES_MAX: usize = 20_000;
+pub(super) const FILES_MAX: usize = 20_000;
 /// Bytes that `/raw` may send after repeating: enough to pass OpAMP's usual limit of 64 MiB.
-const RAW_MAX: usize = 72 * 1024 * 1024;
+pub(super) const RAW_MAX: usize = 72 * 1024 * 1024;
 /// Event streams at one time.
-const STREAMS_MAX: usize = 32;
+pub(super) const STREAMS_MAX: usize = 32;
 
 /// What the routes share.
 #[derive(Debug, Clone)]

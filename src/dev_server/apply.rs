@@ -11,7 +11,7 @@ use opamp_client::messages::RemoteConfigStatuses;
 use crate::units::{OfferHash, WallTime};
 
 /// Applies remembered per agent.
-const APPLIES_MAX: usize = 50;
+pub(super) const APPLIES_MAX: usize = 50;
 /// Phases remembered per apply; a whole rollout with roll-back takes eleven.
 const PHASES_MAX: usize = 64;
 

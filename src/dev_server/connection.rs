@@ -28,7 +28,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head that is looked at.
 const HEAD_MAX: usize = 16 * 1024;
 /// Largest message taken from an agent: its effective config is the largest part.
-const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+pub(super) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// Close codes of RFC 6455: going away, and a message that breaks the rules.
 const CODE_GOING_AWAY: u16 = 1001;
 const CODE_POLICY: u16 = 1008;

@@ -40,20 +40,22 @@ async fn a_push_travels_to_the_agent_and_its_phases_come_back_live() {
 
     let applying = RemoteConfigStatuses::Applying;
     agent
-        .report(|message| message.remote_config_status = status(&offer.config_hash, applying, ""))
+        .report(|message| {
+            message.remote_config_status = Some(status(&offer.config_hash, applying, ""));
+        })
         .await;
     let way = ["policy", "validating", "probation", "rolling back"];
     for word in way {
         agent
-            .report(|message| message.health = rollout_health(word, ""))
+            .report(|message| message.health = Some(rollout_health(word, "")))
             .await;
         events.until(&format!("\"phase\":\"{word}\"")).await;
     }
     let failed = RemoteConfigStatuses::Failed;
     agent
         .report(|message| {
-            message.remote_config_status = status(&offer.config_hash, failed, "exit code 1");
-            message.health = rollout_health("rolled back", "exit code 1");
+            message.remote_config_status = Some(status(&offer.config_hash, failed, "exit code 1"));
+            message.health = Some(rollout_health("rolled back", "exit code 1"));
         })
         .await;
     events.until("\"phase\":\"rolled back\"").await;
@@ -105,6 +107,7 @@ async fn a_push_travels_to_the_agent_and_its_phases_come_back_live() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 #[tokio::test]
 async fn strangers_and_mistakes_are_refused_with_words() {
     let server = Running::start().await;
@@ -118,7 +121,7 @@ async fn strangers_and_mistakes_are_refused_with_words() {
     let raw = format!("/api/agents/{uid}/raw");
     let heartbeat = format!("/api/agents/{uid}/heartbeat");
     let nobody = "/api/agents/0190a5c2-7b1e-7c3d-9f00-2a6b1c4d5e6f";
-    let cases: Vec<(&str, &str, Vec<&str>, &str, u16, &str)> = vec![
+    let cases = vec![
         (
             "GET",
             "/",
@@ -499,4 +502,49 @@ async fn the_address_is_loopback_and_a_taken_default_port_is_no_error() {
     let address = Some(server.local_addr());
     let error = DevServer::bind(options(address)).await.expect_err("taken");
     assert!(matches!(error, BindError::Listen { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn every_documented_route_is_served_and_every_number_is_true() {
+    let document = include_str!("../../docs/dev-server.md");
+    let server = Running::start().await;
+    let mut agent = Agent::connect(&server).await;
+    agent.introduce().await;
+    let documented: Vec<(&str, &str)> = document
+        .split('`')
+        .filter_map(|text| text.split_once(' '))
+        .filter(|(method, _)| ["GET", "PUT", "POST"].contains(method))
+        .collect();
+    assert!(documented.len() >= 11, "{documented:?}");
+    for (method, path) in documented {
+        let path = path.replace("{uid}", &agent.uid());
+        if path == "/api/events" {
+            Listener::open(&server, &path)
+                .await
+                .until("event: hello")
+                .await;
+            continue;
+        }
+        let answer = server.write(method, &path, &json!({})).await;
+        let served = answer.status != 405 && !answer.body.contains("nothing is served here");
+        assert!(served, "{method} {path}: {} {}", answer.status, answer.body);
+    }
+    let mib = |bytes: usize| format!("{} MiB", bytes / (1024 * 1024));
+    for wanted in [
+        format!("`127.0.0.1:{DEFAULT_PORT}`"),
+        format!("{} agents", fleet::AGENTS_MAX),
+        format!("last {} timeline entries", agent::TIMELINE_MAX),
+        format!("last {} applies", apply::APPLIES_MAX),
+        format!("{} event streams", api::STREAMS_MAX),
+        format!("{} files", api::FILES_MAX),
+        format!("push: {}", mib(api::CONFIG_BODY_MAX)),
+        format!("any other request: {}", mib(api::BODY_MAX)),
+        format!("message of an agent: {}", mib(connection::MESSAGE_MAX)),
+        format!("`/raw`: {}", mib(api::RAW_MAX)),
+    ] {
+        assert!(
+            document.contains(&wanted),
+            "the document does not say {wanted:?}"
+        );
+    }
 }

@@ -199,7 +199,9 @@ function showPhases(agent) {
     else if (word === now) look = word === "rolling back" ? "now" : BAD.includes(word) ? "bad" : "done";
     item.dataset.state = look;
   }
-  say($("#phase-note"), agent.phase_error);
+  // The same words stand above already when the remote config failed for them.
+  const told = agent.remote_config && agent.remote_config.status === "FAILED" ? agent.remote_config.error : "";
+  say($("#phase-note"), agent.phase_error === told ? "" : agent.phase_error);
   $("#phases").hidden = !now && seen.length === 0;
   $("#phase-none").hidden = !$("#phases").hidden;
 }

@@ -189,7 +189,7 @@ async fn roll_out(
     let offer = agent.receive().await.remote_config.expect("an offer");
     let hash = offer.config_hash;
     agent
-        .report(|message| message.remote_config_status = status(&hash, Applying, ""))
+        .report(|message| message.remote_config_status = Some(status(&hash, Applying, "")))
         .await;
     for word in way {
         let error = if word.starts_with("roll") {
@@ -198,7 +198,7 @@ async fn roll_out(
             ""
         };
         agent
-            .report(|message| message.health = rollout_health(word, error))
+            .report(|message| message.health = Some(rollout_health(word, error)))
             .await;
         browser
             .until(&format!("$('#phases').dataset.phase === '{word}'"))
@@ -215,14 +215,18 @@ async fn roll_out(
     );
     agent
         .report(|message| {
-            message.remote_config_status = status(&hash, result.0, result.1);
+            message.remote_config_status = Some(status(&hash, result.0, result.1));
             if result.0 == Applied {
-                message.effective_config = effective(&body.expect("text"));
+                message.effective_config = Some(effective(&body.expect("text")));
             }
         })
         .await;
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one visit to the page, top to bottom"
+)]
 #[tokio::test]
 #[ignore = "needs /usr/bin/chromium"]
 async fn a_person_pushes_configs_and_watches_the_phases() {
@@ -232,6 +236,8 @@ async fn a_person_pushes_configs_and_watches_the_phases() {
     );
     let server = Running::start_with(ticking).await;
     let mut browser = Browser::start().await;
+    let still = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
+    browser.call("Emulation.setEmulatedMedia", still).await;
     let url = format!("http://{}/#token={}", server.address, server.token);
     browser.call("Page.navigate", json!({"url": url})).await;
     browser
@@ -275,7 +281,7 @@ async fn a_person_pushes_configs_and_watches_the_phases() {
     roll_out(&mut agent, &mut browser, &way, (Applying, "")).await;
     browser.screenshot("page-probation.png").await;
     agent
-        .report(|message| message.health = rollout_health("committed", ""))
+        .report(|message| message.health = Some(rollout_health("committed", "")))
         .await;
     browser
         .until("$('#phase-committed').dataset.state === 'done'")
@@ -346,7 +352,7 @@ async fn a_person_pushes_configs_and_watches_the_phases() {
     // What an agent says is shown, never run.
     let hostile = "<img src=x onerror='document.title=1'>";
     agent
-        .report(|message| message.health = rollout_health("held", hostile))
+        .report(|message| message.health = Some(rollout_health("held", hostile)))
         .await;
     browser
         .until("$('#phase-note').textContent.includes('<img')")

@@ -144,7 +144,8 @@ impl Running {
 fn request_head(method: &str, path: &str, headers: &[&str], length: usize) -> String {
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
     for header in headers {
-        head += &format!("{header}\r\n");
+        head.push_str(header);
+        head.push_str("\r\n");
     }
     head + &format!("Connection: close\r\nContent-Length: {length}\r\n\r\n")
 }
@@ -271,8 +272,8 @@ impl Agent {
                 identifying_attributes: vec![KeyValue::text("service.name", "scripted")],
                 non_identifying_attributes: vec![KeyValue::text("os.type", "linux")],
             });
-            message.health = rollout_health("idle", "");
-            message.effective_config = effective("sources: {}\n");
+            message.health = Some(rollout_health("idle", ""));
+            message.effective_config = Some(effective("sources: {}\n"));
         })
         .await
     }
@@ -293,32 +294,28 @@ impl Agent {
     }
 }
 
-pub(super) fn effective(body: &str) -> Option<EffectiveConfig> {
+pub(super) fn effective(body: &str) -> EffectiveConfig {
     let file = AgentConfigFile {
         body: body.as_bytes().to_vec(),
         content_type: "text/yaml".to_owned(),
     };
-    Some(EffectiveConfig {
+    EffectiveConfig {
         config_map: Some(AgentConfigMap {
             config_map: [("collect.yaml".to_owned(), file)].into(),
         }),
-    })
+    }
 }
 
-pub(super) fn status(
-    hash: &[u8],
-    status: RemoteConfigStatuses,
-    error: &str,
-) -> Option<RemoteConfigStatus> {
-    Some(RemoteConfigStatus {
+pub(super) fn status(hash: &[u8], status: RemoteConfigStatuses, error: &str) -> RemoteConfigStatus {
+    RemoteConfigStatus {
         last_remote_config_hash: hash.to_vec(),
         status: status as i32,
         error_message: error.to_owned(),
-    })
+    }
 }
 
 /// A healthy agent whose rollout is in phase `word`.
-pub(super) fn rollout_health(word: &str, error: &str) -> Option<ComponentHealth> {
+pub(super) fn rollout_health(word: &str, error: &str) -> ComponentHealth {
     let component = |healthy: bool, status: &str, error: &str| ComponentHealth {
         healthy,
         status: status.to_owned(),
@@ -331,8 +328,8 @@ pub(super) fn rollout_health(word: &str, error: &str) -> Option<ComponentHealth>
         KeyValue::text("adjutant.last_good", "1759999990000-01234567"),
     ];
     let child = component(true, "running", "");
-    Some(ComponentHealth {
+    ComponentHealth {
         component_health_map: [("rollout".to_owned(), rollout), ("child".to_owned(), child)].into(),
         ..component(true, "running", "")
-    })
+    }
 }
