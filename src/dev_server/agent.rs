@@ -223,7 +223,8 @@ impl Agent {
     fn merge_remote_config(&mut self, now: WallTime, status: RemoteConfigStatus) {
         let hash = OfferHash::new(status.last_remote_config_hash.clone());
         let reason = clip(&status.error_message);
-        // Also when nothing changed: a status repeated after the same config was pushed again is the answer to that push.
+        // Also when nothing changed: a status repeated after the same config was pushed again is the answer to that
+        // push.
         self.applies.reported(now, &hash, status.status(), &reason);
         if self.remote_config.as_ref() == Some(&status) {
             return;

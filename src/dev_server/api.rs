@@ -450,3 +450,36 @@ fn parse<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Failure> {
     }
     T::deserialize(value).map_err(|error| Failure::bad(format!("the body does not fit: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_stream_is_told_how_much_it_missed() {
+        let uid = Uid::from_wire(&[1; 16]).expect("a uid");
+        let (tx, events) = broadcast::channel(2);
+        let streams = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&streams).try_acquire_owned().expect("one");
+        let listening = Listening {
+            events,
+            only: None,
+            hello: true,
+            _permit: permit,
+        };
+        for number in 0..5 {
+            let data = number.to_string();
+            tx.send(Arc::new(Event { uid, data })).expect("heard");
+        }
+        drop(tx);
+        let response = Sse::new(unfold(listening, next_event)).into_response();
+        let body = response.into_body().collect().await.expect("a body");
+        let text = String::from_utf8(body.to_bytes().to_vec()).expect("text");
+        let wanted = "event: hello\ndata: {}\n\nevent: lagged\ndata: {\"missed\":3}\n\n\
+                      event: agent\ndata: 3\n\nevent: agent\ndata: 4\n\n";
+        assert_eq!(text, wanted);
+        assert_eq!(streams.available_permits(), 1, "given back at the end");
+    }
+}

@@ -234,7 +234,8 @@ where
         .map(|seconds| format!("Retry-After: {seconds}\r\n"))
         .unwrap_or_default();
     let answer = format!(
-        "HTTP/1.1 {status} {reason}\r\n{retry_after}Content-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{words}",
+        "HTTP/1.1 {status} {reason}\r\n{retry_after}Content-Type: text/plain\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{words}",
         words.len()
     );
     // Whoever was turned away may be gone already.

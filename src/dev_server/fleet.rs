@@ -1,9 +1,10 @@
 //! The server itself, as a value: message or request in, messages to send and changes to show out.
 //!
-//! Promises: every message of an agent is answered; a config that was pushed is offered again on a new link if the agent
-//! reports another hash, once per link, and never if it reports FAILED for this very hash; a gap in the sequence numbers
-//! asks for the full state. At most [`AGENTS_MAX`] agents; the one gone for longest makes room.
-//! Must never: do I/O, read a clock, or send an agent anything that it did not say it can do (except raw bytes on request).
+//! Promises: every message of an agent is answered; a config that was pushed is offered again on a new link if the
+//! agent reports another hash, once per link, and never if it reports FAILED for this very hash; a gap in the
+//! sequence numbers asks for the full state. At most [`AGENTS_MAX`] agents; the one gone for longest makes room.
+//! Must never: do I/O, read a clock, or send an agent anything that it did not say it can do (except raw bytes on
+//! request).
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! The one place that holds the fleet: every connection and every request asks it, one at a time, in order.
 //!
-//! Promises: no locks; every queue is bounded (a link whose agent does not read is closed, an event stream that does not
-//! read is told how much it missed); what changed is told to the event streams before the one who asked gets an answer.
+//! Promises: no locks; every queue is bounded (a link whose agent does not read is closed, an event stream that does
+//! not read is told how much it missed); what changed is told to the event streams before the one who asked gets an
+//! answer.
 //! Must never: wait for anybody; calls are plain functions over the state.
 
 use std::collections::BTreeMap;

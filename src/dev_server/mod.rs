@@ -1,12 +1,13 @@
 //! The embedded OpAMP server and its page, for trying and testing (`run --dev-server`).
 //!
-//! Promises: everything on one loopback port: OpAMP over WebSocket at `/v1/opamp`, the page at `/`, the API under `/api`;
-//! nothing is kept on disk; every task belongs to [`DevServer::serve`] and ends with it; agents, histories, bodies, queues
-//! and connections are bounded; writes need the token.
+//! Promises: everything on one loopback port: OpAMP over WebSocket at `/v1/opamp`, the page at `/`, the API under
+//! `/api`; nothing is kept on disk; every task belongs to [`DevServer::serve`] and ends with it; agents, histories,
+//! bodies, queues and connections are bounded; writes need the token.
 //! Must never: listen beyond loopback, be needed by the product, or turn into a fleet manager.
 //!
 //! `connection` tells agents from people, `guard` turns strangers away, `hub` owns the state, which is `fleet` (what to
-//! say), `agent` (what one agent reported) and `apply` (what became of a push); `api` and `view` show it, `page` draws it.
+//! say), `agent` (what one agent reported) and `apply` (what became of a push); `api` and `view` show it, `page`
+//! draws it.
 
 mod agent;
 mod api;
@@ -160,8 +161,8 @@ impl DevServer {
         format!("http://{}/", self.address)
     }
 
-    /// The address of the page with the token as its fragment, which browsers send nowhere. To be shown to the person who
-    /// started the server, not to be logged.
+    /// The address of the page with the token as its fragment, which browsers send nowhere. To be shown to the person
+    /// who started the server, not to be logged.
     pub fn page_url_with_token(&self) -> Secret {
         Secret::new(format!("{}#token={}", self.page_url(), self.token.expose()))
     }
