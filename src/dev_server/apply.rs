@@ -87,6 +87,11 @@ impl Apply {
     }
 
     fn end(&mut self, now: WallTime, outcome: Outcome, reason: &str) {
+        if self.outcome == Outcome::Superseded {
+            // It went on after all; what was said about its end is void.
+            self.ended = None;
+            self.reason.clear();
+        }
         self.outcome = outcome;
         self.ended.get_or_insert(now);
         if !reason.is_empty() {
@@ -94,11 +99,30 @@ impl Apply {
         }
     }
 
+    /// Whether it ever became the running config.
+    fn was_promoted(&self) -> bool {
+        self.phases.iter().any(|seen| after_promotion(&seen.word))
+    }
+
     fn went_back(&self) -> bool {
         self.phases
             .iter()
             .any(|seen| matches!(seen.word.as_str(), "rolling back" | "rolled back"))
     }
+}
+
+/// Phases that only a promoted config goes through.
+fn after_promotion(word: &str) -> bool {
+    matches!(
+        word,
+        "promoting"
+            | "reloading"
+            | "proving"
+            | "probation"
+            | "committed"
+            | "rolling back"
+            | "rolled back"
+    )
 }
 
 /// The applies of one agent, oldest first.
@@ -124,12 +148,12 @@ impl Applies {
 
     /// The agent's rollout changed its phase.
     pub(super) fn phase(&mut self, now: WallTime, word: &str, reason: &str) {
-        let begins = matches!(word, "policy" | "staging" | "validating");
+        let begins = matches!(word, "policy" | "staging" | "validating" | "promoting");
         let idle = self.0.back().is_none_or(|newest| newest.ended.is_some());
         if begins && idle {
             self.push(Apply::new(None, Vec::new(), now));
         }
-        let Some(newest) = self.0.back_mut() else {
+        let Some(newest) = self.meant_by(word) else {
             return;
         };
         if word != "idle" && newest.phases.len() < PHASES_MAX {
@@ -145,6 +169,22 @@ impl Applies {
             "held" => newest.end(now, Outcome::Held, reason),
             "rolling back" if !reason.is_empty() => reason.clone_into(&mut newest.reason),
             _ => {}
+        }
+    }
+
+    /// The apply that a phase is about. A config that failed before it was promoted leaves the one before it in its
+    /// probation, so what comes after promotion is about that one.
+    fn meant_by(&mut self, word: &str) -> Option<&mut Apply> {
+        let refused = self.0.back().is_some_and(|newest| {
+            newest.outcome == Outcome::Failed && !newest.was_promoted() && after_promotion(word)
+        });
+        let before = self
+            .0
+            .iter()
+            .rposition(|apply| apply.outcome == Outcome::Superseded && apply.was_promoted());
+        match before {
+            Some(index) if refused => self.0.get_mut(index),
+            _ => self.0.back_mut(),
         }
     }
 
@@ -226,6 +266,7 @@ mod tests {
             .collect()
     }
 
+    #[expect(clippy::too_many_lines, reason = "one table")]
     #[test]
     fn outcome_follows_what_the_agent_reported() {
         use RemoteConfigStatuses::{Applied, Applying, Failed};
@@ -296,6 +337,37 @@ mod tests {
                         true,
                     ),
                     (Outcome::Applied, none(), 0, true),
+                ],
+            ),
+            // The push after it was refused: the first one goes on and is committed.
+            (
+                vec![
+                    Offer("A"),
+                    Phase("promoting", ""),
+                    Phase("probation", ""),
+                    Offer("B"),
+                    Phase("validating", ""),
+                    Status("B", Failed, "no"),
+                    Phase("failed", "no"),
+                    Phase("probation", ""),
+                    Phase("committed", ""),
+                ],
+                vec![
+                    (Outcome::Committed, none(), 4, true),
+                    (Outcome::Failed, "no".to_owned(), 2, true),
+                ],
+            ),
+            // A roll-back by hand starts at its promotion.
+            (
+                vec![
+                    Offer("A"),
+                    Phase("committed", ""),
+                    Phase("promoting", ""),
+                    Phase("committed", ""),
+                ],
+                vec![
+                    (Outcome::Committed, none(), 1, true),
+                    (Outcome::Committed, none(), 2, true),
                 ],
             ),
             // Begun by hand on the host.
