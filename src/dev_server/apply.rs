@@ -178,13 +178,16 @@ impl Applies {
         let refused = self.0.back().is_some_and(|newest| {
             newest.outcome == Outcome::Failed && !newest.was_promoted() && after_promotion(word)
         });
+        if !refused {
+            return self.0.back_mut();
+        }
         let before = self
             .0
             .iter()
             .rposition(|apply| apply.outcome == Outcome::Superseded && apply.was_promoted());
         match before {
-            Some(index) if refused => self.0.get_mut(index),
-            _ => self.0.back_mut(),
+            Some(index) => self.0.get_mut(index),
+            None => self.0.back_mut(),
         }
     }
 
