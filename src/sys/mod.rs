@@ -4,4 +4,6 @@
 
 pub mod clock;
 pub mod durable;
+pub mod log;
 pub mod signal;
+pub mod tls;

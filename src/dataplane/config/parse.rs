@@ -1,0 +1,721 @@
+//! Raw text → [`Config`], in one pass, all errors together.
+//!
+//! Promises: sections and kinds of later versions are refused as "not supported in this version" and not as typing errors; an
+//! upload that cannot carry what a source emits is refused here and not at run time (F-099); credentials in an endpoint are refused.
+//! Must never: touch the disk or the network.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use super::fields::{Errors, Fields, join};
+use super::{
+    Bounds, CollectorKind, Config, ConfigError, HostMetricsConfig, HttpConfig, SourceConfig,
+    SourceKind, UnixSocketConfig, UploadConfig, UploadKind,
+};
+use crate::yaml::{self, Limits, Node, Value, nearest};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Parts of one kind; more are a mistake or an attack.
+const PARTS_MAX: usize = 64;
+/// Headers and resource attributes.
+const PAIRS_MAX: usize = 64;
+/// `sun_path` holds 108 bytes with the zero at its end.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const SOURCE_KINDS: [&str; 2] = ["host_metrics", "unix_socket"];
+const UPLOAD_KINDS: [&str; 3] = ["victoria_metrics", "otlp_http", "console"];
+
+/// Reads a config. `file` names it in errors.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Config, Vec<ConfigError>> {
+    let tree = yaml::parse(file, text, Limits::SETTINGS).map_err(|error| {
+        vec![ConfigError {
+            file: file.to_owned(),
+            line: error.line,
+            column: error.column,
+            path: String::new(),
+            message: error.message,
+        }]
+    })?;
+    let mut errors = Errors::of(file);
+    let config = root(&tree, &mut errors);
+    let errors = errors.into_sorted();
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(errors),
+    }
+}
+
+fn root(tree: &Node, errors: &mut Errors) -> Option<Config> {
+    let mut fields = Fields::open(tree, "", errors)?;
+    for later in ["processors", "spool"] {
+        if fields.get(later).is_some() {
+            let key = tree
+                .entries()
+                .iter()
+                .find(|(key, _)| key.text() == Some(later));
+            let at = key.map_or(tree, |(key, _)| key);
+            let message = format!("not supported in this version: the section {later:?}");
+            fields.fail(at, later, message);
+        }
+    }
+    let resource = resource(&mut fields);
+    let sources = parts(&mut fields, "sources", source);
+    let uploads = parts(&mut fields, "uploads", upload);
+    links(&mut fields, &sources, &uploads);
+    fields.finish();
+    Some(Config {
+        resource,
+        sources: sources.into_iter().filter_map(defined).collect(),
+        uploads: uploads
+            .into_iter()
+            .filter_map(defined)
+            .map(|(id, upload)| (id, upload.config))
+            .collect(),
+    })
+}
+
+/// The parts of a section by id, the broken ones included, so that a link to one is not reported as unknown.
+fn parts<'a, T>(
+    fields: &mut Fields<'a, '_>,
+    section: &'static str,
+    read: fn(Fields<'a, '_>) -> Option<T>,
+) -> Vec<(String, Option<T>)> {
+    let Some(node) = fields.get(section) else {
+        return Vec::new();
+    };
+    if !matches!(node.value, Value::Map(_)) {
+        fields.fail(node, section, "a map of ids belongs here");
+        return Vec::new();
+    }
+    if node.entries().len() > PARTS_MAX {
+        fields.fail(node, section, format!("more than {PARTS_MAX} entries"));
+        return Vec::new();
+    }
+    let mut parts = Vec::new();
+    for (key, value) in node.entries() {
+        let id = key.text().unwrap_or_default();
+        let path = join(section, id);
+        if !is_id(id) {
+            let message = "an id is 1 to 63 of a-z A-Z 0-9 - _ .";
+            fields.errors.add(key, &path, message);
+        }
+        let part = Fields::open(value, &path, fields.errors).and_then(read);
+        parts.push((id.to_owned(), part));
+    }
+    parts
+}
+
+fn defined<T>((id, part): (String, Option<T>)) -> Option<(String, T)> {
+    part.map(|part| (id, part))
+}
+
+fn is_id(id: &str) -> bool {
+    (1..=63).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn resource(fields: &mut Fields<'_, '_>) -> Vec<(String, String)> {
+    let pairs = fields.pairs("resource");
+    if pairs.len() > PAIRS_MAX {
+        let node = fields.node;
+        fields.fail(
+            node,
+            "resource",
+            format!("more than {PAIRS_MAX} attributes"),
+        );
+    }
+    let mut attributes = Vec::new();
+    for (key, name, _, text) in pairs {
+        if name.is_empty() {
+            fields.fail(key, "resource", "an attribute needs a name");
+        }
+        attributes.push((name.to_owned(), text.to_owned()));
+    }
+    attributes
+}
+
+/// The kind of a part; one that we do not know is said not to be supported, because a later version may know it.
+fn kind<'a>(fields: &mut Fields<'a, '_>, what: &str, known: &[&'static str]) -> Option<&'a str> {
+    let node = fields.required("kind")?;
+    let Some(word) = node.text() else {
+        fields.fail(node, "kind", "a single value belongs here");
+        return None;
+    };
+    if known.contains(&word) {
+        return Some(word);
+    }
+    let hint = nearest(word, known.iter().copied())
+        .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+    let shown: String = word.chars().take(64).collect();
+    let message = format!(
+        "not supported in this version: {what} of kind {shown:?} (supported: {}){hint}",
+        known.join(", ")
+    );
+    fields.fail(node, "kind", message);
+    None
+}
+
+fn bounds(fields: &mut Fields<'_, '_>, key: &'static str, default: Bounds) -> Bounds {
+    let Some(node) = fields.get(key) else {
+        return default;
+    };
+    let path = fields.path_of(key);
+    let Some(mut inner) = Fields::open(node, &path, fields.errors) else {
+        return default;
+    };
+    let bounds = Bounds {
+        records: inner.count("records", default.records, (1, 10_000_000)),
+        bytes: inner.size("size", default.bytes, (64 * KIB, 1024 * MIB)),
+    };
+    inner.finish();
+    bounds
+}
+
+fn source(mut fields: Fields<'_, '_>) -> Option<SourceConfig> {
+    let word = kind(&mut fields, "sources", &SOURCE_KINDS)?;
+    let default = Bounds {
+        records: 65_536,
+        bytes: 8 * MIB,
+    };
+    let buffer = bounds(&mut fields, "buffer", default);
+    let kind = match word {
+        "host_metrics" => Some(SourceKind::HostMetrics(host_metrics(&mut fields))),
+        _ => unix_socket(&mut fields).map(SourceKind::UnixSocket),
+    };
+    fields.finish();
+    kind.map(|kind| SourceConfig { buffer, kind })
+}
+
+fn host_metrics(fields: &mut Fields<'_, '_>) -> HostMetricsConfig {
+    let interval = fields.duration("interval", Duration::from_secs(10));
+    let mut collectors = Vec::new();
+    match fields.texts("collectors") {
+        None => collectors.extend(CollectorKind::ALL),
+        Some(words) => {
+            if words.is_empty() {
+                let node = fields.node;
+                fields.fail(node, "collectors", "at least one collector belongs here");
+            }
+            for (node, word) in words {
+                let known = CollectorKind::ALL.map(CollectorKind::word);
+                match CollectorKind::ALL
+                    .into_iter()
+                    .find(|kind| kind.word() == word)
+                {
+                    Some(kind) if collectors.contains(&kind) => {
+                        fields.fail(node, "collectors", format!("{word:?} occurs twice"));
+                    }
+                    Some(kind) => collectors.push(kind),
+                    None => {
+                        let hint = nearest(word, known).map_or_else(
+                            || format!("known: {}", known.join(", ")),
+                            |near| format!("did you mean {near:?}?"),
+                        );
+                        fields.fail(node, "collectors", format!("unknown collector, {hint}"));
+                    }
+                }
+            }
+        }
+    }
+    let root = fields
+        .path("root")
+        .map_or_else(|| PathBuf::from("/"), |(_, root)| root);
+    HostMetricsConfig {
+        interval,
+        collectors,
+        root,
+    }
+}
+
+fn unix_socket(fields: &mut Fields<'_, '_>) -> Option<UnixSocketConfig> {
+    let config = UnixSocketConfig {
+        path: PathBuf::new(),
+        mode: mode(fields),
+        line_bytes_max: fields.size("max_line", 64 * KIB, (KIB, MIB)),
+        connections_max: fields.count("max_connections", 64, (1, 4096)),
+    };
+    fields.required("path")?;
+    let (node, path) = fields.path("path")?;
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        let message = format!("a socket path has at most {SOCKET_PATH_BYTES_MAX} bytes");
+        fields.fail(node, "path", message);
+        return None;
+    }
+    Some(UnixSocketConfig { path, ..config })
+}
+
+/// Permission bits as text such as `0660`: YAML reads a bare `0660` as six hundred and sixty or as octal, by version.
+fn mode(fields: &mut Fields<'_, '_>) -> u32 {
+    const OWNER_ONLY: u32 = 0o600;
+    let Some((node, text)) = fields.text("mode") else {
+        return OWNER_ONLY;
+    };
+    let octal = text.len() == 4 && text.starts_with('0');
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if octal && mode & 0o200 != 0 && mode & 0o111 == 0 => mode,
+        _ => {
+            let message = format!("{text:?} is not an octal mode such as 0600, 0660 or 0666");
+            fields.fail(node, "mode", message);
+            OWNER_ONLY
+        }
+    }
+}
+
+/// An upload and where its links stand, for errors about them.
+#[derive(Debug)]
+struct RawUpload<'a> {
+    config: UploadConfig,
+    from: Vec<(&'a Node, &'a str)>,
+}
+
+fn upload<'a>(mut fields: Fields<'a, '_>) -> Option<RawUpload<'a>> {
+    let word = kind(&mut fields, "uploads", &UPLOAD_KINDS)?;
+    let from = if fields.required("from").is_some() {
+        fields.texts("from").unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let queue = Bounds {
+        records: 200_000,
+        bytes: 32 * MIB,
+    };
+    let queue = bounds(&mut fields, "queue", queue);
+    let default = Duration::from_secs(if word == "console" { 1 } else { 5 });
+    let interval = fields.duration("interval", default);
+    let batch = fields.count("batch", 2500, (1, 100_000));
+    let chunk = fields.count("chunk", 500, (1, 10_000));
+    let kind = match word {
+        "victoria_metrics" => http(&mut fields).map(UploadKind::VictoriaMetrics),
+        "otlp_http" => http(&mut fields).map(UploadKind::OtlpHttp),
+        _ => Some(UploadKind::Console),
+    };
+    fields.finish();
+    kind.map(|kind| RawUpload {
+        config: UploadConfig {
+            from: from.iter().map(|(_, id)| (*id).to_owned()).collect(),
+            queue,
+            interval,
+            batch,
+            chunk,
+            kind,
+        },
+        from,
+    })
+}
+
+fn http(fields: &mut Fields<'_, '_>) -> Option<HttpConfig> {
+    let timeout = fields.duration("timeout", Duration::from_secs(30));
+    let headers = headers(fields);
+    let token = fields.path("bearer_token_file");
+    if let Some((node, _)) = &token
+        && headers.iter().any(|(name, _)| *name == AUTHORIZATION)
+    {
+        let message = "stands beside a header authorization; keep one of them";
+        fields.fail(node, "bearer_token_file", message);
+    }
+    let ca_file = fields.path("ca_file").map(|(_, path)| path);
+    fields.required("endpoint")?;
+    let (node, text) = fields.text("endpoint")?;
+    match endpoint(text) {
+        Ok(endpoint) => Some(HttpConfig {
+            endpoint,
+            headers,
+            bearer_token_file: token.map(|(_, path)| path),
+            ca_file,
+            timeout,
+        }),
+        Err(message) => {
+            fields.fail(node, "endpoint", message);
+            None
+        }
+    }
+}
+
+/// Checks an endpoint. The text is quoted in no error: it may hold the credentials we refuse.
+fn endpoint(text: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = text
+        .trim_end_matches('/')
+        .parse()
+        .map_err(|_| "this is not a URL such as http://host:8428")?;
+    let Some(authority) = uri.authority() else {
+        return Err("this is not a URL such as http://host:8428");
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err("the scheme is neither http nor https");
+    }
+    if authority.as_str().contains('@') {
+        return Err("credentials in a URL end up in logs; use headers or bearer_token_file");
+    }
+    if authority.host().is_empty() || authority.port().is_some_and(|port| port.as_u16() == 0) {
+        return Err("the URL names no host and port that can be dialled");
+    }
+    Ok(uri)
+}
+
+fn headers(fields: &mut Fields<'_, '_>) -> Vec<(HeaderName, HeaderValue)> {
+    const OURS: [&str; 6] = [
+        "host",
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "transfer-encoding",
+        "connection",
+    ];
+    let mut headers = Vec::new();
+    let pairs = fields.pairs("headers");
+    if pairs.len() > PAIRS_MAX {
+        let node = fields.node;
+        fields.fail(node, "headers", format!("more than {PAIRS_MAX} headers"));
+    }
+    for (key, name, value, text) in pairs {
+        let path = join("headers", name);
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+            fields.fail(key, &path, "this is not a header name");
+            continue;
+        };
+        if OURS.contains(&name.as_str()) {
+            fields.fail(key, &path, "this header is set by the upload itself");
+            continue;
+        }
+        match HeaderValue::from_str(text) {
+            Ok(mut text) => {
+                text.set_sensitive(true);
+                headers.push((name, text));
+            }
+            Err(_) => fields.fail(value, &path, "a header value has no control characters"),
+        }
+    }
+    headers
+}
+
+/// Every link must lead to a source, once, and carry what it emits.
+fn links(
+    fields: &mut Fields<'_, '_>,
+    sources: &[(String, Option<SourceConfig>)],
+    uploads: &[(String, Option<RawUpload<'_>>)],
+) {
+    for (id, upload) in uploads {
+        let Some(upload) = upload else { continue };
+        let path = format!("uploads.{id}.from");
+        for (index, (node, from)) in upload.from.iter().enumerate() {
+            let twice = upload
+                .from
+                .iter()
+                .take(index)
+                .any(|(_, other)| other == from);
+            let message = match sources.iter().find(|(id, _)| id == from) {
+                _ if twice => format!("{from:?} occurs twice"),
+                None => {
+                    let ids = || sources.iter().map(|(id, _)| id.as_str());
+                    match nearest(from, ids()) {
+                        Some(near) => format!("no source {from:?}, did you mean {near:?}?"),
+                        None => format!(
+                            "no source {from:?}, there are: {}",
+                            ids().collect::<Vec<_>>().join(", ")
+                        ),
+                    }
+                }
+                Some((_, Some(source))) if !upload.config.kind.carries(source.kind.signal()) => {
+                    format!(
+                        "{} cannot carry {}, which the source {from:?} ({}) emits",
+                        upload.config.kind.word(),
+                        source.kind.signal().word(),
+                        source.kind.word()
+                    )
+                }
+                Some(_) => continue,
+            };
+            fields.errors.add(node, &path, message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        match parse("collect.yaml", text) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn a_full_config_resolves() {
+        let config = parse(
+            "collect.yaml",
+            r#"
+resource: {deployment.environment: test}
+sources:
+  host:
+    kind: host_metrics
+    interval: 1m30s
+    collectors: [cpu, memory]
+    root: /host
+  app:
+    kind: unix_socket
+    path: /run/app/log.sock
+    mode: "0660"
+    max_line: 128KiB
+    max_connections: 8
+    buffer: {records: 1000, size: 1MiB}
+uploads:
+  vm:
+    kind: victoria_metrics
+    endpoint: http://vm:8428/
+    from: [host]
+    interval: 2s
+    batch: 100
+    chunk: 50
+    timeout: 3s
+    bearer_token_file: /run/secrets/token
+    queue: {records: 5000, size: 4MiB}
+  otlp:
+    kind: otlp_http
+    endpoint: https://otlp.example/base
+    ca_file: /etc/ca.pem
+    from: [host, app]
+    headers: {x-tenant: blue}
+"#,
+        )
+        .unwrap();
+        let [(_, host), (_, app)] = config.sources.as_slice() else {
+            panic!("{config:?}")
+        };
+        assert_eq!(
+            host.kind,
+            SourceKind::HostMetrics(HostMetricsConfig {
+                interval: Duration::from_secs(90),
+                collectors: vec![CollectorKind::Cpu, CollectorKind::Memory],
+                root: "/host".into(),
+            })
+        );
+        assert_eq!(
+            app.buffer,
+            Bounds {
+                records: 1000,
+                bytes: MIB
+            }
+        );
+        assert_eq!(
+            app.kind,
+            SourceKind::UnixSocket(UnixSocketConfig {
+                path: "/run/app/log.sock".into(),
+                mode: 0o660,
+                line_bytes_max: 128 * KIB,
+                connections_max: 8,
+            })
+        );
+        let [(_, vm), (_, otlp)] = config.uploads.as_slice() else {
+            panic!("{config:?}")
+        };
+        let UploadKind::VictoriaMetrics(http) = &vm.kind else {
+            panic!("{vm:?}")
+        };
+        assert_eq!(http.endpoint.to_string(), "http://vm:8428/");
+        assert_eq!(http.timeout, Duration::from_secs(3));
+        assert_eq!((vm.batch, vm.chunk), (100, 50));
+        assert_eq!(vm.interval, Duration::from_secs(2));
+        let UploadKind::OtlpHttp(http) = &otlp.kind else {
+            panic!("{otlp:?}")
+        };
+        assert_eq!(http.headers.len(), 1);
+        assert_eq!(otlp.from, ["host", "app"]);
+        assert_eq!(
+            config.resource,
+            [("deployment.environment".to_owned(), "test".to_owned())]
+        );
+    }
+
+    #[test]
+    fn all_errors_come_together_with_their_places() {
+        let text = "\
+processors: {a: 1}
+sources:
+  host:
+    kind: host_metrics
+    intervall: 10s
+    interval: 10
+  app: {kind: unix_socket, path: rel/ative}
+  jrn: {kind: journald}
+uploads:
+  vm: {kind: victoria_metrics, endpoint: 'http://x:8428', from: [app, hots]}
+spool: {}
+";
+        assert_eq!(
+            errors(text),
+            [
+                "collect.yaml:1:1: processors: not supported in this version: the section \"processors\"",
+                "collect.yaml:5:5: sources.host.intervall: unknown key, did you mean \"interval\"?",
+                "collect.yaml:6:15: sources.host.interval: duration \"10\" is not a number with a unit (ns, us, ms, s, m, h), such as 30s",
+                "collect.yaml:7:34: sources.app.path: \"rel/ative\" is not an absolute path without ..",
+                "collect.yaml:8:15: sources.jrn.kind: not supported in this version: sources of kind \"journald\" (supported: host_metrics, unix_socket)",
+                "collect.yaml:10:71: uploads.vm.from: no source \"hots\", did you mean \"host\"?",
+                "collect.yaml:11:1: spool: not supported in this version: the section \"spool\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_upload_that_cannot_carry_a_source_is_refused() {
+        let text = "\
+sources: {app: {kind: unix_socket, path: /run/x.sock}}
+uploads: {vm: {kind: victoria_metrics, endpoint: 'http://x:1', from: [app]}}
+";
+        assert_eq!(
+            errors(text),
+            [
+                "collect.yaml:2:71: uploads.vm.from: victoria_metrics cannot carry logs, which the source \"app\" (unix_socket) emits"
+            ]
+        );
+    }
+
+    #[test]
+    fn single_mistakes_have_one_clear_line_each() {
+        let source = |rest: &str| format!("sources: {{h: {{kind: host_metrics, {rest}}}}}\n");
+        let upload = |rest: &str| {
+            format!(
+                "sources: {{h: {{kind: host_metrics}}}}\nuploads: {{u: {{kind: otlp_http, from: [h], {rest}}}}}\n"
+            )
+        };
+        let url = "endpoint: 'http://x:1'";
+        let cases = [
+            (source("interval: 0s"), "\"0s\" is not from 100ms to 24h"),
+            (
+                source("interval: 99ms"),
+                "\"99ms\" is not from 100ms to 24h",
+            ),
+            (source("interval: 25h"), "\"25h\" is not from 100ms to 24h"),
+            (source("interval: -1s"), "duration \"-1s\" is not a number"),
+            (source("interval: abc"), "duration \"abc\" is not a number"),
+            (source("interval: [1s]"), "a single value belongs here"),
+            (
+                source("collectors: [cpu, srt]"),
+                "unknown collector, known: cpu",
+            ),
+            (
+                source("collectors: [cpu, memroy]"),
+                "did you mean \"memory\"?",
+            ),
+            (source("collectors: [cpu, cpu]"), "\"cpu\" occurs twice"),
+            (source("collectors: []"), "at least one collector"),
+            (source("collectors: cpu"), "a list belongs here"),
+            (
+                source("root: /host/../etc"),
+                "is not an absolute path without ..",
+            ),
+            (
+                source("buffer: {records: 0}"),
+                "sources.h.buffer.records: \"0\" is not a whole number from 1 to 10000000",
+            ),
+            (
+                source("buffer: {size: 64}"),
+                "size \"64\" is not a whole number with a unit",
+            ),
+            (
+                source("buffer: {size: 1KiB}"),
+                "\"1KiB\" is not from 64KiB to 1024MiB",
+            ),
+            (upload(""), "uploads.u.endpoint: this key is missing"),
+            (upload("endpoint: x"), "neither http nor https"),
+            (upload("endpoint: 'ftp://x'"), "neither http nor https"),
+            (
+                upload("endpoint: 'http://me:hunter2@x'"),
+                "credentials in a URL",
+            ),
+            (
+                upload(&format!("{url}, headers: {{Host: x}}")),
+                "uploads.u.headers.Host: this header is set by the upload itself",
+            ),
+            (
+                upload(&format!("{url}, headers: {{'a b': x}}")),
+                "this is not a header name",
+            ),
+            (
+                upload(&format!(
+                    "{url}, headers: {{authorization: x}}, bearer_token_file: /t"
+                )),
+                "keep one of them",
+            ),
+            (
+                upload(&format!("{url}, bearer_token_file: t")),
+                "is not an absolute path",
+            ),
+            (
+                upload(&format!("{url}, retry: 3")),
+                "unknown key, known here",
+            ),
+            (
+                "sources: {a: {kind: host}}\n".to_owned(),
+                "not supported in this version",
+            ),
+            (
+                "sources: {a: {interval: 1s}}\n".to_owned(),
+                "sources.a.kind: this key is missing",
+            ),
+            ("sources: [a]\n".to_owned(), "a map of ids belongs here"),
+            (
+                "sources: {'a/b': {kind: host_metrics}}\n".to_owned(),
+                "an id is 1 to 63",
+            ),
+            (
+                "sources: {a: {kind: unix_socket}}\n".to_owned(),
+                "sources.a.path: this key is missing",
+            ),
+            (
+                format!(
+                    "sources: {{a: {{kind: unix_socket, path: /{}}}}}\n",
+                    "x".repeat(107)
+                ),
+                "at most 107 bytes",
+            ),
+            (
+                "sources: {a: {kind: unix_socket, path: /x, mode: 660}}\n".to_owned(),
+                "not an octal mode",
+            ),
+            (
+                "sources: {a: {kind: unix_socket, path: /x, mode: '0777'}}\n".to_owned(),
+                "not an octal mode",
+            ),
+            (
+                "uploads: {u: {kind: console}}\n".to_owned(),
+                "uploads.u.from: this key is missing",
+            ),
+            (
+                "uploads: {u: {kind: console, from: [a]}}\n".to_owned(),
+                "no source \"a\"",
+            ),
+            ("- a\n".to_owned(), "a map belongs here"),
+            ("sources: {\n".to_owned(), "collect.yaml:"),
+            ("sources: {a: 1, a: 2}\n".to_owned(), "twice"),
+        ];
+        for (text, wanted) in cases {
+            let found = errors(&text);
+            assert!(
+                found.iter().any(|line| line.contains(wanted)),
+                "{text}\n  wanted {wanted}\n  got {found:#?}"
+            );
+            assert!(!found.concat().contains("hunter2"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_an_empty_config() {
+        assert_eq!(parse("collect.yaml", ""), Ok(Config::default()));
+        assert_eq!(
+            parse("collect.yaml", "sources:\nuploads:\n"),
+            Ok(Config::default())
+        );
+    }
+}

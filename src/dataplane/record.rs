@@ -1,0 +1,299 @@
+//! What flows through the data plane: typed metric points and raw log records.
+//!
+//! Promises: a point carries its kind and unit from the place that measured it, so nobody downstream guesses from a name
+//! (F-095); a record carries the time of collection, never the time of sending, so that a repeated delivery is the same delivery.
+//! Must never: know a source, an upload or a wire format.
+
+use std::sync::Arc;
+
+use crate::units::WallTime;
+
+/// The kinds of telemetry there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Signal {
+    /// Typed points.
+    Metrics,
+    /// Raw records with a time.
+    Logs,
+}
+
+impl Signal {
+    /// The word for it in settings and messages.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// The unit of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// `By`.
+    Bytes,
+    /// `1`: a share of a whole, from 0 to 1.
+    Ratio,
+    /// `s`.
+    Seconds,
+    /// `Cel`.
+    Celsius,
+    /// A number of things, annotated as `{thing}`.
+    Count(&'static str),
+}
+
+impl Unit {
+    /// The unit as OpenTelemetry writes it.
+    pub(crate) const fn ucum(self) -> &'static str {
+        match self {
+            Self::Bytes => "By",
+            Self::Ratio => "1",
+            Self::Seconds => "s",
+            Self::Celsius => "Cel",
+            Self::Count(annotation) => annotation,
+        }
+    }
+
+    /// The word that Prometheus naming appends; a plain count has none.
+    pub(crate) const fn suffix(self) -> Option<&'static str> {
+        match self {
+            Self::Bytes => Some("bytes"),
+            Self::Ratio => Some("ratio"),
+            Self::Seconds => Some("seconds"),
+            Self::Celsius => Some("celsius"),
+            Self::Count(_) => None,
+        }
+    }
+}
+
+/// What the number of a metric means over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A level: the last value counts.
+    Gauge,
+    /// A cumulative sum that only grows until its start time moves.
+    Sum,
+}
+
+/// The definition of a metric; collectors hold these as constants.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Metric {
+    /// The OpenTelemetry name, with dots.
+    pub(crate) name: &'static str,
+    /// Its unit.
+    pub(crate) unit: Unit,
+    /// Its kind.
+    pub(crate) kind: Kind,
+}
+
+impl Metric {
+    /// Defines a gauge.
+    pub(crate) const fn gauge(name: &'static str, unit: Unit) -> Self {
+        Self {
+            name,
+            unit,
+            kind: Kind::Gauge,
+        }
+    }
+
+    /// Defines a monotonic sum.
+    pub(crate) const fn sum(name: &'static str, unit: Unit) -> Self {
+        Self {
+            name,
+            unit,
+            kind: Kind::Sum,
+        }
+    }
+}
+
+/// The value of a point; counters stay whole numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Number {
+    /// A whole number.
+    Int(u64),
+    /// Anything else; finite.
+    Float(f64),
+}
+
+/// Attribute names are ours and static; values are shared with the collector that made them.
+pub(crate) type Attributes = Vec<(&'static str, Arc<str>)>;
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Point {
+    /// What was measured.
+    pub(crate) metric: &'static Metric,
+    /// Of which part.
+    pub(crate) attributes: Attributes,
+    /// The value.
+    pub(crate) value: Number,
+    /// When it was read.
+    pub(crate) time: WallTime,
+    /// When a sum began to count for us; the time of the first reading or of the last reset.
+    pub(crate) start: WallTime,
+}
+
+/// How loud a log record says it is, as OpenTelemetry numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// 1.
+    Trace,
+    /// 5.
+    Debug,
+    /// 9.
+    Info,
+    /// 13.
+    Warn,
+    /// 17.
+    Error,
+    /// 21.
+    Fatal,
+}
+
+impl Severity {
+    /// Reads the words in use; an unknown word is no severity.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        let word = word.trim();
+        let is = |names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name));
+        if is(&["trace"]) {
+            Some(Self::Trace)
+        } else if is(&["debug"]) {
+            Some(Self::Debug)
+        } else if is(&["info", "information", "informational", "notice"]) {
+            Some(Self::Info)
+        } else if is(&["warn", "warning"]) {
+            Some(Self::Warn)
+        } else if is(&["error", "err"]) {
+            Some(Self::Error)
+        } else if is(&[
+            "fatal",
+            "critical",
+            "crit",
+            "alert",
+            "emerg",
+            "emergency",
+            "panic",
+        ]) {
+            Some(Self::Fatal)
+        } else {
+            None
+        }
+    }
+
+    /// The number OTLP carries.
+    pub(crate) const fn number(self) -> i32 {
+        match self {
+            Self::Trace => 1,
+            Self::Debug => 5,
+            Self::Info => 9,
+            Self::Warn => 13,
+            Self::Error => 17,
+            Self::Fatal => 21,
+        }
+    }
+
+    /// The word OTLP carries.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Trace => "TRACE",
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// What happened to a line before it became a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wholeness {
+    /// The line as it was written.
+    Whole,
+    /// Cut at the length limit; the rest was thrown away and counted.
+    Cut,
+    /// The writer went away before the end of the line.
+    Partial,
+}
+
+/// One log line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogRecord {
+    /// The bytes of the line without its end.
+    pub(crate) body: Box<[u8]>,
+    /// The time the line itself names.
+    pub(crate) time: Option<WallTime>,
+    /// When we read it.
+    pub(crate) observed: WallTime,
+    /// How loud the line says it is.
+    pub(crate) severity: Option<Severity>,
+    /// Whether it is complete.
+    pub(crate) wholeness: Wholeness,
+}
+
+/// Anything a source can emit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Record {
+    /// A metric point.
+    Point(Point),
+    /// A log line.
+    Log(LogRecord),
+}
+
+impl Record {
+    /// The signal it belongs to.
+    pub(crate) const fn signal(&self) -> Signal {
+        match self {
+            Self::Point(_) => Signal::Metrics,
+            Self::Log(_) => Signal::Logs,
+        }
+    }
+
+    /// Bytes it holds in memory, near enough to bound a queue.
+    pub(crate) fn weight(&self) -> usize {
+        let variable = match self {
+            Self::Point(point) => point.attributes.len() * size_of::<(&str, Arc<str>)>(),
+            Self::Log(log) => log.body.len(),
+        };
+        size_of::<Self>() + variable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn severities_read_the_words_in_use() {
+        let cases = [
+            ("INFO", Some(9)),
+            ("warning", Some(13)),
+            ("Err", Some(17)),
+            ("crit", Some(21)),
+            ("debug ", Some(5)),
+            ("trace", Some(1)),
+            ("loud", None),
+            ("", None),
+        ];
+        for (word, wanted) in cases {
+            assert_eq!(
+                Severity::parse(word).map(Severity::number),
+                wanted,
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_log_weighs_at_least_its_body() {
+        let log = Record::Log(LogRecord {
+            body: vec![b'x'; 1000].into(),
+            time: None,
+            observed: WallTime::default(),
+            severity: None,
+            wholeness: Wholeness::Whole,
+        });
+        assert!(log.weight() > 1000);
+        assert_eq!(log.signal(), Signal::Logs);
+    }
+}

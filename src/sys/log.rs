@@ -1,0 +1,136 @@
+//! Sets up the process's own log: one subscriber, text or JSON lines, on standard error.
+//!
+//! Promises: a level that does not parse is an error and not a silent default; HTTP, TLS and WebSocket crates are capped at
+//! `warn`, because at `debug` they print headers, and headers carry tokens.
+//! Must never: write to standard output, which belongs to what a command prints or to telemetry on the console.
+
+use std::io;
+use std::str::FromStr;
+
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Crates that print headers or key material below `warn`.
+const CAPPED: [&str; 8] = [
+    "hyper",
+    "hyper_util",
+    "h2",
+    "rustls",
+    "tokio_rustls",
+    "tungstenite",
+    "tokio_tungstenite",
+    "axum",
+];
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// One JSON object per line, for collectors and containers.
+    #[default]
+    Json,
+    /// One line of text, for people.
+    Text,
+}
+
+/// A log set-up that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is none of ours.
+    #[error("log level {0:?} is not one of error, warn, info, debug, trace")]
+    Level(String),
+    /// The format is none of ours.
+    #[error("log format {0:?} is not one of json, text")]
+    Format(String),
+    /// Somebody set a subscriber before us.
+    #[error("set up the log a second time")]
+    Taken,
+}
+
+impl FromStr for Format {
+    type Err = LogError;
+
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            other => Err(LogError::Format(other.chars().take(32).collect())),
+        }
+    }
+}
+
+/// Parses a level as settings and command line write it.
+///
+/// # Errors
+/// Names the levels there are.
+pub fn parse_level(text: &str) -> Result<Level, LogError> {
+    match text {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        other => Err(LogError::Level(other.chars().take(32).collect())),
+    }
+}
+
+/// The filter of a level: everything of ours at it, foreign wire crates never below `warn`.
+fn filter(level: Level) -> Targets {
+    let capped = LevelFilter::from_level(level).min(LevelFilter::WARN);
+    Targets::new()
+        .with_default(level)
+        .with_targets(CAPPED.map(|target| (target, capped)))
+}
+
+/// Starts logging to standard error. Called once, by `main`.
+///
+/// # Errors
+/// A subscriber is already set.
+pub fn init(level: Level, format: Format) -> Result<(), LogError> {
+    let lines = match format {
+        Format::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(io::stderr)
+            .with_filter(filter(level))
+            .boxed(),
+        Format::Text => tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(io::stderr)
+            .with_filter(filter(level))
+            .boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines)
+        .try_init()
+        .map_err(|_| LogError::Taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_crates_stay_at_warn_however_loud_we_are() {
+        let loud = filter(Level::TRACE);
+        assert!(loud.would_enable("adjutant::dataplane", &Level::TRACE));
+        assert!(!loud.would_enable("hyper::proto", &Level::INFO));
+        assert!(loud.would_enable("rustls::client", &Level::WARN));
+        let quiet = filter(Level::ERROR);
+        assert!(!quiet.would_enable("hyper::proto", &Level::WARN));
+    }
+
+    #[test]
+    fn levels_and_formats_name_what_there_is() {
+        assert_eq!(parse_level("debug").ok(), Some(Level::DEBUG));
+        assert_eq!(
+            parse_level("loud").unwrap_err().to_string(),
+            "log level \"loud\" is not one of error, warn, info, debug, trace"
+        );
+        assert_eq!("text".parse::<Format>().ok(), Some(Format::Text));
+        assert!("xml".parse::<Format>().is_err());
+    }
+}
