@@ -1,6 +1,7 @@
 //! The program: panic hook, one runtime, one exit code. No logic.
 //!
-//! Promises: a panic is one line on standard error and exit code 101; everything else ends with a code of `cli::ExitCode`.
+//! Promises: a panic is one line on standard error and exit code 101; everything else ends with a code of
+//! `cli::ExitCode`.
 //! Must never: decide anything; it hands the arguments to `cli` and its answer to the system.
 
 use std::process::ExitCode;

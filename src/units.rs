@@ -421,7 +421,7 @@ mod tests {
             ("30s", Some(Duration::from_secs(30))),
             ("1m30s", Some(Duration::from_secs(90))),
             ("250ms", Some(Duration::from_millis(250))),
-            ("1.5h", Some(Duration::from_secs(5400))),
+            ("1.5h", Some(Duration::from_mins(90))),
             ("0", Some(Duration::ZERO)),
             ("0s", Some(Duration::ZERO)),
             ("30", None),

@@ -3,13 +3,20 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a simulation that meets the unexpected has to stop at once"
 )]
 
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/disk_model.rs"]
+mod disk_model;
 #[path = "sim/host.rs"]
 mod host;
+#[path = "sim/life.rs"]
+mod life;
+#[path = "sim/remains.rs"]
+mod remains;
 #[path = "sim/store.rs"]
 mod store;
 #[path = "sim/world.rs"]

@@ -1,7 +1,7 @@
 //! The arguments: what can be typed, and nothing of what comes of it.
 //!
-//! Promises: names, revisions, durations and addresses are parsed here, so that a mistake is a usage error (exit code 2) that
-//! names the argument; help texts are the documentation of the commands.
+//! Promises: names, revisions, durations and addresses are parsed here, so that a mistake is a usage error (exit code
+//! 2) that names the argument; help texts are the documentation of the commands.
 //! Must never: read a file or the environment.
 
 use std::ffi::OsString;
@@ -52,7 +52,8 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
         /// Also serve a small OpAMP server with a page, for trying; loopback only
-        #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:4320", value_parser = loopback)]
+        #[arg(long, value_name = "ADDRESS", num_args = 0..=1)]
+        #[arg(default_missing_value = "127.0.0.1:4320", value_parser = loopback)]
         dev_server: Option<SocketAddr>,
     },
     /// Check the settings, or a bundle for an agent, without running anything but the agent's validator

@@ -1,7 +1,7 @@
 //! `config list|show|diff`: stored revisions, read from the running supervisor.
 //!
-//! Promises: a diff is bounded in time and size, says so where it gives up, and leaves out the file that carries the proof
-//! marker, because that one always differs.
+//! Promises: a diff is bounded in time and size, says so where it gives up, and leaves out the file that carries the
+//! proof marker, because that one always differs.
 //! Must never: read the state directory behind the supervisor's back.
 
 use std::collections::BTreeMap;

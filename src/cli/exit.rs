@@ -55,7 +55,8 @@ impl ExitCode {
         Self::Settings,
     ];
 
-    /// The number the shell sees. 101 is not here: it is what Rust exits with after a panic, which is always our mistake.
+    /// The number the shell sees. 101 is not here: it is what Rust exits with after a panic, which is always our
+    /// mistake.
     pub const fn number(self) -> u8 {
         match self {
             Self::Ok => 0,

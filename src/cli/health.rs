@@ -1,7 +1,7 @@
 //! `healthcheck`: one exit code for container probes.
 //!
-//! Promises: 0 when healthy, degraded or waiting for a first config; 1 when an agent is in error, when the default config runs
-//! although a remote one was applied, or when the loop does not answer; 6 when nobody answers at all.
+//! Promises: 0 when healthy, degraded or waiting for a first config; 1 when an agent is in error, when the default
+//! config runs although a remote one was applied, or when the loop does not answer; 6 when nobody answers at all.
 //! Must never: fail because a server is unreachable.
 
 use super::{Done, ExitCode, Failure, Out};

@@ -1,7 +1,8 @@
 //! The command line: arguments → one command → what a person reads and one exit code.
 //!
-//! Promises: every failure is one line on standard error (settings may have several problems, a line each) that says what was
-//! tried, on what and what to do; results go to standard output and nothing else does; the exit code is one of [`ExitCode`].
+//! Promises: every failure is one line on standard error (settings may have several problems, a line each) that says
+//! what was tried, on what and what to do; results go to standard output and nothing else does; the exit code is one
+//! of [`ExitCode`].
 //! Must never: read the environment or a settings file itself, keep state, or colour anything.
 
 mod args;

@@ -1,7 +1,7 @@
 //! Orders to a running supervisor: `apply`, `rollback`, `restart`, `reload`, and waiting for what comes of them.
 //!
-//! Promises: without `--wait` a command ends when the order is taken; with it, when the rollout it began is over, and the exit
-//! code tells which way. Waiting has a limit.
+//! Promises: without `--wait` a command ends when the order is taken; with it, when the rollout it began is over, and
+//! the exit code tells which way. Waiting has a limit.
 //! Must never: repeat an order.
 
 use std::path::Path;

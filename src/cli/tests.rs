@@ -188,7 +188,8 @@ async fn orders_arrive_as_typed() {
         assert_eq!(
             seen.lock().unwrap().join("\n"),
             format!(
-                "Apply {{ agent: Some(AgentName(\"collector\")), files: [OfferedFile {{ name: \"collect.yaml\", content_type: \"\", body: {body:?} }}] }}\n\
+                "Apply {{ agent: Some(AgentName(\"collector\")), files: [OfferedFile {{ \
+                 name: \"collect.yaml\", content_type: \"\", body: {body:?} }}] }}\n\
                  Rollback {{ agent: None, to: Some(RevisionId(\"1700000000000-00c0ffee\")) }}\n\
                  Restart {{ agent: Some(AgentName(\"collector\")) }}\n\
                  Reload {{ agent: None }}"

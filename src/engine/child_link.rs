@@ -12,9 +12,9 @@ use opamp_client::messages::{
 
 use crate::engine::desired::REVISION_ATTRIBUTE;
 
-/// ServerCapabilities: AcceptsStatus | AcceptsEffectiveConfig.
+/// `ServerCapabilities`: `AcceptsStatus` | `AcceptsEffectiveConfig`.
 const CAPABILITIES: u64 = 0x1 | 0x4;
-/// ServerToAgentFlags: ReportFullState.
+/// `ServerToAgentFlags`: `ReportFullState`.
 const REPORT_FULL_STATE: u64 = 0x1;
 
 /// What the child says about its own config.

@@ -97,9 +97,7 @@ pub(crate) fn compose(
                 )
             }),
     );
-    if let Some(marker) = marker(profile, hash) {
-        files.push(marker);
-    }
+    files.push(marker(profile, hash));
     Ok(Candidate { hash, files })
 }
 
@@ -322,14 +320,10 @@ service:
     )
 }
 
-fn marker(profile: &Profile, hash: RevisionHash) -> Option<RevisionFile> {
+fn marker(profile: &Profile, hash: RevisionHash) -> RevisionFile {
     match profile.composition {
-        Composition::Directory => Some(generated(
-            MARKER_FILE,
-            LayerKind::Marker,
-            format!("{hash}\n"),
-        )),
-        Composition::OtelLayers => Some(generated(
+        Composition::Directory => generated(MARKER_FILE, LayerKind::Marker, format!("{hash}\n")),
+        Composition::OtelLayers => generated(
             OTEL_MARKER_FILE,
             LayerKind::Marker,
             format!(
@@ -340,7 +334,7 @@ fn marker(profile: &Profile, hash: RevisionHash) -> Option<RevisionFile> {
         {REVISION_ATTRIBUTE}: \"{hash}\"
 "
             ),
-        )),
+        ),
     }
 }
 

@@ -328,7 +328,7 @@ impl Host {
     }
 
     fn choose(&self, named: Option<AgentName>) -> Result<AgentName, Reply> {
-        let names = || {
+        let listed = || {
             self.agents()
                 .map(AgentName::as_str)
                 .collect::<Vec<_>>()
@@ -339,12 +339,12 @@ impl Host {
                 Ok(name)
             }
             (Some(name), _) => {
-                let reason = format!("no agent is named {name}; there are: {}", names());
+                let reason = format!("no agent is named {name}; there are: {}", listed());
                 Err(view::refusal(RefusalKind::NotFound, &reason))
             }
             (None, [engine]) => Ok(engine.name().clone()),
             (None, _) => {
-                let reason = format!("several agents run, name one of: {}", names());
+                let reason = format!("several agents run, name one of: {}", listed());
                 Err(view::refusal(RefusalKind::Invalid, &reason))
             }
         }

@@ -560,8 +560,6 @@ pub struct Persisted {
     pub rejected: Vec<Rejection>,
     /// The local layers as they are now.
     pub local: Vec<LocalFile>,
-    /// A child of an earlier life that is still there.
-    pub leftover: Option<ChildIdentity>,
     /// Why applies are frozen: state written by a newer version.
     pub frozen: Option<String>,
     /// Repairs made while loading, for the log and the report.

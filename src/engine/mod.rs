@@ -104,6 +104,10 @@ pub(crate) struct Outcome {
 }
 
 /// One agent.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact with its own reader; together they are no state"
+)]
 #[derive(Debug)]
 pub struct Engine {
     name: AgentName,
@@ -274,10 +278,10 @@ impl Engine {
     pub(crate) fn stop(&mut self, now: Now) -> Outcome {
         self.stopping = true;
         self.pending = None;
-        if let Some(transaction) = &self.transaction {
-            if let Some(ticket) = transaction.tool() {
-                self.out.effects.push(AgentEffect::CancelTool { ticket });
-            }
+        if let Some(transaction) = &self.transaction
+            && let Some(ticket) = transaction.tool()
+        {
+            self.out.effects.push(AgentEffect::CancelTool { ticket });
         }
         let orders = self.life.want_down(now.mono);
         self.obey(orders);
@@ -455,7 +459,7 @@ impl Engine {
         }
         match self.settings.profile.health {
             HealthProbe::Http { .. } | HealthProbe::Exec { .. } => {
-                self.health_probe.begin(now.mono)
+                self.health_probe.begin(now.mono);
             }
             HealthProbe::LocalLink | HealthProbe::Process => self.health_probe.stop(),
         }
@@ -690,9 +694,8 @@ impl Engine {
             },
             HealthProbe::Http { .. } | HealthProbe::Exec { .. } => match self.health_probe.good {
                 Some(true) => (true, String::new()),
-                Some(false) => (false, self.health_probe.error.clone()),
                 None if self.health_probe.error.is_empty() => (false, "not probed yet".to_owned()),
-                None => (false, self.health_probe.error.clone()),
+                Some(false) | None => (false, self.health_probe.error.clone()),
             },
         }
     }
@@ -743,7 +746,7 @@ impl Engine {
             }
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
-                    self.revisions.retain(|stored| left.contains(&stored.id))
+                    self.revisions.retain(|stored| left.contains(&stored.id));
                 }
                 Ok(_) => {}
                 Err(fault) => {
@@ -784,9 +787,9 @@ impl Engine {
         }
     }
 
-    fn order_link(&mut self, order: Option<LinkOrder>) {
+    fn order_link(&mut self, order: Option<&LinkOrder>) {
         let effect = match order {
-            Some(LinkOrder::Dial(link)) => {
+            Some(&LinkOrder::Dial(link)) => {
                 let Some(server) = self.uplink.server() else {
                     return;
                 };
@@ -797,7 +800,7 @@ impl Engine {
                     instance_uid: self.instance_uid,
                 }
             }
-            Some(LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
+            Some(&LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
             None => return,
         };
         self.out.effects.push(effect);

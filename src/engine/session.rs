@@ -105,7 +105,7 @@ impl Engine {
     /// Dials, reports, listens: everything between engine and session, ending with what is to be sent.
     pub(crate) fn serve_link(&mut self, now: Now) {
         let order = self.uplink.handle_timeout(now.mono);
-        self.order_link(order);
+        self.order_link(order.as_ref());
         if self.session.is_none() {
             return;
         }
@@ -133,7 +133,7 @@ impl Engine {
         }
         if self.goodbye {
             let order = self.uplink.stop(now.mono);
-            self.order_link(order);
+            self.order_link(order.as_ref());
         }
     }
 
@@ -162,7 +162,7 @@ impl Engine {
                 let order = self
                     .uplink
                     .unavailable(now.mono, retry_after, &mut self.random);
-                self.order_link(order);
+                self.order_link(order.as_ref());
                 if let Some(session) = &mut self.session {
                     session.handle_disconnected(to_session(now.mono));
                 }

@@ -13,14 +13,14 @@ use crate::units::{LinkId, Moment};
 
 /// Reference delays of the field: 0.5 s growing by half to a minute (OpAMP requirements §4.1).
 const FIRST: Duration = Duration::from_millis(500);
-const CAP: Duration = Duration::from_secs(60);
+const CAP: Duration = Duration::from_mins(1);
 /// A throttled client stays away at least this long when no delay was given.
 const THROTTLED: Duration = Duration::from_secs(30);
 /// Rejected credentials rarely heal by themselves: minutes, not seconds (F-023).
 const REJECTED_FIRST: Duration = Duration::from_secs(30);
-const REJECTED_CAP: Duration = Duration::from_secs(10 * 60);
+const REJECTED_CAP: Duration = Duration::from_mins(10);
 /// No server may park us longer than this by one answer.
-const RETRY_AFTER_CAP: Duration = Duration::from_secs(60 * 60);
+const RETRY_AFTER_CAP: Duration = Duration::from_hours(1);
 /// A link that lived this long, or that brought a message, was a good one.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// The port has its own, shorter limits; this one catches an answer that never comes.
@@ -426,8 +426,8 @@ mod tests {
         let cases = [
             (
                 LossKind::Throttled,
-                Some(Duration::from_secs(120)),
-                Duration::from_secs(120),
+                Some(Duration::from_mins(2)),
+                Duration::from_mins(2),
             ),
             (LossKind::Throttled, None, THROTTLED),
             (LossKind::Throttled, Some(Duration::MAX), RETRY_AFTER_CAP),
@@ -464,10 +464,7 @@ mod tests {
             uplink.down(now, link, &loss(LossKind::Network, None), &mut random);
             now = uplink.due().unwrap();
         }
-        assert!(
-            now.since(Moment::START) > Duration::from_secs(120),
-            "{now:?}"
-        );
+        assert!(now.since(Moment::START) > Duration::from_mins(2), "{now:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads a bundle from a directory, as `apply` and `validate` take it.
 //!
-//! Promises: regular files only, sorted by name, names relative with `/`; hidden files are left out; a link, a fifo or a device
-//! is an error that names it, and so is too much of anything.
+//! Promises: regular files only, sorted by name, names relative with `/`; hidden files are left out; a link, a fifo
+//! or a device is an error that names it, and so is too much of anything.
 //! Must never: follow a link out of the directory, or judge what is in a file.
 
 use std::io::{self, Read as _};

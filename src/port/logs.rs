@@ -1,6 +1,8 @@
-//! Reads the log files of the children in a state directory: `agents/<name>/logs/<name>.log` and `.1`, `.2`, … behind it.
+//! Reads the log files of the children in a state directory: `agents/<name>/logs/<name>.log` and `.1`, `.2`, … behind
+//! it.
 //!
-//! Promises: reads at most 16 MiB however many lines are asked for; follows a file over its rotation without losing a line.
+//! Promises: reads at most 16 MiB however many lines are asked for; follows a file over its rotation without losing a
+//! line.
 //! Must never: write, lock, or need the supervisor to be alive.
 
 use std::fs::{self, File};
@@ -45,7 +47,8 @@ pub enum LogsError {
     },
     /// Nothing was logged to files.
     #[error(
-        "{path} does not exist: the agent has not written yet, or its output goes to the output of the supervisor itself"
+        "{path} does not exist: the agent has not written yet, or its \
+         output goes to the output of the supervisor itself"
     )]
     NoFile {
         /// Which file.

@@ -12,7 +12,6 @@
 //!   The model does the same. After a failed `fsync` of a directory its changes stay unsynced.
 //! - A kill ends the process only: the view stays. A write under way at that moment may be cut short.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::ops::RangeInclusive;
@@ -22,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use adjutant::sys::durable::{Disk, Kind, too_large};
 use nix::libc;
 
-type Node = usize;
+use super::remains::{Change, Content, Entries, Node};
+
 const ROOT: Node = 0;
 
 /// A handle to a model disk; clones name the same disk.
@@ -50,28 +50,6 @@ enum Inode {
     File(Content),
     Dir(Entries),
     Link(PathBuf),
-}
-
-#[derive(Debug, Clone, Default)]
-struct Content {
-    view: Arc<Vec<u8>>,
-    /// `fsync` would write the bytes of the view from here on: changes are appended, or follow a cut.
-    clean: usize,
-    durable: Arc<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Entries {
-    view: BTreeMap<OsString, Node>,
-    durable: BTreeMap<OsString, Node>,
-    unsynced: Vec<Change>,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Link(OsString, Node),
-    Unlink(OsString, Node),
-    Rename(OsString, OsString, Node),
 }
 
 impl ModelDisk {
@@ -180,98 +158,6 @@ impl ModelDisk {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
-    }
-}
-
-impl Content {
-    fn write(&mut self, bytes: &[u8]) {
-        Arc::make_mut(&mut self.view).extend_from_slice(bytes);
-    }
-
-    fn cut(&mut self, len: usize) {
-        if self.view.len() != len {
-            Arc::make_mut(&mut self.view).resize(len, 0);
-        }
-        self.clean = self.clean.min(len);
-    }
-
-    fn sync(&mut self) {
-        let len = self.view.len();
-        if self.clean < len || self.durable.len() != len {
-            self.durable = self.blend(len, len);
-        }
-        self.clean = len;
-    }
-
-    /// `len` bytes: the unsynced ones before `reached` as the view has them, all others as they are durable.
-    fn blend(&self, len: usize, reached: usize) -> Arc<Vec<u8>> {
-        let mut bytes = self.durable.to_vec();
-        bytes.resize(len, 0);
-        if self.clean < reached {
-            bytes[self.clean..reached].copy_from_slice(&self.view[self.clean..reached]);
-        }
-        Arc::new(bytes)
-    }
-
-    fn crash(&mut self, random: &mut fastrand::Rng) {
-        let len = self.view.len();
-        if self.clean == len && self.durable.len() == len {
-            self.view = Arc::clone(&self.durable);
-            return;
-        }
-        let shorter = self.durable.len().min(len);
-        self.durable = match random.u8(0..4) {
-            0 => Arc::clone(&self.durable),
-            1 => self.blend(len, len),
-            2 => self.blend(len, random.usize(0..=len)),
-            _ => {
-                let reached = random.usize(shorter..=len);
-                self.blend(reached, reached)
-            }
-        };
-        self.view = Arc::clone(&self.durable);
-        self.clean = self.view.len();
-    }
-}
-
-impl Entries {
-    fn crash(&mut self, random: &mut fastrand::Rng) {
-        let changes = std::mem::take(&mut self.unsynced);
-        let count = changes.len();
-        let prefix = random.usize(0..=count);
-        let survives: Vec<bool> = match random.u8(0..4) {
-            0 => vec![false; count],
-            1 => vec![true; count],
-            2 => (0..count).map(|at| at < prefix).collect(),
-            _ => (0..count).map(|_| random.bool()).collect(),
-        };
-        for (change, _) in changes.into_iter().zip(survives).filter(|(_, kept)| *kept) {
-            apply(&mut self.durable, change);
-        }
-        self.view.clone_from(&self.durable);
-    }
-
-    fn change(&mut self, change: Change) {
-        apply(&mut self.view, change.clone());
-        self.unsynced.push(change);
-    }
-}
-
-fn apply(entries: &mut BTreeMap<OsString, Node>, change: Change) {
-    let mut remove = |name: &OsString, node: Node| {
-        if entries.get(name) == Some(&node) {
-            entries.remove(name);
-        }
-    };
-    match change {
-        Change::Link(name, node) => {
-            entries.insert(name, node);
-        }
-        Change::Unlink(name, node) => remove(&name, node),
-        Change::Rename(from, to, node) => {
-            remove(&from, node);
-            entries.insert(to, node);
-        }
     }
 }
 
@@ -599,90 +485,4 @@ fn errno_error(errno: i32) -> io::Error {
 
 fn dead() -> io::Error {
     io::Error::other("the process is dead")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use adjutant::sys::durable::{FILE_MODE, swap_link, write_durable};
-
-    fn outcomes<T: Ord>(disk: &ModelDisk, look: impl Fn(&ModelDisk) -> T) -> Vec<T> {
-        let mut seen: Vec<T> = (0..200)
-            .map(|seed| {
-                let copy = disk.fork();
-                copy.crash(seed);
-                look(&copy)
-            })
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        seen
-    }
-
-    fn text(disk: &ModelDisk, path: &str) -> Option<String> {
-        let bytes = disk.read(Path::new(path), 1 << 20).ok()?;
-        Some(String::from_utf8_lossy(&bytes).replace('\0', "."))
-    }
-
-    #[test]
-    fn a_crash_keeps_what_was_synced_and_plays_with_the_rest() {
-        let disk = ModelDisk::new(0);
-        write_durable(&disk, Path::new("/a"), b"old", FILE_MODE).unwrap();
-        // Die between writing and syncing an appended line.
-        disk.die_after(disk.steps() + 2);
-        assert!(disk.append(Path::new("/a"), b"new").is_err());
-        let seen = outcomes(&disk, |disk| text(disk, "/a").unwrap());
-        let wanted = [
-            "old", "old...", "oldn", "oldn..", "oldne", "oldne.", "oldnew",
-        ];
-        assert_eq!(seen, wanted);
-    }
-
-    #[test]
-    fn a_rename_without_a_sync_of_the_directory_shows_the_old_or_the_new() {
-        let disk = ModelDisk::new(0);
-        swap_link(&disk, Path::new("/current"), Path::new("one")).unwrap();
-        // Link, rename, but no sync.
-        disk.die_after(disk.steps() + 2);
-        assert!(swap_link(&disk, Path::new("/current"), Path::new("two")).is_err());
-        let seen = outcomes(&disk, |disk| disk.read_link(Path::new("/current")).unwrap());
-        assert_eq!(seen, [Path::new("one"), Path::new("two")]);
-    }
-
-    #[test]
-    fn a_name_without_a_sync_of_the_directory_may_be_lost() {
-        let disk = ModelDisk::new(0);
-        disk.write_file(Path::new("/a"), b"x", FILE_MODE).unwrap();
-        let seen = outcomes(&disk, |disk| text(disk, "/a"));
-        assert_eq!(seen, [None, Some("x".to_owned())]);
-    }
-
-    #[test]
-    fn a_sync_after_a_failed_sync_lies() {
-        let disk = ModelDisk::new(0);
-        write_durable(&disk, Path::new("/a"), b"old", FILE_MODE).unwrap();
-        let sync = disk.steps() + 3;
-        disk.fail(sync..=sync, libc::EIO);
-        let error = disk.append(Path::new("/a"), b"new").unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        disk.append(Path::new("/a"), b"er").unwrap();
-        assert_eq!(text(&disk, "/a").unwrap(), "oldnewer");
-        assert_eq!(
-            outcomes(&disk, |disk| text(disk, "/a").unwrap()),
-            ["old...er"]
-        );
-    }
-
-    #[test]
-    fn a_full_disk_takes_what_fits() {
-        let disk = ModelDisk::new(0);
-        disk.limit_space(Some(4));
-        let error = disk
-            .write_file(Path::new("/a"), b"12345", FILE_MODE)
-            .unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
-        assert_eq!(text(&disk, "/a").unwrap(), "1234");
-        disk.remove_file(Path::new("/a")).unwrap();
-        assert_eq!(disk.used(), 0);
-    }
 }

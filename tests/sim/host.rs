@@ -8,7 +8,7 @@ use super::world::{Behaviour, Death, Faults, World};
 const APPLIED: i32 = 1;
 const FAILED: i32 = 3;
 /// Longer than proof, probation, a restart and every back-off together.
-const QUIET: Duration = Duration::from_secs(15 * 60);
+const QUIET: Duration = Duration::from_mins(15);
 
 /// What must be true once nothing fails any more.
 fn settled(world: &mut World) {
@@ -50,7 +50,7 @@ fn settled(world: &mut World) {
 fn calm(seed: u64) -> World {
     let mut world = World::new(seed);
     world.boot();
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     world
 }
 
@@ -99,7 +99,7 @@ fn bad_config_of_every_kind_goes_back_by_itself_and_is_remembered() {
         world.run(Duration::from_secs(90));
         let good = world.current();
         world.offer(behaviour.text(2));
-        world.run(Duration::from_secs(300));
+        world.run(Duration::from_mins(5));
         let (status, message) = world.server_status().unwrap();
         assert_eq!(status, FAILED, "{word}");
         assert!(!message.is_empty(), "{word}");
@@ -138,7 +138,7 @@ fn latest_offer_wins_also_during_probation() {
         world.offer(Behaviour::Ok.text(number));
         world.run(Duration::from_secs(3));
     }
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     assert_eq!(world.current(), Some(Behaviour::Ok.text(4)));
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     settled(&mut world);
@@ -157,7 +157,7 @@ fn server_that_is_away_or_flaps_never_reaches_the_child() {
         world.run(Duration::from_secs(11));
     }
     world.server_up(false);
-    world.run(Duration::from_secs(120));
+    world.run(Duration::from_mins(2));
     assert_eq!((world.living(), world.signals), before);
     settled(&mut world);
 }
@@ -192,7 +192,7 @@ fn script(world: &mut World, behaviour: Behaviour) {
     world.offer(Behaviour::Ok.text(1));
     world.run(Duration::from_secs(45));
     world.offer(behaviour.text(2));
-    world.run(Duration::from_secs(120));
+    world.run(Duration::from_mins(2));
 }
 
 #[test]

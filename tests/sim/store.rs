@@ -1,275 +1,24 @@
 //! Given a scripted life of one agent's store; when the process is killed or the power goes at any syscall, or any syscall fails;
 //! then the next life finds everything that was acknowledged, old or new for what was not, and goes on working.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use adjutant::engine::message::{
-    DiskDone, DiskWork, FaultKind, LayerKind, Origin, Persisted, Record, Rejection, Revision,
-    RevisionFile, Step,
-};
-use adjutant::port::store::{AgentLayout, AgentStore};
+use adjutant::engine::message::{DiskDone, DiskWork, FaultKind, Origin, Record, Step};
+use adjutant::port::store::AgentStore;
 use adjutant::sys::durable::{Disk as _, FILE_MODE};
-use adjutant::units::{OfferHash, RevisionHash, RevisionId, WallTime};
+use adjutant::units::WallTime;
 use nix::libc;
 
 use super::disk::ModelDisk;
+use super::life::{
+    Witness, fresh_disk, layout, live, live_on, load, next_life, record, rejection, revision,
+    script,
+};
 
 /// Crash seeds tried at each point.
 const SEEDS: u64 = 6;
-
-fn layout() -> AgentLayout {
-    AgentLayout::new(Path::new("/state"), &"collector".parse().unwrap())
-}
-
-fn fresh_disk() -> ModelDisk {
-    let disk = ModelDisk::new(1);
-    disk.put_dir(Path::new("/state"));
-    disk
-}
-
-fn load(disk: &ModelDisk) -> (AgentStore<ModelDisk>, Persisted) {
-    AgentStore::load(disk.clone(), layout(), &[]).unwrap()
-}
-
-/// A revision whose content follows from its number.
-fn revision(number: u64) -> Revision {
-    let file = |path: &str, layer, bytes: Vec<u8>| RevisionFile {
-        path: path.to_owned(),
-        layer,
-        source: path.to_owned(),
-        content_type: "text/yaml".to_owned(),
-        bytes,
-    };
-    let main = format!("revision: {number}\n{}", "x".repeat(100)).into_bytes();
-    let mut files = vec![
-        file("config.yaml", LayerKind::Remote, main),
-        file("empty", LayerKind::Local, Vec::new()),
-    ];
-    if number.is_multiple_of(2) {
-        files.push(file("tls/keys/ca.pem", LayerKind::Remote, vec![0, 255, 10]));
-        files.push(file("overlay.yaml", LayerKind::Marker, b"marker".to_vec()));
-    }
-    let parts = files
-        .iter()
-        .map(|file| (file.path.as_str(), "", file.bytes.as_slice()));
-    let hash = RevisionHash::of(parts);
-    let at = WallTime::from_unix_millis(1_700_000_000_000 + number);
-    Revision {
-        id: RevisionId::new(at, hash),
-        hash,
-        offer: Some(OfferHash::new([9, 8, 7])),
-        origin: Origin::Offer,
-        at,
-        files,
-    }
-}
-
-fn record(transaction: u64, step: Step) -> DiskWork {
-    let about = revision(transaction);
-    DiskWork::Journal(Record {
-        transaction,
-        at: about.at,
-        step,
-        revision: Some(about.id),
-        hash: Some(about.hash),
-        offer: about.offer,
-        origin: Origin::Offer,
-        reason: "because of \"x\"\n".to_owned(),
-    })
-}
-
-fn rejection(number: u64) -> Rejection {
-    Rejection {
-        hash: revision(number).hash,
-        reason: "exit code 1".to_owned(),
-        at: WallTime::from_unix_millis(5),
-        offers: vec![OfferHash::new([9, 8, 7])],
-    }
-}
-
-fn script() -> Vec<DiskWork> {
-    let stage = |number| DiskWork::Stage(Box::new(revision(number)));
-    let id = |number| revision(number).id;
-    vec![
-        record(1, Step::Intent),
-        stage(1),
-        record(1, Step::Staged),
-        DiskWork::Promote(id(1)),
-        record(1, Step::Promoted),
-        DiskWork::MarkGood(id(1)),
-        record(1, Step::Committed),
-        record(2, Step::Intent),
-        stage(2),
-        DiskWork::Promote(id(2)),
-        record(2, Step::Promoted),
-        DiskWork::SaveRejected(vec![rejection(2)]),
-        DiskWork::Promote(id(1)),
-        record(2, Step::RolledBack),
-        stage(3),
-        DiskWork::Promote(id(3)),
-        DiskWork::MarkGood(id(3)),
-        DiskWork::SaveRejected(vec![rejection(2), rejection(1)]),
-        DiskWork::Prune { keep: vec![id(3)] },
-        stage(1),
-        stage(3),
-        DiskWork::Promote(id(1)),
-        record(4, Step::Promoted),
-    ]
-}
-
-/// One value on disk: the last one acknowledged, and those tried since.
-#[derive(Debug, Clone, Default)]
-struct Register<T> {
-    acknowledged: T,
-    tried: Vec<T>,
-}
-
-impl<T: PartialEq + Clone + std::fmt::Debug> Register<T> {
-    fn set(&mut self, value: T, acknowledged: bool) {
-        if acknowledged {
-            self.acknowledged = value;
-            self.tried.clear();
-        } else {
-            self.tried.push(value);
-        }
-    }
-
-    fn check(&self, found: &T, what: &str, at: &str) {
-        assert!(
-            *found == self.acknowledged || self.tried.contains(found),
-            "{at}: {what} is {found:?}, acknowledged was {:?}, tried {:?}",
-            self.acknowledged,
-            self.tried
-        );
-    }
-}
-
-/// What a life was told, from which follows what the next one may find.
-#[derive(Debug, Clone, Default)]
-struct Witness {
-    current: Register<Option<RevisionId>>,
-    last_good: Register<Option<RevisionId>>,
-    rejected: Register<Vec<Rejection>>,
-    records: Vec<(Record, bool)>,
-    /// Revisions that must be there: acknowledged, and no prune has been tried that does not keep them.
-    staged: BTreeMap<RevisionId, Revision>,
-}
-
-impl Witness {
-    fn see(&mut self, work: DiskWork, done: bool) {
-        match work {
-            DiskWork::Promote(id) => self.current.set(Some(id), done),
-            DiskWork::MarkGood(id) => self.last_good.set(Some(id), done),
-            DiskWork::SaveRejected(list) => self.rejected.set(list, done),
-            DiskWork::Journal(record) => self.records.push((record, done)),
-            DiskWork::Stage(revision) if done => {
-                self.staged.insert(revision.id.clone(), *revision);
-            }
-            DiskWork::Prune { keep } => self.staged.retain(|id, _| keep.contains(id)),
-            DiskWork::Stage(_) | DiskWork::ReadLocal(_) | DiskWork::ReadRevision(_) => {}
-        }
-    }
-
-    fn check(&self, disk: &ModelDisk, persisted: &Persisted, at: &str) {
-        let current = persisted.current.as_ref();
-        let current_id = current.map(|revision| revision.id.clone());
-        self.current.check(&current_id, "current", at);
-        self.last_good.check(&persisted.last_good, "last good", at);
-        self.rejected.check(&persisted.rejected, "rejected", at);
-        assert_eq!(persisted.frozen, None, "{at}");
-        if let Some(revision) = current {
-            let whole = (1..=9).map(self::revision).any(|made| made == *revision);
-            assert!(whole, "{at}: current is not whole: {revision:?}");
-        }
-
-        // Acknowledged records are all there, in order; others only if they were tried.
-        let mut left = persisted.journal.iter().peekable();
-        for (record, acknowledged) in &self.records {
-            if left.peek() == Some(&record) {
-                left.next();
-            } else {
-                assert!(!acknowledged, "{at}: the journal lacks {record:?}");
-            }
-        }
-        assert_eq!(left.next(), None, "{at}: the journal has too much");
-
-        // Readers go through the link itself.
-        for (link, wanted) in [
-            (layout().current(), current_id.as_ref()),
-            (layout().last_good(), persisted.last_good.as_ref()),
-        ] {
-            let there = disk.read(&link.join("config.yaml"), 1 << 20).is_ok();
-            assert_eq!(there, wanted.is_some(), "{at}: {}", link.display());
-        }
-        let listed: Vec<_> = persisted.revisions.iter().map(|one| &one.id).collect();
-        for id in self.staged.keys() {
-            assert!(listed.contains(&id), "{at}: revision {id} is lost");
-        }
-        for name in disk.list(&layout().revisions()).unwrap() {
-            let plain = name.to_str().unwrap().parse::<RevisionId>().is_ok();
-            assert!(plain, "{at}: left over in revisions: {}", name.display());
-        }
-    }
-}
-
-/// Lets one life work through the script until it dies. Faults do not end it.
-fn live(disk: &ModelDisk, script: &[DiskWork]) -> Witness {
-    let mut witness = Witness::default();
-    let Ok((mut store, _)) = AgentStore::load(disk.clone(), layout(), &[]) else {
-        return witness;
-    };
-    for work in script {
-        let answer = store.perform(work.clone());
-        witness.see(work.clone(), answer.is_ok());
-        if answer.is_err_and(|fault| fault.reason.contains("the process is dead")) {
-            break;
-        }
-    }
-    witness
-}
-
-/// What two lives must agree on.
-fn essence(persisted: &Persisted) -> impl PartialEq + std::fmt::Debug + use<> {
-    (
-        persisted.current.clone(),
-        persisted.last_good.clone(),
-        persisted.journal.clone(),
-        persisted.rejected.clone(),
-        persisted.revisions.clone(),
-    )
-}
-
-/// The next life: loads, agrees with the witness, survives another crash unchanged, and works.
-fn next_life(disk: &ModelDisk, witness: &Witness, seed: u64, at: &str) {
-    let (_, first) = load(disk);
-    witness.check(disk, &first, at);
-    // What a life decides on, a crash must not take back: otherwise it would be decided twice.
-    disk.crash(seed.wrapping_add(1000));
-    let (mut store, second) = load(disk);
-    assert_eq!(
-        essence(&second),
-        essence(&first),
-        "{at}: a second load differs"
-    );
-    assert_eq!(second.repairs, Vec::<String>::new(), "{at}: repaired twice");
-
-    let next = revision(9);
-    for work in [
-        DiskWork::Stage(Box::new(next.clone())),
-        record(9, Step::Staged),
-        DiskWork::Promote(next.id.clone()),
-        DiskWork::MarkGood(next.id.clone()),
-    ] {
-        store.perform(work).unwrap();
-    }
-    disk.crash(seed.wrapping_add(2000));
-    let (_, third) = load(disk);
-    assert_eq!(third.current, Some(next.clone()), "{at}");
-    assert_eq!(third.last_good, Some(next.id), "{at}");
-    assert_eq!(third.journal.last().unwrap().transaction, 9, "{at}");
-    assert_eq!(third.journal.len(), first.journal.len() + 1, "{at}");
-}
+/// Random histories on each commit; `ADJUTANT_SIM_SEEDS=from..to` runs others, one or a night long.
+const HISTORIES: std::ops::Range<u64> = 0..200;
 
 #[test]
 fn whatever_was_acknowledged_survives_a_death_at_every_syscall() {
@@ -363,6 +112,82 @@ fn a_fault_at_any_syscall_costs_only_what_it_hit() {
                 next_life(&crashed, &witness, seed, &at);
             }
         }
+    }
+}
+
+#[test]
+fn what_a_first_start_created_before_it_was_killed_is_made_durable_by_the_next() {
+    let whole = fresh_disk();
+    load(&whole);
+    for point in whole.mutations() {
+        let disk = fresh_disk();
+        disk.die_after(point);
+        drop(AgentStore::load(disk.clone(), layout(), &[]));
+        disk.kill();
+        let witness = live(&disk, &script());
+        assert_eq!(witness.current.acknowledged, Some(revision(1).id));
+        for seed in 0..20 {
+            let crashed = disk.fork();
+            crashed.crash(seed);
+            let at = format!("first start killed after {point}, seed {seed}");
+            next_life(&crashed, &witness, seed, &at);
+        }
+    }
+}
+
+fn random_work(random: &mut fastrand::Rng) -> DiskWork {
+    let number = random.u64(1..=5);
+    let id = revision(number).id;
+    match random.u8(0..12) {
+        0..=3 => DiskWork::Stage(Box::new(revision(number))),
+        // Numbers that do not come twice tell an acknowledged record from one that was only tried.
+        4..=5 => record(random.u64(10..1 << 40), Step::Staged),
+        6..=8 => DiskWork::Promote(id),
+        9 => DiskWork::MarkGood(id),
+        10 => DiskWork::SaveRejected((1..=number).map(rejection).collect()),
+        _ => DiskWork::Prune { keep: vec![id] },
+    }
+}
+
+/// Several lives on one disk, each with a random script and a random misfortune.
+fn random_history(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let disk = fresh_disk();
+    let mut witness = Witness::default();
+    for life in 0..6 {
+        let script: Vec<_> = (0..random.usize(0..14))
+            .map(|_| random_work(&mut random))
+            .collect();
+        let step = disk.steps() + random.u64(0..200);
+        match random.u8(0..5) {
+            0 | 1 => disk.die_after(step),
+            2 => disk.fail(step..=step, libc::EIO),
+            3 => disk.limit_space(Some(disk.used() + random.u64(0..2000))),
+            _ => {}
+        }
+        live_on(&disk, &script, &mut witness);
+        if random.bool() {
+            disk.kill();
+        } else {
+            disk.crash(random.u64(..));
+        }
+        let (store, persisted) = load(&disk);
+        witness.check(&disk, &persisted, &format!("seed {seed}, life {life}"));
+        witness = Witness::of(&store, persisted);
+    }
+}
+
+#[test]
+fn random_histories_lose_nothing_that_was_acknowledged() {
+    let range = match std::env::var("ADJUTANT_SIM_SEEDS") {
+        Ok(text) => {
+            let (from, to) = text.split_once("..").unwrap();
+            from.parse().unwrap()..to.parse().unwrap()
+        }
+        Err(_) => HISTORIES,
+    };
+    for seed in range {
+        random_history(seed);
     }
 }
 
@@ -484,7 +309,7 @@ fn the_journal_stays_bounded_and_a_death_while_compacting_loses_nothing() {
 
     // Again over the first compaction, with a death or a fault at each syscall of it.
     let (start, transaction) = before;
-    let life = |prepare: &dyn Fn(&ModelDisk)| {
+    let replay = |prepare: &dyn Fn(&ModelDisk)| {
         let disk = start.fork();
         let (mut store, _) = load(&disk);
         prepare(&disk);
@@ -503,13 +328,13 @@ fn the_journal_stays_bounded_and_a_death_while_compacting_loses_nothing() {
         assert!(found.is_sorted(), "{at}: {found:?}");
     };
     let loaded = std::cell::Cell::new(0);
-    let (whole, done) = life(&|disk| loaded.set(disk.steps()));
+    let (whole, done) = replay(&|disk| loaded.set(disk.steps()));
     assert_eq!(done.len(), 8);
     let loaded = loaded.get();
     for step in loaded + 1..=whole.steps() {
         let lives = [
-            ("dead", life(&|disk| disk.die_after(step - 1))),
-            ("fault", life(&|disk| disk.fail(step..=step, libc::EIO))),
+            ("dead", replay(&|disk| disk.die_after(step - 1))),
+            ("fault", replay(&|disk| disk.fail(step..=step, libc::EIO))),
         ];
         for (what, (disk, done)) in lives {
             for seed in 0..3 {

@@ -249,8 +249,8 @@ impl World {
         self.server.link = None;
         self.exited = false;
         self.say(format!("boot, life {}", self.life));
-        let layout = AgentLayout::new(Path::new("/state"), &self.name());
-        let (store, mut persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
+        let layout = AgentLayout::new(Path::new("/state"), &Self::name());
+        let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
             Ok(loaded) => loaded,
             Err(error) => self.violated(&format!("state does not load: {error}")),
         };
@@ -268,7 +268,6 @@ impl World {
             child.connection = None;
             child.reaped = false;
         }
-        persisted.leftover = None;
         for repair in persisted.repairs.clone() {
             self.say(format!("repair: {repair}"));
         }
@@ -619,12 +618,11 @@ impl World {
         };
         let talk = What::ChildTalks { pid, generation };
         match Behaviour::of(&child.text) {
-            Behaviour::Ok => self.later(60, talk),
             Behaviour::Slow => self.later(9_000, talk),
             Behaviour::DiesAtStart => self.later(40, die(1)),
             Behaviour::BlamesConfig => self.later(40, die(78)),
             Behaviour::Refused if !by_hup => self.later(40, die(78)),
-            Behaviour::Refused | Behaviour::NeverHealthy => self.later(60, talk),
+            Behaviour::Ok | Behaviour::Refused | Behaviour::NeverHealthy => self.later(60, talk),
             Behaviour::DiesLater => {
                 self.later(60, talk);
                 self.later(3_060, die(1));
@@ -1074,7 +1072,7 @@ impl World {
 
     // ---- small things
 
-    fn name(&self) -> AgentName {
+    fn name() -> AgentName {
         "collector".parse().unwrap()
     }
 
@@ -1110,11 +1108,11 @@ impl World {
                 child.reaped = false;
             }
         }
-        let agent = self.name();
+        let agent = Self::name();
         self.later(wait, What::Host(Event::Agent { agent, event }));
     }
 
-    fn say(&mut self, line: String) {
+    fn say(&mut self, line: impl std::fmt::Display) {
         if self.trace.len() >= TRACE_MAX {
             self.trace.pop_front();
         }

@@ -4,7 +4,7 @@
 //! the last resort failed nothing further is tried, and the reason stands in health.
 //! Must never: lose the reason.
 
-use super::*;
+use super::{REJECTED_MAX, Remember, Settling, Stage, only_default, record_of};
 use crate::engine::desired::{self};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskWork, NoteLevel, Origin, Outcome, Rejection, Revision, Step};
@@ -78,8 +78,8 @@ impl Engine {
     }
 
     /// A failure after promotion.
-    pub(super) fn go_back(&mut self, now: Now, reason: String) {
-        let reason = report::bounded(&reason);
+    pub(super) fn go_back(&mut self, now: Now, reason: &str) {
+        let reason = report::bounded(reason);
         self.count("rollbacks");
         self.note(
             NoteLevel::Warn,

@@ -3,7 +3,7 @@
 //! Promises: last good is set only after the window; what `current` and `last-good` name is never pruned.
 //! Must never: decide whether the window was passed.
 
-use super::*;
+use super::Stage;
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskWork, Origin, Outcome, Step};

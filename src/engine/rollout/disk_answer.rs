@@ -4,7 +4,7 @@
 //! nothing, a fault after it never leaves the child without a config.
 //! Must never: wait for anything but the disk.
 
-use super::*;
+use super::{DISK_RETRY, Remember, Stage, stored_of};
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
@@ -70,7 +70,7 @@ impl Engine {
             }
             (Stage::Promoting, _) => self.promoted(now),
             (Stage::MarkingPromoted, _) if transaction.doomed => {
-                let reason = "interrupted again and again while it was being applied".to_owned();
+                let reason = "interrupted again and again while it was being applied";
                 transaction.watch = transaction.revision.as_ref().map(|revision| {
                     Watch::new(revision.hash, now.mono, self.settings.apply.proof_timeout)
                 });
@@ -120,15 +120,12 @@ impl Engine {
             Stage::Promoting => {
                 // The link may or may not have moved. Point it back; the child was not told anything.
                 transaction.failure = fault.reason;
-                match transaction.previous.clone() {
-                    Some(previous) => {
-                        transaction.target = Some(previous.clone());
-                        self.return_to(previous);
-                    }
-                    None => {
-                        let reason = transaction.failure.clone();
-                        self.fail(now, &reason, Remember::No);
-                    }
+                if let Some(previous) = transaction.previous.clone() {
+                    transaction.target = Some(previous.clone());
+                    self.return_to(previous);
+                } else {
+                    let reason = transaction.failure.clone();
+                    self.fail(now, &reason, Remember::No);
                 }
             }
             // The record is missing but `current` tells a next start as much.

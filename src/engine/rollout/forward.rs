@@ -4,7 +4,10 @@
 //! and its own state allow it.
 //! Must never: judge what the child does with it (`proof`).
 
-use super::*;
+use super::{
+    OFFERS_MAX, Remember, Source, Stage, Transaction, VALIDATOR_OUTPUT_MAX, only_default,
+    record_of, transaction_source,
+};
 use crate::config::{Proof, Reload};
 use crate::engine::desired::{self, Candidate, Refused};
 use crate::engine::disk::Purpose;
@@ -59,10 +62,9 @@ impl Engine {
             return;
         };
         let origin = match (transaction.job.origin, &transaction.job.source) {
-            (Origin::Local | Origin::Default, _) if only_default(&candidate, &self.local) => {
-                Origin::Default
-            }
-            (Origin::Offer, Source::Base) if only_default(&candidate, &self.local) => {
+            (Origin::Local | Origin::Default, _) | (Origin::Offer, Source::Base)
+                if only_default(&candidate, &self.local) =>
+            {
                 Origin::Default
             }
             (origin, _) => origin,

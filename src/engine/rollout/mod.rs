@@ -89,6 +89,10 @@ enum Stage {
 }
 
 /// The transaction under way.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact with its own reader; the state is the stage"
+)]
 #[derive(Debug)]
 pub(crate) struct Transaction {
     number: u64,
@@ -112,7 +116,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    pub(super) fn new(number: u64, job: Job, stage: Stage) -> Self {
+    fn new(number: u64, job: Job, stage: Stage) -> Self {
         Self {
             number,
             job,

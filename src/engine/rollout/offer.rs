@@ -3,7 +3,7 @@
 //! Promises: the latest wins, at a place where nothing is half done; what the server is told about an offer is set here.
 //! Must never: look into a config.
 
-use super::*;
+use super::{Job, Source, Stage, Transaction, record_of};
 use crate::config::{EmptyConfig, Layer};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
@@ -107,7 +107,7 @@ impl Engine {
         transaction.previous.clone_from(&self.current);
         transaction.stored = true;
         if promoted {
-            transaction.revision = self.current.clone();
+            transaction.revision.clone_from(&self.current);
             transaction.stage = Stage::MarkingPromoted;
             self.transaction = Some(transaction);
             self.enter("promoting");

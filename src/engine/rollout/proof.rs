@@ -3,7 +3,7 @@
 //! Promises: a config passes only when the child has proven it, stayed alive and stayed healthy for its window.
 //! Must never: touch the disk without a stage that waits for the answer.
 
-use super::*;
+use super::{Job, Source, Stage, Transaction, sooner};
 use crate::config::{AfterRollback, Proof, ReportWhen};
 use crate::engine::desired::{self};
 use crate::engine::message::{NoteLevel, Origin, Outcome, Step};
@@ -110,7 +110,7 @@ impl Engine {
                 if let Some(transaction) = &mut self.transaction {
                     transaction.refused_by_child = refused;
                 }
-                self.go_back(now, reason);
+                self.go_back(now, &reason);
                 true
             }
         }
@@ -155,7 +155,7 @@ impl Engine {
             return false;
         };
         if let Some(died) = transaction.died.take() {
-            self.go_back(now, format!("in probation {died}"));
+            self.go_back(now, &format!("in probation {died}"));
             return true;
         }
         // A reload or a slow backend may look unhealthy for a moment; a third of the window in a row is no moment.
@@ -173,7 +173,7 @@ impl Engine {
         if !healthy && (lasting || now.mono >= until) {
             self.go_back(
                 now,
-                format!("in probation the child became unhealthy: {trouble}"),
+                &format!("in probation the child became unhealthy: {trouble}"),
             );
             return true;
         }
@@ -321,7 +321,8 @@ impl Engine {
     /// The hash that the child is expected to prove.
     pub(crate) fn watched_hash(&self) -> Option<RevisionHash> {
         let of_transaction = self.transaction.as_ref().and_then(|t| t.watch.as_ref());
-        let watch = of_transaction.or(self.settling.as_ref().map(|settling| &settling.watch));
+        let watch =
+            of_transaction.or_else(|| self.settling.as_ref().map(|settling| &settling.watch));
         watch.map(|watch| watch.hash)
     }
 }

@@ -7,7 +7,7 @@
 //! [`Pump::run`] is one future that the caller drives; it ends when the peer closes, the link breaks, every [`FrameSender`]
 //! is gone, or one of them asks to close.
 
-use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -245,6 +245,24 @@ enum End {
     Peer { code: u16, reason: String },
     /// Nothing can be said to the peer any more.
     Broken(String),
+}
+
+/// A value that the two halves of the pump take turns on. `std::cell::Cell` would do, but would keep the pump's future from
+/// being `Send`, and a task set takes nothing else. The lock is never held across an await.
+struct Cell<T>(Mutex<T>);
+
+impl<T: Copy> Cell<T> {
+    fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    fn get(&self) -> T {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
 }
 
 /// When something was last heard; shared by the two halves, which take turns on one task.

@@ -1,7 +1,8 @@
 //! The other end of the control socket: one request, one answer, for the command line.
 //!
-//! Promises: every exchange ends within twenty seconds and reads at most 24 MiB; "nobody answers" is an error of its own, told
-//! apart from "somebody refused". Also asks a plain `http://` address, for health checks from inside a container.
+//! Promises: every exchange ends within twenty seconds and reads at most 24 MiB; "nobody answers" is an error of its
+//! own, told apart from "somebody refused". Also asks a plain `http://` address, for health checks from inside a
+//! container.
 //! Must never: retry, or print.
 
 use std::io;

@@ -1,8 +1,9 @@
 //! Health as the doors show it: one snapshot in, one document and one HTTP status out.
 //!
-//! Promises: pure; the same snapshot gives the same answer. A lost server degrades and never fails, because telemetry goes on
-//! without it; waiting for a first config on the built-in default is healthy; one failing agent among several degrades, all of
-//! them failing is an error. Readiness means "can do its job": every child takes data with a known config.
+//! Promises: pure; the same snapshot gives the same answer. A lost server degrades and never fails, because telemetry
+//! goes on without it; waiting for a first config on the built-in default is healthy; one failing agent among several
+//! degrades, all of them failing is an error. Readiness means "can do its job": every child takes data with a known
+//! config.
 //! Must never: ask anybody anything, or keep state between two answers.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! The metrics page: one snapshot in, one text in the `OpenMetrics` format out.
 //!
-//! Promises: names start with `adjutant_`, units come last, counters end in `_total`; every name is in `docs/metrics.md` and a
-//! test compares both. The registry lives for one scrape, so an agent that is gone leaves no stale series.
+//! Promises: names start with `adjutant_`, units come last, counters end in `_total`; every name is in
+//! `docs/metrics.md` and a test compares both. The registry lives for one scrape, so an agent that is gone leaves no
+//! stale series.
 //! Must never: keep a counter of its own; whoever counts puts the count into the snapshot.
 
 use std::sync::atomic::AtomicU64;

@@ -1,8 +1,8 @@
 //! The doors for people and machines: control socket, health, metrics, status, and the client of the control socket.
 //!
-//! Promises: mutates nothing. Every answer comes from the loop, asked over a bounded channel, so that an answer proves that
-//! the loop is alive; a full channel or a late answer is a 503 that says so. Orders are taken on the Unix socket only, from
-//! root and from our own user.
+//! Promises: mutates nothing. Every answer comes from the loop, asked over a bounded channel, so that an answer
+//! proves that the loop is alive; a full channel or a late answer is a 503 that says so. Orders are taken on the Unix
+//! socket only, from root and from our own user.
 //! Must never: judge an order, keep state between requests, or bind anything but what the settings name.
 
 use tokio::sync::{mpsc, oneshot};

@@ -1,7 +1,8 @@
 //! What each door answers: four small routers over one question to the loop.
 //!
-//! Promises: every non-2xx answer but the health ones is `{"error":{"kind","reason"}}`; on TCP the `Host` must be a loopback
-//! name or the address itself, so that no web page can reach us by a name it made up; orders exist on the Unix socket only.
+//! Promises: every non-2xx answer but the health ones is `{"error":{"kind","reason"}}`; on TCP the `Host` must be a
+//! loopback name or the address itself, so that no web page can reach us by a name it made up; orders exist on the
+//! Unix socket only.
 //! Must never: answer from anything but the loop's reply.
 
 use std::net::IpAddr;
@@ -122,7 +123,8 @@ async fn check_length(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses names that only a rebound DNS entry would bring here (HTTP/1.0 probes send none and pass: browsers always do).
+/// Refuses names that only a rebound DNS entry would bring here (HTTP/1.0 probes send none and pass: browsers always
+/// do).
 async fn check_host(State(ip): State<IpAddr>, request: Request, next: Next) -> Response {
     let allowed = match request.headers().get(HOST).map(|host| host.to_str()) {
         None => true,
@@ -282,7 +284,8 @@ async fn metrics_page(State(questions): State<Questions>) -> Answer {
 }
 
 /// Everything the status page may load: itself.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      connect-src 'self'; frame-ancestors 'none'";
 
 async fn page() -> Response {
     let headers = [

@@ -1,7 +1,8 @@
 //! Binds the doors and runs their accept loops.
 //!
-//! Promises: at most 64 connections per door, five seconds for the request's header, thirty for the whole exchange, one
-//! request per connection; tasks belong to the future that `serve` returns and end with it, as does the socket file.
+//! Promises: at most 64 connections per door, five seconds for the request's header, thirty for the whole exchange,
+//! one request per connection; tasks belong to the future that `serve` returns and end with it, as does the socket
+//! file.
 //! Must never: detach a task, or let a busy HTTP door starve the control socket (each door has its own loop).
 
 use std::convert::Infallible;

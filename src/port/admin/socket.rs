@@ -1,8 +1,8 @@
 //! The control socket's file: bound with mode 0600 inside the state directory, however long its path is.
 //!
-//! Promises: a left-over is removed only if it is a socket and nobody answers on it; the caller holds the lock of the state
-//! directory, so whoever answers is not another supervisor of this directory. The socket is removed when its owner is dropped,
-//! and only if it is still the one that was bound.
+//! Promises: a left-over is removed only if it is a socket and nobody answers on it; the caller holds the lock of the
+//! state directory, so whoever answers is not another supervisor of this directory. The socket is removed when its
+//! owner is dropped, and only if it is still the one that was bound.
 //! Must never: follow a link out of the state directory, or touch a file that is not a socket.
 
 use std::io;

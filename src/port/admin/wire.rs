@@ -1,7 +1,8 @@
-//! The shapes that the control socket and the HTTP doors speak: JSON documents, written by the server, read by the client.
+//! The shapes that the control socket and the HTTP doors speak: JSON documents, written by the server, read by the
+//! client.
 //!
-//! Promises: engine types never appear on the wire; each is converted here, field by field, so that renaming one inside cannot
-//! break a script outside. Times are RFC 3339 in UTC, spans are seconds, hashes are hexadecimal.
+//! Promises: engine types never appear on the wire; each is converted here, field by field, so that renaming one
+//! inside cannot break a script outside. Times are RFC 3339 in UTC, spans are seconds, hashes are hexadecimal.
 //! Must never: decide anything, or carry a secret.
 
 use std::collections::BTreeMap;

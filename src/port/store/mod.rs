@@ -14,6 +14,8 @@ mod reader;
 mod repair;
 mod revision;
 mod state_dir;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod writer;
 
@@ -248,35 +250,4 @@ fn move_aside<D: Disk>(disk: &D, link: &Path) -> std::io::Result<PathBuf> {
     Err(std::io::Error::other(format!(
         "{ASIDE_MAX} directories were moved aside here before; remove some"
     )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::message::Origin;
-    use crate::sys::durable::RealDisk;
-    use crate::units::{RevisionHash, WallTime};
-
-    #[test]
-    #[should_panic(expected = "is in use and must not be removed")]
-    fn removing_what_current_points_to_is_stopped_by_a_guard() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = AgentLayout::new(dir.path(), &"a".parse().unwrap());
-        let (mut store, _) = AgentStore::load(RealDisk, layout, &[]).unwrap();
-        let (at, hash) = (WallTime::from_unix_millis(1), RevisionHash::of([]));
-        let id = RevisionId::new(at, hash);
-        let revision = Revision {
-            id: id.clone(),
-            hash,
-            offer: None,
-            origin: Origin::Manual,
-            at,
-            files: Vec::new(),
-        };
-        let stage = DiskWork::Stage(Box::new(revision));
-        for work in [stage, DiskWork::Promote(id.clone())] {
-            store.perform(work).unwrap();
-        }
-        drop(store.discard(&id));
-    }
 }

@@ -68,16 +68,22 @@ impl<D: Disk> AgentStore<D> {
 fn create_dirs<D: Disk>(disk: &D, layout: &AgentLayout) -> io::Result<()> {
     let root = layout.root();
     let dirs = [
-        (layout.agents(), layout.state().to_path_buf()),
-        (root.clone(), layout.agents()),
-        (layout.revisions(), root.clone()),
-        (layout.work(), root.clone()),
-        (layout.logs(), root),
+        layout.agents(),
+        root.clone(),
+        layout.revisions(),
+        layout.work(),
+        layout.logs(),
     ];
-    for (dir, parent) in dirs {
-        if disk.kind(&dir)? == Kind::Absent {
-            disk.create_dir(&dir, DIR_MODE)?;
-            disk.sync_dir(&parent)?;
+    for dir in &dirs {
+        if disk.kind(dir)? == Kind::Absent {
+            disk.create_dir(dir, DIR_MODE)?;
+        }
+    }
+    // A directory that is there may be from a life that died before it was synced, and all that is acknowledged below it would go with it.
+    // A journal is proof that a life came past this point.
+    if disk.kind(&layout.journal())? == Kind::Absent {
+        for parent in [layout.state(), &layout.agents(), &root] {
+            disk.sync_dir(parent)?;
         }
     }
     Ok(())
@@ -140,6 +146,14 @@ fn read_rejected<D: Disk>(disk: &D, path: &Path) -> io::Result<Result<Vec<Reject
     }
     let bytes = disk.read(path, SMALL_BYTES_MAX)?;
     Ok(wire::parse::<RejectedFile>(&bytes).and_then(RejectedFile::rejections))
+}
+
+/// Why a link is of no use.
+enum Useless {
+    /// The disk did not let us look; it may be fine.
+    NotRead(String),
+    /// It is wrong, and will be.
+    Wrong(String),
 }
 
 struct Loader<D> {
@@ -299,7 +313,11 @@ impl<D: Disk> Loader<D> {
     fn mend_last_good(&mut self, link: &Path) -> Option<Revision> {
         match self.follow(link) {
             Ok(found) => found,
-            Err(why) => {
+            Err(Useless::NotRead(why)) => {
+                self.note(format!("last-good cannot be read now: {why}"));
+                None
+            }
+            Err(Useless::Wrong(why)) => {
                 let cleared = self.clear(link);
                 self.tried(format!("last-good removed: {why}"), cleared);
                 None
@@ -308,20 +326,33 @@ impl<D: Disk> Loader<D> {
     }
 
     fn mend_current(&mut self, link: &Path, good: Option<Revision>) -> Option<Revision> {
-        let why = match self.follow(link) {
+        let useless = match self.follow(link) {
             Ok(Some(revision)) => return Some(revision),
             Ok(None) if good.is_none() => return None,
-            Ok(None) => "missing".to_owned(),
-            Err(why) => why,
+            Ok(None) => Useless::Wrong("missing".to_owned()),
+            Err(useless) => useless,
         };
-        let Some(good) = good else {
-            let cleared = self.clear(link);
-            self.tried(
-                format!("current removed, nothing proven to point to: {why}"),
-                cleared,
-            );
-            return None;
-        };
+        match (good, useless) {
+            (Some(good), Useless::NotRead(why) | Useless::Wrong(why)) => {
+                self.rebuild_current(link, good, &why)
+            }
+            // What a failing disk hides today it may show tomorrow.
+            (None, Useless::NotRead(why)) => {
+                self.note(format!("current cannot be read now: {why}"));
+                None
+            }
+            (None, Useless::Wrong(why)) => {
+                let cleared = self.clear(link);
+                self.tried(
+                    format!("current removed, nothing proven to point to: {why}"),
+                    cleared,
+                );
+                None
+            }
+        }
+    }
+
+    fn rebuild_current(&mut self, link: &Path, good: Revision, why: &str) -> Option<Revision> {
         // A link is replaced by one rename; anything else must make room first, and is kept for people.
         let cleared = match self.reader.pointer(link) {
             Ok(Pointer::NoLink) => move_aside(&self.reader.disk, link).map(|_| ()),
@@ -338,23 +369,25 @@ impl<D: Disk> Loader<D> {
         usable.then_some(good)
     }
 
-    /// The revision behind a link; `Err` says why the link is of no use.
-    fn follow(&self, link: &Path) -> Result<Option<Revision>, String> {
+    /// The revision behind a link.
+    fn follow(&self, link: &Path) -> Result<Option<Revision>, Useless> {
+        let about =
+            |id, flaw: &Flaw| format!("it points to revision {id}, which is unusable: {flaw}");
         match self.reader.pointer(link) {
             Ok(Pointer::Absent) => Ok(None),
             Ok(Pointer::Revision(id)) => {
-                revision::read(&self.reader.disk, &self.reader.layout, &id)
-                    .map(Some)
-                    .map_err(|flaw| {
-                        format!("it points to revision {id}, which is unusable: {flaw}")
-                    })
+                match revision::read(&self.reader.disk, &self.reader.layout, &id) {
+                    Ok(revision) => Ok(Some(revision)),
+                    Err(flaw @ Flaw::Io(_)) => Err(Useless::NotRead(about(id, &flaw))),
+                    Err(flaw @ Flaw::Unreadable(_)) => Err(Useless::Wrong(about(id, &flaw))),
+                }
             }
-            Ok(Pointer::Elsewhere(target)) => Err(format!(
+            Ok(Pointer::Elsewhere(target)) => Err(Useless::Wrong(format!(
                 "it points to {}, not to a revision",
                 target.display()
-            )),
-            Ok(Pointer::NoLink) => Err("it was not a link; moved aside".to_owned()),
-            Err(error) => Err(error.to_string()),
+            ))),
+            Ok(Pointer::NoLink) => Err(Useless::Wrong("it was not a link; moved aside".to_owned())),
+            Err(error) => Err(Useless::NotRead(error.to_string())),
         }
     }
 

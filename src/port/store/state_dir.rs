@@ -15,7 +15,7 @@ use nix::unistd::{Uid, User};
 
 use super::layout::AgentLayout;
 use super::reader::AgentReader;
-use crate::sys::durable::{DIR_MODE, FILE_MODE, RealDisk};
+use crate::sys::durable::{DIR_MODE, Disk as _, FILE_MODE, RealDisk};
 use crate::units::AgentName;
 
 const LOCK: &str = "adjutant.lock";
@@ -110,7 +110,15 @@ impl StateDir {
                 _ => Err(error),
             })
             .map_err(failed)?;
-        Self::open_existing(path)
+        let state = Self::open_existing(path)?;
+        if !state.root.join(LOCK).exists() {
+            // New, or from a life that died right here. Its name has to be as durable as what will be acknowledged inside. Directories
+            // above that we may not read are not ours to sync.
+            for above in state.root.ancestors().skip(1) {
+                drop(RealDisk.sync_dir(above));
+            }
+        }
+        Ok(state)
     }
 
     /// Opens a state directory that has to be there, for reading.

@@ -339,3 +339,9 @@ proptest! {
         prop_assert_eq!(echoed, frames);
     }
 }
+
+#[test]
+fn a_pump_can_be_a_task_of_a_set() {
+    fn takes_a_task<T: Send + 'static>(_run: fn(Pump) -> T) {}
+    takes_a_task(Pump::run);
+}
