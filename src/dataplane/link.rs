@@ -410,7 +410,7 @@ mod tests {
             tokio::join!(pump.run(), serve).1
         };
         let both = async { tokio::join!(run(opened, identity, receiver), supervisor).1 };
-        let seen = tokio::time::timeout(Duration::from_secs(20), both)
+        let seen = tokio::time::timeout(Duration::from_secs(20), Box::pin(both))
             .await
             .unwrap();
 
