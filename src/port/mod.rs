@@ -5,6 +5,7 @@ pub mod admin;
 pub mod bundle;
 pub mod child;
 pub mod host;
+pub mod link;
 pub mod logs;
 pub mod probe;
 pub mod store;
