@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod child;
 pub mod host;
 pub mod link;
+pub mod local;
 pub mod logs;
 pub mod probe;
 pub mod store;
