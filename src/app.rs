@@ -11,6 +11,8 @@ use crate::engine::message::ExitReason;
 use crate::units::AgentName;
 
 mod bundle;
+#[cfg(feature = "dev-server")]
+mod dev;
 mod identity;
 mod settings;
 mod start;

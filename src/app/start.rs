@@ -77,7 +77,11 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<ExitReaso
 }
 
 async fn assemble_and_run(
-    config: Config,
+    #[cfg_attr(
+        not(feature = "dev-server"),
+        expect(unused_mut, reason = "the dev server takes the server's place")
+    )]
+    mut config: Config,
     options: RunOptions,
     state: &StateDir,
     facts: HostFacts,
@@ -95,6 +99,10 @@ async fn assemble_and_run(
         healthcheck: config.healthcheck,
     })
     .map_err(door_error)?;
+    #[cfg(feature = "dev-server")]
+    let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
+    #[cfg(not(feature = "dev-server"))]
+    refuse_dev_server(&options)?;
     let reserved = reserved_ports(&doors, &loaded);
 
     let (disk_tx, disk) = mpsc::channel(DISK_ANSWERS_MAX);
@@ -171,6 +179,8 @@ async fn assemble_and_run(
         }
     });
 
+    #[cfg(feature = "dev-server")]
+    super::dev::serve(dev_server, &mut ports.tasks);
     let host = Host::new(HostSetup {
         agents: setups,
         identity,
@@ -186,6 +196,17 @@ async fn assemble_and_run(
         questions,
     };
     Ok(run::run(host, &mut ports, &mut inbox).await)
+}
+
+#[cfg(not(feature = "dev-server"))]
+fn refuse_dev_server(options: &RunOptions) -> Result<(), AppError> {
+    match options.dev_server {
+        None => Ok(()),
+        Some(_) => Err(AppError {
+            kind: AppErrorKind::Settings,
+            cause: anyhow::anyhow!("serve the dev server: it is not part of this build"),
+        }),
+    }
 }
 
 fn start_log(config: &Config) -> Result<(), AppError> {
