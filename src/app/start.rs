@@ -279,11 +279,6 @@ fn watch_leftover(
         return Ok(None);
     };
     let agent = &entry.agent;
-    tracing::warn!(
-        agent = %agent.name,
-        process.pid = identity.pid,
-        "child of an earlier life found"
-    );
     children
         .watch_leftover(
             &agent.name,
