@@ -1,0 +1,10 @@
+//! Black-box runs of the program: one module per family of scenarios, one place for how they are started.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail by panicking, and a black-box test has a clock of its own"
+)]
+
+mod lifecycle;
+mod support;
