@@ -1,9 +1,9 @@
 //! The state directory itself: found, ours, and locked.
 //!
-//! Promises: one process at a time writes; whoever is refused learns which path, who holds or owns it, and what to do. Nothing in the
-//! directory is changed before the lock is held.
-//! Must never: delete the lock file (a new one would be another inode, and two processes would each hold a lock), or open another user's
-//! directory.
+//! Promises: one process at a time writes; whoever is refused learns which path, who holds or owns it, and what to
+//! do. Nothing in the directory is changed before the lock is held.
+//! Must never: delete the lock file (a new one would be another inode, and two processes would each hold a lock),
+//! or open another user's directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -89,8 +89,8 @@ pub enum LockError {
 }
 
 impl StateDir {
-    /// Opens a state directory, creating it if it is not there. The path is made absolute and free of links first, so that two spellings
-    /// are one directory.
+    /// Opens a state directory, creating it if it is not there. The path is made absolute and free of links first,
+    /// so that two spellings are one directory.
     ///
     /// # Errors
     /// When it cannot be created, is no directory, or belongs to another user.
