@@ -171,14 +171,14 @@ fn links_lead_somewhere() {
 
 #[test]
 fn readme_shows_the_budgets_that_are_measured() {
-    // `row NAME BUDGET …` in the script, `| NAME | BUDGET | …` in the document.
+    // `budget("NAME", "BUDGET", …` in the script, `| NAME | BUDGET | …` in the document.
     let readme = read("README.md");
-    let script = read("benches/budgets.sh");
+    let script = read("benches/budgets.py");
     let mut findings = Vec::new();
     let mut rows = 0;
     for line in script
         .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("budget \""))
+        .filter_map(|line| line.trim_start().strip_prefix("budget(\""))
     {
         let mut texts = line.split('"');
         let name = texts.next().unwrap();
@@ -188,6 +188,6 @@ fn readme_shows_the_budgets_that_are_measured() {
             findings.push(format!("README.md does not show {name}, {budget}"));
         }
     }
-    assert!(rows >= 9, "benches/budgets.sh has {rows} budgets");
+    assert!(rows >= 9, "benches/budgets.py has {rows} budgets");
     nothing(&findings);
 }
