@@ -248,8 +248,8 @@ enum End {
     Broken(String),
 }
 
-/// A value that the two halves of the pump take turns on. `std::cell::Cell` would do, but would keep the pump's future from
-/// being `Send`, and a task set takes nothing else. The lock is never held across an await.
+/// A value that the two halves of the pump take turns on. `std::cell::Cell` would do, but would keep the pump's
+/// future from being `Send`, and a task set takes nothing else. The lock is never held across an await.
 struct Cell<T>(Mutex<T>);
 
 impl<T: Copy> Cell<T> {

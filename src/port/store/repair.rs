@@ -81,7 +81,8 @@ fn create_dirs<D: Disk>(disk: &D, layout: &AgentLayout) -> io::Result<()> {
             disk.create_dir(dir, DIR_MODE)?;
         }
     }
-    // A directory that is there may be from a life that died before it was synced, and all that is acknowledged below it would go with it.
+    // A directory that is there may be from a life that died before it was synced, and all that is acknowledged
+    // below it would go with it.
     // A journal is proof that a life came past this point.
     if disk.kind(&layout.journal())? == Kind::Absent {
         for parent in [layout.state(), &layout.agents(), &root] {

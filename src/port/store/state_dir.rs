@@ -112,8 +112,8 @@ impl StateDir {
             .map_err(failed)?;
         let state = Self::open_existing(path)?;
         if !state.root.join(LOCK).exists() {
-            // New, or from a life that died right here. Its name has to be as durable as what will be acknowledged inside. Directories
-            // above that we may not read are not ours to sync.
+            // New, or from a life that died right here. Its name has to be as durable as what will be acknowledged
+            // inside. Directories above that we may not read are not ours to sync.
             for above in state.root.ancestors().skip(1) {
                 drop(RealDisk.sync_dir(above));
             }
