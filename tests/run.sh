@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (tests/setup.sh) and runs all of them, also those that need root or a foreign program.
-# Run it as root on Debian 12 or newer with Rust and a C compiler. Nothing is skipped: a test that misses something fails
-# and says what. Prints how long each phase took, and in the end how many tests passed and failed.
+# Run it as root on Debian 12 or newer with Rust and a C compiler. Nothing is skipped: a test that misses something
+# fails and says what. Prints how long each phase took, and in the end how many tests passed and failed.
 #
 # Further arguments go to the test programs: `tests/run.sh proof` runs the tests with "proof" in their names.
 set -euo pipefail
@@ -52,7 +52,8 @@ echo "phases:"
 printf '%s\n' "${phases[@]}"
 if [ "$status" -ne 0 ]; then
   echo "failed tests:"
-  grep -E '^test .* \.\.\. FAILED' "$log" || echo "  none by name: a test program did not finish (exit $status, see above)"
+  grep -E '^test .* \.\.\. FAILED' "$log" ||
+    echo "  none by name: a test program did not finish (exit $status, see above)"
   [ "$failed" -gt 0 ] || failed=1
 fi
 [ "$ignored" -eq 0 ] || { echo "$ignored tests did not run, and nothing may be skipped"; status=1; }

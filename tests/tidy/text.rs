@@ -42,14 +42,21 @@ fn every_file_says_what_it_promises() {
 #[test]
 fn lines_fit() {
     let mut findings = Vec::new();
-    for file in files("", &[".rs", ".sh", ".js", ".css"]) {
-        for (index, line) in read(&file).lines().enumerate() {
+    for file in files("", &[".rs", ".sh"]) {
+        let text = read(&file);
+        let product_lines = if is_test(&file) {
+            0
+        } else {
+            product(&text).lines().count()
+        };
+        for (index, line) in text.lines().enumerate() {
             let length = line.chars().count();
-            if length > LINE_MAX && !generated(&file) {
-                findings.push(format!(
-                    "{file}:{}: {length} columns, {LINE_MAX} at most",
-                    index + 1
-                ));
+            // The data of a test may be a long text; its comments may not.
+            let counts = index < product_lines
+                || line.trim_start().starts_with("//")
+                || file.ends_with(".sh");
+            if length > LINE_MAX && counts && !generated(&file) {
+                findings.push(format!("{file}:{}: {length} columns", index + 1));
             }
         }
     }
