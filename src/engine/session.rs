@@ -1,7 +1,7 @@
 //! The engine and its OpAMP session: what the link brings, what goes out, what the server wants.
 //!
-//! Promises: everything that changed is reported once the link is up; an offer, a command and a new identity reach the part
-//! that decides. Capability bits say what this version can do and the settings allow, nothing more.
+//! Promises: everything that changed is reported once the link is up; an offer, a command and a new identity reach
+//! the part that decides. Capability bits say what this version can do and the settings allow, nothing more.
 //! Must never: touch the child because of the link's fate.
 
 use opamp_client::messages::{AgentCapabilities, AgentRemoteConfig};
