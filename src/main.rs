@@ -21,7 +21,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(cli::perform(command, &mut out)).into(),
+        Ok(runtime) => {
+            let code = runtime.block_on(cli::perform(command, &mut out));
+            // A name that does not resolve sits in a thread that nobody can end; the exit does not wait for it.
+            runtime.shutdown_background();
+            code.into()
+        }
         Err(error) => {
             out.problem(&format!("start the runtime: {error}"));
             cli::ExitCode::Failed.into()

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::{AppError, AppErrorKind, Process};
 use crate::config::{self, Config, Overrides};
-use crate::dev_server::{DevServer, Options};
+use crate::dev_server::{self, DevServer, Options};
 use crate::perform::Tasks;
 use crate::sys::clock;
 
@@ -21,7 +21,8 @@ pub(super) async fn bind(
         return Ok(None);
     };
     let server = DevServer::bind(Options {
-        address: Some(address),
+        // The default port may be in use; one that somebody asked for by number may not.
+        address: (address != dev_server::default_address()).then_some(address),
         token: None,
         clock: clock::wall,
     })

@@ -53,7 +53,7 @@ pub enum Command {
         place: Place,
         /// Also serve a small OpAMP server with a page, for trying; loopback only
         #[arg(long, value_name = "ADDRESS", num_args = 0..=1)]
-        #[arg(default_missing_value = "127.0.0.1:4320", value_parser = loopback)]
+        #[arg(default_missing_value = "127.0.0.1:4319", value_parser = loopback)]
         dev_server: Option<SocketAddr>,
     },
     /// Check the settings, or a bundle for an agent, without running anything but the agent's validator
@@ -253,7 +253,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
-        .map_err(|_| "not an address with a port, such as 127.0.0.1:4320".to_owned())?;
+        .map_err(|_| "not an address with a port, such as 127.0.0.1:4319".to_owned())?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {
@@ -301,7 +301,7 @@ mod tests {
                 "adjutant run --config a.yaml --state-dir /s --dev-server",
                 Command::Run {
                     place: place(Some("a.yaml"), Some("/s")),
-                    dev_server: Some("127.0.0.1:4320".parse().unwrap()),
+                    dev_server: Some("127.0.0.1:4319".parse().unwrap()),
                 },
             ),
             (

@@ -283,7 +283,7 @@ pub enum GiveUp {
 /// Our own log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug` or `trace`, or `target=level` pairs.
+    /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
     /// Text or JSON lines.
     pub format: LogFormat,

@@ -70,10 +70,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     };
     let log = {
         let mut section = root.sub("log");
-        let about = (
-            "level",
-            "error, warn, info, debug, trace, or `target=level` pairs",
-        );
+        let about = ("level", "error, warn, info, debug or trace");
         let level = section.parsed("level", about, "info", level);
         let format = section.choice(
             "format",
@@ -246,23 +243,12 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "an address and port belongs here, such as 127.0.0.1:4328".to_owned())
 }
 
-/// A log level, or `target=level` pairs.
+/// A log level.
 pub(super) fn level(text: &str) -> Result<String, String> {
-    let known = |word: &str| matches!(word, "off" | "error" | "warn" | "info" | "debug" | "trace");
-    let fits = !text.is_empty()
-        && text
-            .split(',')
-            .all(|part| match part.trim().split_once('=') {
-                Some((target, word)) => !target.is_empty() && known(word),
-                None => known(part.trim()),
-            });
-    if fits {
+    if matches!(text, "error" | "warn" | "info" | "debug" | "trace") {
         Ok(text.to_owned())
     } else {
-        Err(
-            "write off, error, warn, info, debug or trace, or pairs such as `info,adjutant=debug`"
-                .to_owned(),
-        )
+        Err("write error, warn, info, debug or trace".to_owned())
     }
 }
 

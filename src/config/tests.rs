@@ -158,7 +158,7 @@ fn our_form_is_read_whole() {
         ${env:TOKEN}'\n    X-Two: [a, b]\n  \
          tls: {ca_file: /ca.pem, cert_file: /c.pem, key_file: /k.pem}\n  heartbeat_interval: 1m30s\n\
          storage: {directory: /state}\non_give_up: exit\nstop: {grace: 20s, budget: 25s}\n\
-         http: {listen: ['localhost:${env:PORT}', '[::1]:80']}\nlog: {level: 'info,adjutant=debug', format: json}\n\
+         http: {listen: ['localhost:${env:PORT}', '[::1]:80']}\nlog: {level: debug, format: json}\n\
          agents:\n  web:\n    profile: otelcol\n    executable: /bin/otelcol\n    args: [--feature-gates=x]\n    \
          env: {A: '1'}\n    \
          config_files: [$REMOTE_CONFIG, /etc/o.yaml]\n    description: {identifying_attributes: {a: b}}\n    \

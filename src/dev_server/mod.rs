@@ -53,6 +53,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 16;
 
+/// The address that is tried first when none is asked for.
+pub fn default_address() -> SocketAddr {
+    loopback(DEFAULT_PORT)
+}
+
 /// How to build a [`DevServer`].
 #[derive(Debug, Clone)]
 pub struct Options {

@@ -68,6 +68,11 @@ impl DiskQueue {
         }
     }
 
+    /// Whether nothing is under way or waiting.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.busy.is_none() && self.waiting.is_empty()
+    }
+
     /// Whether an answer is late.
     pub(crate) fn stalled(&self, now: Moment) -> bool {
         self.busy

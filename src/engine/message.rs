@@ -520,6 +520,8 @@ pub enum Step {
     Superseded,
     /// A start found it unfinished and took it up again.
     Resumed,
+    /// An ordered stop came before its end; the next start takes it up, and the stop is no mark against it.
+    Suspended,
 }
 
 impl Step {

@@ -283,6 +283,7 @@ impl Engine {
         {
             self.out.effects.push(AgentEffect::CancelTool { ticket });
         }
+        self.suspend(now);
         let orders = self.life.want_down(now.mono);
         self.obey(orders);
         self.finish(now)
@@ -297,7 +298,8 @@ impl Engine {
 
     /// Whether the child is gone and the goodbye was said.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopping && self.life.is_down() && (self.session.is_none() || self.uplink.is_down())
+        let silent = self.session.is_none() || self.uplink.is_down();
+        self.stopping && self.life.is_down() && silent && self.disk.is_idle()
     }
 
     /// Whether the child is gone.

@@ -13,8 +13,8 @@ use crate::engine::rollout::{Job, Source};
 use crate::engine::{Engine, Outcome, desired};
 use crate::units::Now;
 
-/// A transaction that was taken up this often and never came to an end is undone: it may be what kills the host.
-const RESUMES_MAX: usize = 2;
+/// A transaction that was taken up this often, and each time ended by a death of ours, is undone: it may be what kills the host.
+const RESUMES_MAX: usize = 3;
 
 impl Engine {
     /// Starts: repairs, the unfinished transaction, the child.
@@ -54,7 +54,9 @@ impl Engine {
         let resumes = self
             .history
             .iter()
-            .filter(|r| r.transaction == record.transaction && r.step == Step::Resumed)
+            .rev()
+            .take_while(|r| r.transaction == record.transaction && r.step != Step::Suspended)
+            .filter(|r| r.step == Step::Resumed)
             .count();
         let promoted = self.current.as_ref().map(|current| &current.id) == record.revision.as_ref();
         let reached = self
@@ -67,14 +69,13 @@ impl Engine {
             .as_ref()
             .is_some_and(|id| self.revisions.iter().any(|stored| &stored.id == id));
         match (promoted, reached) {
-            (true, _) if resumes >= RESUMES_MAX => {
-                self.raise(now);
-                self.resume(now, &record, true);
-                self.interrupted_too_often(now);
-            }
             (true, _) => {
                 self.raise(now);
                 self.resume(now, &record, true);
+                let elsewhere = self.last_good.is_some() && self.last_good != record.revision;
+                if resumes >= RESUMES_MAX && elsewhere {
+                    self.interrupted_too_often();
+                }
             }
             // It had been promoted and is not what `current` shows: the way back was interrupted after its one rename.
             (false, true) => {
@@ -112,7 +113,7 @@ impl Engine {
             .any(|rejection| rejection.hash == current.hash);
         if rejected && self.last_good.as_ref() != Some(&current.id) && self.settings.apply.rollback
         {
-            // Nothing better was there when it was rolled back. Perhaps there is now.
+            // Nothing better was there when it failed. Perhaps there is now.
             return self.begin_base(now);
         }
         self.raise(now);

@@ -186,6 +186,22 @@ fn terminate_ends_the_child_and_then_the_process() {
     assert!(world.has_exited());
 }
 
+#[test]
+fn ordered_stops_inside_the_window_are_no_mark_against_a_config() {
+    let mut world = calm(9);
+    world.offer(Behaviour::Ok.text(1));
+    for _ in 0..6 {
+        world.run(Duration::from_secs(10));
+        world.terminate();
+        world.run(Duration::from_secs(12));
+        assert!(world.has_exited());
+        world.boot();
+    }
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    settled(&mut world);
+}
+
 /// A scripted life: a good config, then one that behaves as given, then a good one again.
 fn script(world: &mut World, behaviour: Behaviour) {
     world.boot();

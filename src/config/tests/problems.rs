@@ -50,8 +50,7 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:1:1: stopp: unknown key, did you mean \"stop\"?",
                 "s.yaml:2:15: stop.grace: duration \"30\" is not a number with a unit (ns, us, ms, s, m, h), \
                 such as 30s",
-                "s.yaml:3:14: log.level: write off, error, warn, info, debug or trace, or pairs such as \
-                `info,adjutant=debug`",
+                "s.yaml:3:14: log.level: write error, warn, info, debug or trace",
             ],
         ),
         (

@@ -29,7 +29,9 @@ impl Engine {
         let record = record_of(&transaction, now, Step::Failed, &reason);
         self.push_disk(Purpose::Record, DiskWork::Journal(record.clone()));
         self.remember(record);
-        if let (Remember::Yes, Some(revision)) = (remember, &transaction.revision) {
+        if let (Remember::Yes, Some(revision)) = (remember, &transaction.revision)
+            && transaction.job.is_theirs()
+        {
             self.reject(now, revision.hash, &reason, transaction.job.offer.as_ref());
             let rejected = self.rejected.clone();
             self.push_disk(Purpose::Memory, DiskWork::SaveRejected(rejected));
@@ -105,12 +107,15 @@ impl Engine {
             return self.begin_pending(now);
         }
         transaction.stage = Stage::Rejecting;
+        let theirs = transaction.job.is_theirs();
         let (hash, offer) = match &transaction.revision {
             Some(revision) => (revision.hash, transaction.job.offer.clone()),
             None => return,
         };
         self.enter_with("rolling back", reason.clone());
-        self.reject(now, hash, &reason, offer.as_ref());
+        if theirs {
+            self.reject(now, hash, &reason, offer.as_ref());
+        }
         let rejected = self.rejected.clone();
         self.push_disk(Purpose::Transaction, DiskWork::SaveRejected(rejected));
     }
@@ -216,8 +221,12 @@ impl Engine {
         }
         self.enter_with("rolled back", reason.clone());
         let Some(target) = transaction.target else {
-            let orders = self.life.want_down(now.mono);
-            self.obey(orders);
+            // An offer that never ran is worth nothing. The operator's own config stays under the restart policy: it is all there
+            // is, and what keeps it from coming up may go away.
+            if transaction.job.is_theirs() {
+                let orders = self.life.want_down(now.mono);
+                self.obey(orders);
+            }
             self.hold(reason);
             return self.begin_pending(now);
         };

@@ -8,7 +8,6 @@ use super::{DISK_RETRY, Remember, Stage, stored_of};
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
-use crate::engine::watch::Watch;
 use crate::units::Now;
 
 impl Engine {
@@ -69,14 +68,13 @@ impl Engine {
                 }
             }
             (Stage::Promoting, _) => self.promoted(now),
-            (Stage::MarkingPromoted, _) if transaction.doomed => {
-                let reason = "interrupted again and again while it was being applied";
-                transaction.watch = transaction.revision.as_ref().map(|revision| {
-                    Watch::new(revision.hash, now.mono, self.settings.apply.proof_timeout)
-                });
-                self.go_back(now, reason);
-            }
             (Stage::MarkingPromoted, _) => self.tell_child(now),
+            (Stage::MarkingSignalled, _) if transaction.doomed => {
+                self.go_back(
+                    now,
+                    "interrupted again and again while it was being applied",
+                );
+            }
             (Stage::MarkingSignalled, _) => {
                 transaction.stage = Stage::Proving;
                 self.enter("proving");

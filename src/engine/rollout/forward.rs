@@ -112,7 +112,12 @@ impl Engine {
             .map(|transaction| transaction.job.origin);
         if matches!(origin, Some(Origin::Local | Origin::Default)) {
             self.transaction = None;
-            self.enter("idle");
+            let current = self.current.as_ref().map(|current| current.hash);
+            let known = self.rejected.iter().find(|bad| Some(bad.hash) == current);
+            match known.map(|bad| bad.reason.clone()) {
+                Some(reason) => self.hold(reason),
+                None => self.enter("idle"),
+            }
             self.begin_pending(now);
         } else {
             self.fail(now, "the config holds nothing to run", Remember::No);

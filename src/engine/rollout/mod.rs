@@ -40,6 +40,13 @@ pub(crate) struct Job {
     pub(crate) last_resort: bool,
 }
 
+impl Job {
+    /// Whether it brings something from outside. What the operator's own files say is not remembered as bad.
+    fn is_theirs(&self) -> bool {
+        matches!(self.origin, Origin::Offer | Origin::Manual)
+    }
+}
+
 /// Where its content comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {

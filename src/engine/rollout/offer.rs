@@ -10,6 +10,7 @@ use crate::engine::disk::Purpose;
 use crate::engine::message::{
     AgentEffect, DiskWork, NoteLevel, OfferedFile, Origin, Outcome, Record, RemoteStatus, Step,
 };
+use crate::engine::watch::Watch;
 use crate::engine::{Engine, report};
 use crate::units::{Now, OfferHash};
 
@@ -108,15 +109,32 @@ impl Engine {
         transaction.previous.clone_from(&self.current);
         transaction.stored = true;
         if promoted {
+            // The child that this start brings up has read it already: no need to tell it again.
             transaction.revision.clone_from(&self.current);
-            transaction.stage = Stage::MarkingPromoted;
+            transaction.stage = Stage::MarkingSignalled;
+            if let Some(revision) = &transaction.revision {
+                let timeout = self.settings.apply.proof_timeout;
+                transaction.watch = Some(Watch::new(revision.hash, now.mono, timeout));
+            }
             self.transaction = Some(transaction);
-            self.enter("promoting");
+            self.expect_proof(now);
+            self.enter("proving");
             self.mark(now, Step::Resumed, "");
         } else {
             self.transaction = Some(transaction);
             self.enter("staging");
             self.push_disk(Purpose::Transaction, DiskWork::ReadRevision(id));
+        }
+    }
+
+    /// An ordered stop: what is under way is not to blame for its end.
+    pub(crate) fn suspend(&mut self, now: Now) {
+        if let Some(transaction) = &self.transaction
+            && transaction.revision.is_some()
+        {
+            let record = record_of(transaction, now, Step::Suspended, "");
+            self.push_disk(Purpose::Record, DiskWork::Journal(record.clone()));
+            self.remember(record);
         }
     }
 

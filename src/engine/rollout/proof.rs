@@ -117,7 +117,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn renew_child(&mut self, now: Now) {
+    /// Forgets old proofs and begins to ask for new ones.
+    pub(super) fn expect_proof(&mut self, now: Now) {
         self.child.expect_proof();
         if matches!(
             self.settings.profile.proof,
@@ -125,6 +126,10 @@ impl Engine {
         ) {
             self.proof_probe.begin(now.mono);
         }
+    }
+
+    pub(super) fn renew_child(&mut self, now: Now) {
+        self.expect_proof(now);
         let orders = self.life.restart(now.mono, &mut self.tickets);
         self.obey(orders);
     }
@@ -276,11 +281,10 @@ impl Engine {
     }
 
     /// A transaction that was interrupted again and again is undone instead of taken up once more.
-    pub(crate) fn interrupted_too_often(&mut self, now: Now) {
+    pub(crate) fn interrupted_too_often(&mut self) {
         if let Some(transaction) = &mut self.transaction {
             transaction.doomed = true;
         }
-        _ = now;
     }
 
     /// When the rollout wants to be called.

@@ -492,6 +492,7 @@ fn step(step: Step) -> &'static str {
         Step::Failed => "failed",
         Step::Superseded => "superseded",
         Step::Resumed => "resumed",
+        Step::Suspended => "suspended",
     }
 }
 

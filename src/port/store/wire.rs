@@ -120,6 +120,7 @@ mirror!(
         Failed,
         Superseded,
         Resumed,
+        Suspended,
     }
 );
 

@@ -244,6 +244,7 @@ fn every_step_survives_the_journal() {
         Step::Failed,
         Step::Superseded,
         Step::Resumed,
+        Step::Suspended,
     ];
     perform(
         &mut store,
@@ -257,10 +258,7 @@ fn every_step_survives_the_journal() {
         .collect();
     assert_eq!(found, steps);
     let tail = store.reader().journal_tail(2).unwrap();
-    assert_eq!(
-        tail,
-        [record(1, Step::Superseded), record(1, Step::Resumed)]
-    );
+    assert_eq!(tail, [record(1, Step::Resumed), record(1, Step::Suspended)]);
 }
 
 #[test]
