@@ -10,7 +10,12 @@ use crate::config::Config;
 use crate::engine::message::ExitReason;
 use crate::units::AgentName;
 
+mod bundle;
+#[cfg(feature = "dev-server")]
+mod dev;
+mod identity;
 mod settings;
+mod start;
 
 pub use settings::{Given, Process, profiles, settings};
 
@@ -57,20 +62,14 @@ pub enum AppErrorKind {
     System,
 }
 
-fn missing(what: &str) -> AppError {
-    AppError {
-        kind: AppErrorKind::System,
-        cause: anyhow::anyhow!("{what}: not part of this build"),
-    }
-}
-
-/// Runs the supervisor until it is told to stop.
+/// Runs the supervisor until it is told to stop. To be awaited on the main thread, inside a current-thread runtime with
+/// timers and I/O, which is shut down without waiting for its blocking threads: a name that does not resolve must not
+/// hold up the end.
 ///
 /// # Errors
-/// It could not start.
+/// It could not start; nothing of ours runs then.
 pub async fn run(config: Config, options: RunOptions) -> Result<ExitReason, AppError> {
-    drop((config, options));
-    std::future::ready(Err(missing("run"))).await
+    start::run(config, options).await
 }
 
 /// Composes a bundle for an agent and asks the agent's own validator.
@@ -82,8 +81,7 @@ pub async fn validate_bundle(
     directory: &Path,
     agent: Option<&AgentName>,
 ) -> Result<BundleVerdict, AppError> {
-    let wanted = (config.agents.len(), directory, agent);
-    std::future::ready(Err(missing(&format!("validate {wanted:?}")))).await
+    bundle::validate(config, directory, agent).await
 }
 
 /// Runs the data plane, or only validates its config; brings its own runtime.
@@ -92,8 +90,33 @@ pub async fn validate_bundle(
 /// The config is not acceptable, or it could not start.
 #[cfg(feature = "collect")]
 pub fn collect(directory: &Path, validate_only: bool) -> Result<(), AppError> {
-    Err(missing(&format!(
-        "collect {} {validate_only}",
-        directory.display()
-    )))
+    use crate::dataplane::{self, Args, Exit};
+    use crate::sys::log;
+
+    let failed = |kind, cause| Err(AppError { kind, cause });
+    if validate_only {
+        return dataplane::validate(directory).or_else(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            failed(AppErrorKind::Settings, anyhow::Error::msg(lines.join("\n")))
+        });
+    }
+    let level = log::parse_level("info").and_then(|level| log::init(level, log::Format::Json));
+    if let Err(error) = level {
+        return failed(AppErrorKind::System, error.into());
+    }
+    let args = match Args::resolve(Some(directory.to_owned()), |name| std::env::var_os(name)) {
+        Ok(args) => args,
+        Err(error) => return failed(AppErrorKind::Settings, error.into()),
+    };
+    match dataplane::run(args) {
+        Exit::Stopped => Ok(()),
+        Exit::Failed => failed(
+            AppErrorKind::System,
+            anyhow::anyhow!("the data plane could not run; its log says why"),
+        ),
+        Exit::Config => failed(
+            AppErrorKind::Settings,
+            anyhow::anyhow!("the config has nothing that can run; the log says why"),
+        ),
+    }
 }

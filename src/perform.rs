@@ -1,1 +1,464 @@
-//! Stub.
+//! Acts on the engine's effects: one arm per effect, each one call of a port.
+//!
+//! Promises: every effect with a ticket is answered once, at once or later; no call here waits; tasks live in one set and
+//! their end, even by panic, is an event. What a full queue means is written where it is filled: a link or a local
+//! connection whose peer does not read is dropped, a writer thread that takes no more is a disk fault.
+//! Must never: look at the host, retry, or branch on what the engine thinks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::Arc;
+
+use opamp_client::transport::{FrameSender, ProxyRules, SendError};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, Id, JoinSet};
+
+use crate::config::Config;
+use crate::engine::message::{
+    AgentEffect, AgentEvent, Command, CommandId, DiskFault, DiskWork, Effect, Event, ExitReason,
+    FaultKind, Identity, LinkEvent, LocalEvent, Note, Reply,
+};
+use crate::port::child::{ChildDirs, Children};
+use crate::port::link::{self, Attempt, LinkKey, LinkReport, LinkReports};
+use crate::port::local::{LocalKey, LocalReport};
+use crate::port::probe;
+use crate::port::store::Writer;
+use crate::units::{AgentName, LinkId, Ticket};
+
+/// Reads the settings again.
+pub(crate) type ReadSettings = Arc<dyn Fn() -> Result<Box<Config>, String> + Send + Sync>;
+
+/// What performing an effect came to.
+#[derive(Debug)]
+pub(crate) enum Performed {
+    /// Done; if there is an answer it comes later.
+    Quietly,
+    /// The answer is there already.
+    Answered(Event),
+    /// Something to be logged.
+    Noted(Note),
+    /// The loop is to be left.
+    Left(ExitReason),
+}
+
+/// The ports of one agent.
+#[derive(Debug)]
+pub(crate) struct AgentPorts {
+    pub(crate) dirs: ChildDirs,
+    pub(crate) writer: Writer<DiskWork>,
+}
+
+/// A link that was dialled and is not known to be gone.
+#[derive(Debug)]
+struct Link {
+    task: AbortHandle,
+    /// There once it is up, until we hang up.
+    sender: Option<FrameSender>,
+}
+
+/// Everything an effect may need.
+pub(crate) struct Ports {
+    pub(crate) children: Children,
+    pub(crate) tasks: Tasks,
+    pub(crate) agents: BTreeMap<AgentName, AgentPorts>,
+    pub(crate) identity: Writer<Identity>,
+    pub(crate) link_reports: LinkReports,
+    pub(crate) proxies: ProxyRules,
+    pub(crate) settings: ReadSettings,
+    links: BTreeMap<LinkKey, Link>,
+    locals: BTreeMap<LocalKey, FrameSender>,
+    questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
+    next_question: u64,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports")
+            .field("agents", &self.agents.keys())
+            .field("links", &self.links.keys())
+            .field("locals", &self.locals.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ports {
+    /// Joins the ports that the composition root made.
+    pub(crate) fn new(
+        children: Children,
+        agents: BTreeMap<AgentName, AgentPorts>,
+        identity: Writer<Identity>,
+        link_reports: LinkReports,
+        proxies: ProxyRules,
+        settings: ReadSettings,
+    ) -> Self {
+        Self {
+            children,
+            tasks: Tasks::default(),
+            agents,
+            identity,
+            link_reports,
+            proxies,
+            settings,
+            links: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            next_question: 0,
+        }
+    }
+
+    /// Acts on one effect.
+    pub(crate) fn perform(&mut self, effect: Effect) -> Performed {
+        match effect {
+            Effect::Agent { agent, effect } => self.perform_for(agent, effect),
+            Effect::SaveIdentity { ticket, identity } => {
+                match self.identity.submit(ticket, identity) {
+                    Ok(()) => Performed::Quietly,
+                    Err(overrun) => Performed::Answered(Event::IdentitySaved {
+                        ticket,
+                        result: Err(overrun_fault(&overrun)),
+                    }),
+                }
+            }
+            Effect::Reply { id, reply } => {
+                if let Some(question) = self.questions.remove(&id) {
+                    // Whoever asked may have gone away meanwhile.
+                    question.send(reply).ok();
+                }
+                Performed::Quietly
+            }
+            Effect::ReadSettings => {
+                self.read_settings();
+                Performed::Quietly
+            }
+            Effect::Note(note) => Performed::Noted(note),
+            Effect::Exit(reason) => Performed::Left(reason),
+        }
+    }
+
+    fn perform_for(&mut self, agent: AgentName, effect: AgentEffect) -> Performed {
+        let Some(ports) = self.agents.get(&agent) else {
+            tracing::error!(%agent, "effect for an agent that is not there");
+            return Performed::Quietly;
+        };
+        let event = match effect {
+            AgentEffect::Disk { ticket, work } => match ports.writer.submit(ticket, work) {
+                Ok(()) => None,
+                Err(overrun) => Some(AgentEvent::Disk {
+                    ticket,
+                    result: Err(overrun_fault(&overrun)),
+                }),
+            },
+            AgentEffect::Spawn { ticket, spec } => {
+                Some(match self.children.spawn(&agent, &ports.dirs, &spec) {
+                    Ok(child) => AgentEvent::Spawned { ticket, child },
+                    Err(failure) => AgentEvent::SpawnFailed {
+                        ticket,
+                        reason: failure.reason,
+                        transient: failure.transient,
+                    },
+                })
+            }
+            AgentEffect::Signal { pid, signal, group } => {
+                if let Err(failure) = self.children.signal(pid, signal, group) {
+                    // Its end is on the way, or was seen already.
+                    tracing::debug!(%agent, error = %failure, "signal not sent");
+                }
+                None
+            }
+            AgentEffect::RunTool { ticket, spec } => {
+                self.children.run_tool(&agent, &ports.dirs, ticket, &spec);
+                None
+            }
+            AgentEffect::CancelTool { ticket } => {
+                self.children.cancel_tool(&agent, ticket);
+                None
+            }
+            AgentEffect::HttpProbe {
+                ticket,
+                url,
+                timeout,
+            } => {
+                self.probe(agent.clone(), ticket, url, timeout);
+                None
+            }
+            AgentEffect::Dial {
+                link,
+                server,
+                instance_uid,
+            } => {
+                let key = LinkKey {
+                    agent: agent.clone(),
+                    link,
+                };
+                let proxies = self.proxies.clone();
+                self.dial(Attempt {
+                    key,
+                    server,
+                    instance_uid,
+                    proxies,
+                });
+                None
+            }
+            AgentEffect::Send { link, frame } => self.send(&agent, link, frame),
+            AgentEffect::Hangup { link } => {
+                self.hang_up(&agent, link);
+                None
+            }
+            AgentEffect::LocalSend { connection, frame } => {
+                self.local_send(&agent, connection, frame);
+                None
+            }
+            AgentEffect::LocalClose { connection } => {
+                // Dropping the sender closes the connection after what is queued; `Closed` follows.
+                drop(self.locals.remove(&local_key(&agent, connection)));
+                None
+            }
+        };
+        event.map_or(Performed::Quietly, |event| {
+            Performed::Answered(Event::Agent { agent, event })
+        })
+    }
+
+    fn probe(
+        &mut self,
+        agent: AgentName,
+        ticket: Ticket,
+        url: String,
+        timeout: std::time::Duration,
+    ) {
+        let probed = move |agent, outcome| Event::Agent {
+            agent,
+            event: AgentEvent::HttpProbed { ticket, outcome },
+        };
+        let lost = {
+            let agent = agent.clone();
+            move |reason: &str| Some(probed(agent, Err(format!("the probe broke: {reason}"))))
+        };
+        let task = async move {
+            let outcome = probe::http_get(&url, timeout).await;
+            Some(probed(agent, outcome))
+        };
+        self.tasks.spawn(task, lost);
+    }
+
+    fn dial(&mut self, attempt: Attempt) {
+        let key = attempt.key.clone();
+        let reports = self.link_reports.clone();
+        let lost = {
+            let key = key.clone();
+            move |reason: &str| {
+                let loss = match reason {
+                    CANCELLED => link::ours(),
+                    reason => link::broken(reason),
+                };
+                Some(link_event(key, LinkEvent::Down(loss)))
+            }
+        };
+        let task = self.tasks.spawn(
+            async move {
+                link::run(attempt, reports).await;
+                None
+            },
+            lost,
+        );
+        self.links.insert(key, Link { task, sender: None });
+    }
+
+    fn send(&mut self, agent: &AgentName, link: LinkId, frame: Vec<u8>) -> Option<AgentEvent> {
+        let key = LinkKey {
+            agent: agent.clone(),
+            link,
+        };
+        let sender = self.links.get(&key)?.sender.as_ref()?;
+        match sender.try_send(frame) {
+            Err(SendError::Full) => {
+                let gone = self.links.remove(&key)?;
+                self.tasks.abort_silently(&gone.task);
+                Some(AgentEvent::Link {
+                    link,
+                    event: LinkEvent::Down(link::congested()),
+                })
+            }
+            // Ended: why, its last report says.
+            Ok(()) | Err(_) => None,
+        }
+    }
+
+    fn hang_up(&mut self, agent: &AgentName, link: LinkId) {
+        let key = LinkKey {
+            agent: agent.clone(),
+            link,
+        };
+        let Some(entry) = self.links.get_mut(&key) else {
+            return;
+        };
+        if entry.sender.take().is_none() {
+            // Still dialling: there is nobody to say goodbye to. Its end is reported as an abort of ours.
+            entry.task.abort();
+            self.links.remove(&key);
+        }
+    }
+
+    fn local_send(&mut self, agent: &AgentName, connection: u64, frame: Vec<u8>) {
+        let key = local_key(agent, connection);
+        let Some(sender) = self.locals.get(&key) else {
+            return;
+        };
+        if sender.try_send(frame) == Err(SendError::Full) {
+            tracing::debug!(%agent, connection, "child does not read its local link");
+            drop(self.locals.remove(&key));
+        }
+    }
+
+    fn read_settings(&mut self) {
+        let read = Arc::clone(&self.settings);
+        let task = async move {
+            // The file may be on a slow disk.
+            let settings = tokio::task::spawn_blocking(move || read()).await;
+            Some(Event::Settings(
+                settings.unwrap_or_else(|error| Err(error.to_string())),
+            ))
+        };
+        self.tasks
+            .spawn(task, |reason| Some(Event::Settings(Err(reason.to_owned()))));
+    }
+
+    /// Takes what a link reports; none when the engine was told already that it is gone.
+    pub(crate) fn on_link(&mut self, key: LinkKey, report: LinkReport) -> Option<Event> {
+        let event = match report {
+            LinkReport::Up(sender) => {
+                self.links.get_mut(&key)?.sender = Some(sender);
+                LinkEvent::Up
+            }
+            LinkReport::Frame(frame) => {
+                self.links.get(&key)?;
+                LinkEvent::Frame(frame)
+            }
+            LinkReport::Down(loss) => {
+                self.links.remove(&key)?;
+                LinkEvent::Down(loss)
+            }
+        };
+        Some(link_event(key, event))
+    }
+
+    /// Takes what a local connection reports.
+    pub(crate) fn on_local(&mut self, key: LocalKey, report: LocalReport) -> Event {
+        let event = match report {
+            LocalReport::Opened { sender, peer_pid } => {
+                self.locals.insert(key.clone(), sender);
+                LocalEvent::Opened { peer_pid }
+            }
+            LocalReport::Frame(frame) => LocalEvent::Frame(frame),
+            LocalReport::Closed => {
+                self.locals.remove(&key);
+                LocalEvent::Closed
+            }
+        };
+        let LocalKey { agent, connection } = key;
+        Event::Agent {
+            agent,
+            event: AgentEvent::Local { connection, event },
+        }
+    }
+
+    /// Takes a question of a door and keeps the place for its answer.
+    pub(crate) fn on_question(
+        &mut self,
+        command: Command,
+        answer: oneshot::Sender<Reply>,
+    ) -> Event {
+        self.next_question = self.next_question.saturating_add(1);
+        let id = CommandId(self.next_question);
+        self.questions.insert(id, answer);
+        Event::Command { id, command }
+    }
+}
+
+fn link_event(key: LinkKey, event: LinkEvent) -> Event {
+    let LinkKey { agent, link } = key;
+    Event::Agent {
+        agent,
+        event: AgentEvent::Link { link, event },
+    }
+}
+
+fn local_key(agent: &AgentName, connection: u64) -> LocalKey {
+    LocalKey {
+        agent: agent.clone(),
+        connection,
+    }
+}
+
+fn overrun_fault(overrun: &impl std::fmt::Display) -> DiskFault {
+    DiskFault {
+        kind: FaultKind::Device,
+        reason: overrun.to_string(),
+    }
+}
+
+/// The reason of a task that we aborted.
+const CANCELLED: &str = "cancelled";
+
+/// What stands for the answer of a task that ended without one.
+type Lost = Box<dyn FnOnce(&str) -> Option<Event>>;
+
+/// The tasks of the program.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    set: JoinSet<Option<Event>>,
+    lost: HashMap<Id, Lost>,
+}
+
+impl Tasks {
+    /// Starts a task on this thread. `lost` makes the answer when it ends by panic or abort.
+    pub(crate) fn spawn(
+        &mut self,
+        task: impl Future<Output = Option<Event>> + 'static,
+        lost: impl FnOnce(&str) -> Option<Event> + 'static,
+    ) -> AbortHandle {
+        let handle = self.set.spawn_local(task);
+        self.lost.insert(handle.id(), Box::new(lost));
+        handle
+    }
+
+    /// Starts a task that serves until the program ends. Without it the others go on.
+    pub(crate) fn serve(
+        &mut self,
+        what: &'static str,
+        task: impl Future<Output = String> + 'static,
+    ) {
+        let ended = move |reason: &str| {
+            tracing::error!(task = what, error = reason, "task ended before the program");
+            None
+        };
+        self.spawn(async move { ended(&task.await) }, ended);
+    }
+
+    fn abort_silently(&mut self, task: &AbortHandle) {
+        self.lost.remove(&task.id());
+        task.abort();
+    }
+
+    /// Waits for the next end of a task; for ever when there is none.
+    ///
+    /// # Cancel safety
+    /// An end that was not returned is returned by the next call.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        match self.set.join_next_with_id().await {
+            None => std::future::pending().await,
+            Some(Ok((id, event))) => {
+                self.lost.remove(&id);
+                event
+            }
+            Some(Err(error)) => {
+                let lost = self.lost.remove(&error.id())?;
+                if error.is_cancelled() {
+                    lost(CANCELLED)
+                } else {
+                    lost("its task panicked")
+                }
+            }
+        }
+    }
+}

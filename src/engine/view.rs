@@ -78,9 +78,14 @@ impl Engine {
             return bad("given up", reason.to_owned());
         }
         let (healthy, trouble) = self.child_health();
+        let silent = self.life.running().is_some()
+            && self.settings.profile.health == crate::config::HealthProbe::LocalLink
+            && self.child.health.is_none();
         match (&self.held, healthy) {
             (Some(held), false) => bad("held", held.clone()),
             (_, true) => good("running"),
+            // It runs, and has not said how it is.
+            (None, false) if silent => bad("starting", trouble),
             (None, false) => bad(self.life.word(), trouble),
         }
     }

@@ -4,6 +4,9 @@
 pub mod admin;
 pub mod bundle;
 pub mod child;
+pub mod host;
+pub mod link;
+pub mod local;
 pub mod logs;
 pub mod probe;
 pub mod store;

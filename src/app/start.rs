@@ -1,0 +1,373 @@
+//! From settings to a running host: the state directory, the identity, every port, then the loop.
+//!
+//! Promises: nothing in the state directory changes before its lock is held; every address is bound before the first child
+//! is started, so that a start that cannot succeed starts nothing; nothing slow (names, trust roots, the network) stands
+//! between the start of the process and its children.
+//! Must never: look into an engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::{AppError, AppErrorKind, RunOptions, identity};
+use crate::config::{Agent, Config, Layer, LogFormat};
+use crate::engine::host::{Host, HostSetup};
+use crate::engine::message::{ChildIdentity, ExitReason, Identity, Persisted};
+use crate::engine::{Places, Setup};
+use crate::perform::{AgentPorts, Ports, ReadSettings};
+use crate::port::admin::{self, Admin, BindError, Doors};
+use crate::port::child::{self, ChildDirs, Children};
+use crate::port::host::{self, HostFacts};
+use crate::port::link;
+use crate::port::local::{self, LocalDoor};
+use crate::port::store::{
+    AgentStore, IdentityStore, LockError, StateDir, Writer, start_agent_writer,
+};
+use crate::run::{self, Inbox};
+use crate::sys::durable::RealDisk;
+use crate::sys::signal::HostSignals;
+use crate::sys::{clock, log};
+use crate::units::AgentName;
+
+/// Answers of the writer threads that may wait for the loop: one per agent is under way at a time.
+const DISK_ANSWERS_MAX: usize = 16;
+
+/// One agent, loaded and with its endpoint open.
+struct Loaded {
+    agent: Agent,
+    dirs: ChildDirs,
+    root: PathBuf,
+    store: AgentStore<RealDisk>,
+    persisted: Persisted,
+    leftover: Option<ChildIdentity>,
+    door: Option<LocalDoor>,
+}
+
+/// Starts everything and runs until told to stop.
+pub(super) async fn run(config: Config, options: RunOptions) -> Result<ExitReason, AppError> {
+    // The first reading is where the monotonic clock starts.
+    let started = clock::now();
+    start_log(&config)?;
+    for warning in &config.warnings {
+        tracing::warn!(warning, "settings");
+    }
+    let local = LocalSet::new();
+    // The lock outlives every task: what they remove (sockets) they remove while it is held.
+    let state = StateDir::open(&config.storage).map_err(|error| unusable(error.into()))?;
+    let lock = state.lock().map_err(|error| {
+        let kind = match &error {
+            LockError::Held { .. } => AppErrorKind::StateLocked,
+            LockError::Io { .. } => AppErrorKind::StateUnusable,
+        };
+        AppError {
+            kind,
+            cause: error.into(),
+        }
+    })?;
+    let facts = host::read(|name| std::env::var(name).ok());
+    let known = identity::establish(state.root(), &config, &facts, started.wall)?;
+    let reason = local
+        .run_until(assemble_and_run(config, options, &state, facts, known))
+        .await;
+    drop(local);
+    drop(lock);
+    reason
+}
+
+async fn assemble_and_run(
+    #[cfg_attr(
+        not(feature = "dev-server"),
+        expect(unused_mut, reason = "the dev server takes the server's place")
+    )]
+    mut config: Config,
+    options: RunOptions,
+    state: &StateDir,
+    facts: HostFacts,
+    (identity_store, identity): (IdentityStore<RealDisk>, Identity),
+) -> Result<ExitReason, AppError> {
+    let signals = HostSignals::new().map_err(|error| system("register signals", error))?;
+    let mut children = Children::new(child::Options {
+        pid1: facts.is_pid1,
+    })
+    .map_err(|error| system("prepare for child processes", error))?;
+    let mut loaded = load_agents(&config, state)?;
+    let doors = Admin::bind(&Doors {
+        state_dir: state.root().to_owned(),
+        listen: config.listen.clone(),
+        healthcheck: config.healthcheck,
+    })
+    .map_err(door_error)?;
+    #[cfg(feature = "dev-server")]
+    let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
+    #[cfg(not(feature = "dev-server"))]
+    refuse_dev_server(&options)?;
+    let reserved = reserved_ports(&doors, &loaded);
+
+    let (disk_tx, disk) = mpsc::channel(DISK_ANSWERS_MAX);
+    let (link_reports, links) = mpsc::channel(link::QUEUE_MAX);
+    let (local_reports, locals) = mpsc::channel(local::QUEUE_MAX);
+    let (questions_tx, questions) = mpsc::channel(admin::QUEUE_MAX);
+    let (identity_tx, identity_rx) = mpsc::channel(DISK_ANSWERS_MAX);
+    let identity_writer = Writer::start(
+        "disk identity".to_owned(),
+        move |identity: Identity| identity_store.save(&identity),
+        move |ticket, result| identity_tx.blocking_send((ticket, result)).is_ok(),
+    )
+    .map_err(|error| system("start a writer thread", error))?;
+
+    let mut setups = Vec::new();
+    let mut agents = BTreeMap::new();
+    let mut served = Vec::new();
+    for entry in loaded.drain(..) {
+        let name = entry.agent.name.clone();
+        let leftover = watch_leftover(&mut children, &entry)?;
+        let setup = Setup {
+            places: Places {
+                state_dir: entry.root,
+                link: entry.door.as_ref().map(|door| door.link().to_owned()),
+                reserved_ports: reserved.clone(),
+            },
+            settings: entry.agent,
+            server: config.server.clone(),
+            capabilities: config.capabilities,
+            grace: config.stop.grace,
+            instance_uid: identity
+                .instance_uids
+                .get(name.as_str())
+                .copied()
+                .unwrap_or_default(),
+            facts: facts.attributes.clone(),
+            persisted: entry.persisted,
+            seed: identity::random_u64()?,
+        };
+        setups.push((setup, leftover));
+        let writer = start_agent_writer(name.clone(), entry.store, disk_tx.clone())
+            .map_err(|error| system("start a writer thread", error))?;
+        let ports = AgentPorts {
+            dirs: entry.dirs,
+            writer,
+        };
+        served.extend(entry.door.map(|door| (name.clone(), door)));
+        agents.insert(name, ports);
+    }
+    // The writers hold the other ends; a channel that nobody can fill is a branch that never runs.
+    drop(disk_tx);
+
+    let proxies = link::proxies(|name| std::env::var(name).ok());
+    let settings = read_settings(&options, &config);
+    let mut ports = Ports::new(
+        children,
+        agents,
+        identity_writer,
+        link_reports,
+        proxies,
+        settings,
+    );
+    for (_, door) in served {
+        let reports = local_reports.clone();
+        ports.tasks.serve("local endpoint", async move {
+            door.serve(reports).await;
+            "it stopped serving".to_owned()
+        });
+    }
+    ports.tasks.serve("doors", async move {
+        match doors.serve(questions_tx).await {
+            Ok(never) => match never {},
+            Err(error) => error.to_string(),
+        }
+    });
+
+    #[cfg(feature = "dev-server")]
+    super::dev::serve(dev_server, &mut ports.tasks);
+    let host = Host::new(HostSetup {
+        agents: setups,
+        identity,
+        stop: config.stop,
+        give_up: config.give_up,
+    });
+    let mut inbox = Inbox {
+        signals,
+        links,
+        locals,
+        disk,
+        identity: identity_rx,
+        questions,
+    };
+    Ok(run::run(host, &mut ports, &mut inbox).await)
+}
+
+#[cfg(not(feature = "dev-server"))]
+fn refuse_dev_server(options: &RunOptions) -> Result<(), AppError> {
+    match options.dev_server {
+        None => Ok(()),
+        Some(_) => Err(AppError {
+            kind: AppErrorKind::Settings,
+            cause: anyhow::anyhow!("serve the dev server: it is not part of this build"),
+        }),
+    }
+}
+
+fn start_log(config: &Config) -> Result<(), AppError> {
+    let level = log::parse_level(&config.log.level).map_err(|error| AppError {
+        kind: AppErrorKind::Settings,
+        cause: error.into(),
+    })?;
+    let format = match config.log.format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    log::init(level, format).map_err(|error| AppError {
+        kind: AppErrorKind::System,
+        cause: error.into(),
+    })
+}
+
+fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppError> {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let mut loaded = Vec::new();
+    for agent in &config.agents {
+        let layout = state.layout(&agent.name);
+        let root = layout.root();
+        let local = local_layers(agent);
+        let (store, persisted) =
+            AgentStore::load(RealDisk, layout, &local).map_err(|error| unusable(error.into()))?;
+        for repair in &persisted.repairs {
+            tracing::warn!(agent = %agent.name, repair, "state repaired");
+        }
+        let dirs = ChildDirs::below(&root, agent.log_rotation);
+        let leftover = child::find_leftover(&dirs);
+        let door = LocalDoor::bind(
+            &agent.name,
+            agent.profile.local_link,
+            agent.local_port,
+            &root,
+            runtime_dir.as_deref(),
+        )
+        .map_err(|error| AppError {
+            kind: AppErrorKind::Address,
+            cause: error.into(),
+        })?;
+        loaded.push(Loaded {
+            agent: agent.clone(),
+            dirs,
+            root,
+            store,
+            persisted,
+            leftover,
+            door,
+        });
+    }
+    Ok(loaded)
+}
+
+pub(super) fn local_layers(agent: &Agent) -> Vec<PathBuf> {
+    let paths = agent.layers.iter().filter_map(|layer| match layer {
+        Layer::Local(path) => Some(path.clone()),
+        Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
+    });
+    paths.collect()
+}
+
+/// A child of an earlier life must be watched before a new one may be started: never two children of one agent.
+fn watch_leftover(
+    children: &mut Children,
+    entry: &Loaded,
+) -> Result<Option<ChildIdentity>, AppError> {
+    let Some(identity) = entry.leftover.clone() else {
+        return Ok(None);
+    };
+    let agent = &entry.agent;
+    tracing::warn!(
+        agent = %agent.name,
+        process.pid = identity.pid,
+        "child of an earlier life found"
+    );
+    children
+        .watch_leftover(
+            &agent.name,
+            &entry.dirs,
+            identity.clone(),
+            agent.passthrough_logs,
+        )
+        .map_err(|error| system("watch the child of an earlier life", error))?;
+    Ok(Some(identity))
+}
+
+/// Ports that an offer may not bind, because we do.
+fn reserved_ports(doors: &Admin, loaded: &[Loaded]) -> Vec<u16> {
+    let own = doors.addresses().into_iter().map(|address| address.port());
+    let links = loaded
+        .iter()
+        .filter_map(|entry| entry.door.as_ref()?.port());
+    own.chain(links).collect()
+}
+
+/// What a HUP reads: the same file, over which the command line and the embedded server stand as at the start.
+fn read_settings(options: &RunOptions, config: &Config) -> ReadSettings {
+    let given = super::Given {
+        settings: options.settings_path.clone(),
+        state_dir: Some(config.storage.clone()),
+    };
+    let dev_server = options.dev_server.map(|_| config.server.clone());
+    std::sync::Arc::new(move || {
+        let mut config = super::settings(&given).map_err(|error| error.to_string())?;
+        if let Some(server) = &dev_server {
+            config.server.clone_from(server);
+        }
+        Ok(Box::new(config))
+    })
+}
+
+pub(super) fn unusable(cause: anyhow::Error) -> AppError {
+    AppError {
+        kind: AppErrorKind::StateUnusable,
+        cause,
+    }
+}
+
+pub(super) fn system(
+    what: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> AppError {
+    AppError {
+        kind: AppErrorKind::System,
+        cause: anyhow::Error::new(error).context(what),
+    }
+}
+
+fn door_error(error: BindError) -> AppError {
+    let kind = match &error {
+        BindError::Control(_) => AppErrorKind::StateUnusable,
+        BindError::Address { .. } => AppErrorKind::Address,
+    };
+    AppError {
+        kind,
+        cause: error.into(),
+    }
+}
+
+/// The name of the agent whose settings are meant: the named one, else the only one.
+pub(super) fn choose<'a>(
+    config: &'a Config,
+    named: Option<&AgentName>,
+) -> Result<&'a Agent, AppError> {
+    let found = match (named, config.agents.as_slice()) {
+        (None, [only]) => Some(only),
+        (None, _) => None,
+        (Some(name), agents) => agents.iter().find(|agent| agent.name == *name),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<_> = config.agents.iter().map(|it| it.name.as_str()).collect();
+        let names = names.join(", ");
+        let cause = match named {
+            Some(name) => anyhow::anyhow!("no agent is named {name}; there are: {names}"),
+            None => anyhow::anyhow!("several agents are set up, name one of: {names}"),
+        };
+        AppError {
+            kind: AppErrorKind::Settings,
+            cause,
+        }
+    })
+}

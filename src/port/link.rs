@@ -1,0 +1,267 @@
+//! One link to the server: dials, then moves messages until the link ends. Knows bytes, not OpAMP.
+//!
+//! Promises: each [`run`] is one attempt and ends with exactly one [`LinkReport::Down`], after every message that came
+//! before; incoming messages wait for the loop and so push back on the server; TLS files are read when they are used, so a
+//! renewed pair needs no restart of ours.
+//! Must never: retry, wait for the loop to take an outgoing message, or log a header.
+//!
+//! Outgoing messages go through the [`FrameSender`] that comes with [`LinkReport::Up`]; it is bounded, and a caller who
+//! finds it full drops the link. Dropping the last sender closes the link in good order after what is queued.
+
+use std::path::{Path, PathBuf};
+
+use opamp_client::transport::{
+    ClientCertificate, Closed, ClosedBy, ClosedClass, Connection, DialError, DialOptions,
+    FrameSender, ProxyRules, Pump, PumpConfig, Target, TlsOptions, dial,
+};
+use tokio::sync::mpsc;
+
+use crate::config::{Server, Tls};
+use crate::engine::message::{LinkLoss, LossKind};
+use crate::sys::durable::{Disk as _, RealDisk};
+use crate::units::{AgentName, LinkId};
+
+/// Messages of all links that may wait for the loop; one more waits in its link.
+pub const QUEUE_MAX: usize = 16;
+
+/// Bytes of a PEM file; bundles of all public roots have a quarter of this.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The header that names the instance (OpAMP R-036).
+const UID_HEADER: &str = "OpAMP-Instance-UID";
+
+/// Which link of which agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkKey {
+    /// Whose link it is.
+    pub agent: AgentName,
+    /// Its number.
+    pub link: LinkId,
+}
+
+/// What happened on a link.
+#[derive(Debug)]
+pub enum LinkReport {
+    /// Connected and authorised; messages to the server go here.
+    Up(FrameSender),
+    /// One message from the server.
+    Frame(Vec<u8>),
+    /// The link is gone, or could not be made. The last report.
+    Down(LinkLoss),
+}
+
+/// Where reports go.
+pub type LinkReports = mpsc::Sender<(LinkKey, LinkReport)>;
+
+/// One attempt.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Which link it is to become.
+    pub key: LinkKey,
+    /// Where and how.
+    pub server: Box<Server>,
+    /// `OpAMP-Instance-UID`.
+    pub instance_uid: [u8; 16],
+    /// Proxies as the environment named them at our start.
+    pub proxies: ProxyRules,
+}
+
+/// Reads the proxies' variables, upper case first, through `variable`.
+pub fn proxies(variable: impl Fn(&str) -> Option<String>) -> ProxyRules {
+    let read = |upper: &str, lower: &str| variable(upper).or_else(|| variable(lower));
+    ProxyRules {
+        https_proxy: read("HTTPS_PROXY", "https_proxy"),
+        http_proxy: read("HTTP_PROXY", "http_proxy"),
+        no_proxy: read("NO_PROXY", "no_proxy"),
+    }
+}
+
+/// Dials and pumps until the link ends.
+///
+/// # Cancel safety
+/// Dropping the future drops the connection; there is no report of it then.
+pub async fn run(attempt: Attempt, reports: LinkReports) {
+    let key = attempt.key.clone();
+    let loss = match connect(attempt).await {
+        Ok(connection) => pump(&key, connection, &reports).await,
+        Err(loss) => loss,
+    };
+    // Nobody listening means that the program ends.
+    reports.send((key, LinkReport::Down(loss))).await.ok();
+}
+
+async fn connect(attempt: Attempt) -> Result<Connection, LinkLoss> {
+    let server = &attempt.server;
+    let mut target: Target = server
+        .endpoint
+        .parse()
+        .map_err(|error| settings(format!("server.endpoint: {error}")))?;
+    let uid = uuid::Uuid::from_bytes(attempt.instance_uid).to_string();
+    let own = server
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expose()));
+    for (name, value) in own.chain([(UID_HEADER, uid.as_str())]) {
+        target = target
+            .with_header(name, value)
+            .map_err(|error| settings(format!("server.headers: {error}")))?;
+    }
+    let tls = read_tls(server.tls.clone()).await?;
+    let target = target.with_tls(tls).with_proxies(attempt.proxies);
+    dial(&target, DialOptions::default())
+        .await
+        .map_err(|error| not_connected(&error, &server.endpoint))
+}
+
+async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> LinkLoss {
+    let (pump, sender, mut receiver) = Pump::new(connection, PumpConfig::default());
+    let up = (key.clone(), LinkReport::Up(sender));
+    if reports.send(up).await.is_err() {
+        return ours();
+    }
+    let forward = async {
+        while let Some(frame) = receiver.recv().await {
+            if reports
+                .send((key.clone(), LinkReport::Frame(frame)))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    // Both: what came before the end is passed on before the end is.
+    let (closed, ()) = futures_util::future::join(pump.run(), forward).await;
+    ended(&closed)
+}
+
+/// Reads the files now: they may have been replaced since the last attempt.
+async fn read_tls(tls: Tls) -> Result<TlsOptions, LinkLoss> {
+    let files = tls.ca_file.is_some() || tls.client_pair.is_some();
+    let Tls {
+        ca_file,
+        include_system_roots,
+        client_pair,
+        insecure_skip_verify,
+    } = tls;
+    let options = TlsOptions {
+        ca_pem: None,
+        include_system_roots,
+        insecure_skip_verify,
+        client_certificate: None,
+    };
+    if !files {
+        return Ok(options);
+    }
+    let read = move || {
+        Ok(TlsOptions {
+            ca_pem: ca_file.map(|path| pem(&path)).transpose()?,
+            client_certificate: client_pair.map(pair).transpose()?,
+            ..options
+        })
+    };
+    // The disk may be slow, and other links must not wait for it.
+    match tokio::task::spawn_blocking(read).await {
+        Ok(options) => options.map_err(settings),
+        Err(error) => Err(settings(format!("read TLS files: {error}"))),
+    }
+}
+
+fn pair((chain, key): (PathBuf, PathBuf)) -> Result<ClientCertificate, String> {
+    Ok(ClientCertificate {
+        chain_pem: pem(&chain)?,
+        key_pem: pem(&key)?,
+    })
+}
+
+fn pem(path: &Path) -> Result<Vec<u8>, String> {
+    RealDisk
+        .read(path, PEM_BYTES_MAX)
+        .map_err(|error| format!("read {}: {error}", path.display()))
+}
+
+fn loss(kind: LossKind, reason: String) -> LinkLoss {
+    LinkLoss {
+        kind,
+        reason,
+        retry_after: None,
+    }
+}
+
+/// Our own settings or files cannot work as they are; a later attempt sees them again.
+fn settings(reason: String) -> LinkLoss {
+    loss(LossKind::Protocol, reason)
+}
+
+/// The loss of a link that we closed.
+pub fn ours() -> LinkLoss {
+    loss(LossKind::Ours, "closed by us".to_owned())
+}
+
+/// The loss of a link whose peer does not read what we send.
+pub fn congested() -> LinkLoss {
+    let reason = "the server does not read what we send; the link was dropped";
+    loss(LossKind::Network, reason.to_owned())
+}
+
+/// The loss of a link whose task ended in a way it must not.
+pub fn broken(reason: &str) -> LinkLoss {
+    loss(LossKind::Protocol, format!("internal error: {reason}"))
+}
+
+fn not_connected(error: &DialError, endpoint: &str) -> LinkLoss {
+    let (kind, hint) = match error {
+        DialError::Unauthorized { .. } => (LossKind::Rejected, ""),
+        DialError::Throttled { .. } => (LossKind::Throttled, ""),
+        DialError::Tls { .. } => (LossKind::Tls, ""),
+        DialError::Status { .. } | DialError::Upgrade { .. } if endpoint.starts_with("http") => {
+            let hint = "; a WebSocket was tried, because plain HTTP polling is not supported in this version";
+            (LossKind::Protocol, hint)
+        }
+        DialError::Status { .. } | DialError::Upgrade { .. } | DialError::Settings { .. } => {
+            (LossKind::Protocol, "")
+        }
+        // Resolve, Connect, Proxy, Timeout, and whatever a later transport calls a failure.
+        _ => (LossKind::Network, ""),
+    };
+    LinkLoss {
+        kind,
+        reason: format!("{}{hint}", chain(error)),
+        retry_after: error.retry_after(),
+    }
+}
+
+fn ended(closed: &Closed) -> LinkLoss {
+    let kind = match (closed.class(), closed.by) {
+        (ClosedClass::Wanted, _) => LossKind::Ours,
+        (ClosedClass::Rejected, _) => LossKind::Rejected,
+        (ClosedClass::Throttled, _) => LossKind::Throttled,
+        (ClosedClass::TooLarge, _) | (ClosedClass::Lost, ClosedBy::Us) => LossKind::Protocol,
+        (ClosedClass::Lost, ClosedBy::Peer) => LossKind::Closed,
+        _ => LossKind::Network,
+    };
+    let reason = match (kind, closed.by, closed.reason.as_str()) {
+        (LossKind::Ours, ..) => "closed by us".to_owned(),
+        (_, ClosedBy::Peer, "") => format!("the server closed with code {}", closed.code),
+        (_, ClosedBy::Peer, reason) => {
+            format!("the server closed with code {}: {reason}", closed.code)
+        }
+        (_, _, "") => format!("the link broke, code {}", closed.code),
+        (_, _, reason) => reason.to_owned(),
+    };
+    loss(kind, reason)
+}
+
+/// Everything an error has to say, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
