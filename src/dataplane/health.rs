@@ -23,6 +23,7 @@ pub(crate) enum Health {
 
 impl Health {
     /// Whether it does its whole job.
+    #[cfg(test)]
     pub(crate) const fn is_ok(&self) -> bool {
         matches!(self, Self::Ok)
     }
@@ -67,15 +68,17 @@ impl HealthCell {
     /// Writes the health.
     pub(crate) fn set(&self, health: Health) {
         let changed = self.state.send_if_modified(|state| {
-            let differs = *state != health;
-            state.clone_from(&health);
-            differs
+            if *state == health {
+                return false;
+            }
+            *state = health;
+            true
         });
         if !changed {
             return;
         }
         let part = &*self.part;
-        match &health {
+        match &*self.state.borrow() {
             Health::Starting => {}
             Health::Ok => tracing::info!(part, "part healthy"),
             Health::Degraded(reason) => tracing::warn!(part, reason, "part degraded"),

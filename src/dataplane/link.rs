@@ -1,6 +1,6 @@
 //! The report to the supervisor over its Unix socket, as OpAMP.
 //!
-//! Promises: what is reported is the last state and not a queue of states; the proof of a config is its RevisionHash in the remote
+//! Promises: what is reported is the last state and not a queue of states; the proof of a config is its `RevisionHash` in the remote
 //! config status; a link that is down is tried again by back-off and disturbs nobody; without a supervisor there is no link.
 //! Must never: take orders — configs come by HUP, from the directory — or report a value that is a secret by its name.
 
@@ -361,5 +361,86 @@ mod tests {
             (3, "line 3")
         );
         assert_eq!(failed.last_remote_config_hash, [0x0f; 32]);
+    }
+
+    /// Given a supervisor that comes up late, when the state changes and then ends,
+    /// then it hears who reports, the proof, the failure and the goodbye.
+    #[tokio::test]
+    async fn the_supervisor_hears_the_proof_and_every_change() {
+        use opamp_client::frame::{FrameRules, decode};
+        use opamp_client::messages::AgentToServer;
+        use opamp_client::transport::{AcceptRules, Pump, PumpConfig, accept};
+
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("link.sock");
+        let identity = Identity {
+            instance_uid: [7; 16],
+            started: WallTime::from_unix_millis(1),
+            host: "h1".to_owned(),
+        };
+        let opened = open(&socket, &identity).unwrap();
+        let (reports, receiver) = watch::channel(report());
+        let supervisor = async {
+            // The first attempt finds nobody.
+            tokio::task::yield_now().await;
+            let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let connection = accept(stream, &AcceptRules::default(), |_| Ok(())).await;
+            let (pump, sender, mut frames) = Pump::new(connection.unwrap(), PumpConfig::default());
+            let serve = async {
+                let _sender = sender;
+                let mut reports = Some(reports);
+                let mut seen = Vec::new();
+                while let Some(frame) = frames.recv().await {
+                    let message: AgentToServer = decode(&frame, FrameRules::default()).unwrap();
+                    let status = message.remote_config_status.clone();
+                    seen.push(message);
+                    match status.map(|status| status.status) {
+                        Some(1) => {
+                            let mut failed = report();
+                            failed.status = ConfigStatus::Failed(None, "line 3".to_owned());
+                            reports.as_ref().unwrap().send_replace(failed);
+                        }
+                        Some(3) => reports = None,
+                        _ => {}
+                    }
+                }
+                seen
+            };
+            tokio::join!(pump.run(), serve).1
+        };
+        let both = async { tokio::join!(run(opened, identity, receiver), supervisor).1 };
+        let seen = tokio::time::timeout(Duration::from_secs(20), Box::pin(both))
+            .await
+            .unwrap();
+
+        assert!(seen.iter().all(|message| message.instance_uid == [7; 16]));
+        let description = seen
+            .iter()
+            .find_map(|message| message.agent_description.clone())
+            .unwrap();
+        let name = &description.identifying_attributes[0];
+        assert_eq!(name.as_text(), Some("adjutant.collect"));
+        let statuses: Vec<_> = seen
+            .iter()
+            .filter_map(|message| message.remote_config_status.clone())
+            .collect();
+        let revision = RevisionHash::of([]);
+        assert_eq!(
+            statuses[0],
+            status(&ConfigStatus::Applied(revision)),
+            "the proof"
+        );
+        assert_eq!(statuses.last().unwrap().error_message, "line 3");
+        let health = seen
+            .iter()
+            .find_map(|message| message.health.clone())
+            .unwrap();
+        assert!(health.component_health_map.contains_key("upload.vm"));
+        assert!(
+            seen.iter()
+                .any(|message| message.effective_config.is_some())
+        );
+        assert!(seen.last().unwrap().agent_disconnect.is_some());
     }
 }

@@ -153,7 +153,8 @@ impl Pipeline {
             Event::SourceDied(index) => {
                 if let Some(slot) = self.sources.get_mut(index) {
                     slot.source.stop().await;
-                    slot.fail("it ended without being asked to".to_owned());
+                    let name = slot.source.name();
+                    slot.fail(format!("the source {name} ended without being asked to"));
                 }
             }
             Event::SourceRestart(index) => {
@@ -173,7 +174,7 @@ impl Pipeline {
             }
             Event::Retired(index, left) => {
                 let slot = self.retiring.swap_remove(index);
-                self.bury(slot, left, Reason::Removed);
+                self.bury(&slot, left, Reason::Removed);
             }
         }
     }
@@ -233,7 +234,7 @@ impl Pipeline {
                 slot.task.shutdown().await;
             }
         }
-        for slot in slots {
+        for slot in &slots {
             self.bury(slot, Vec::new(), Reason::Shutdown);
         }
     }
@@ -337,7 +338,7 @@ impl Pipeline {
         }
     }
 
-    fn bury(&mut self, slot: UploadSlot, left: Vec<Queued>, reason: Reason) {
+    fn bury(&mut self, slot: &UploadSlot, left: Vec<Queued>, reason: Reason) {
         for queued in left {
             queued.give_up(reason);
         }

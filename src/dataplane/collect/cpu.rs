@@ -18,7 +18,7 @@ static CORES: Metric = Metric::gauge("system.cpu.logical.count", Unit::Count("{c
 const CORES_MAX: usize = 1024;
 /// `USER_HZ`: what the kernel shows to user space is in hundredths of a second on every architecture Linux still has.
 const TICKS_PER_SECOND: u32 = 100;
-/// The modes in the order of the file, without guest and guest_nice.
+/// The modes in the order of the file, without `guest` and `guest_nice`.
 const MODES: [&str; 8] = [
     "user",
     "nice",

@@ -132,8 +132,9 @@ mod tests {
     #[test]
     fn lines_are_whole_cut_or_partial() {
         use Wholeness::{Cut, Partial, Whole};
+        type Case<'a> = (&'a [&'a [u8]], Vec<(Vec<u8>, Wholeness)>);
         let line = |text: &str, wholeness| (text.as_bytes().to_vec(), wholeness);
-        let cases: [(&[&[u8]], Vec<(Vec<u8>, Wholeness)>); 6] = [
+        let cases: [Case<'_>; 6] = [
             (&[b"a\nb\n"], vec![line("a", Whole), line("b", Whole)]),
             (
                 &[b"he", b"llo\nwor", b"ld\n"],

@@ -216,7 +216,7 @@ enum Turn {
 /// Waits until the source is told to stop; one that was dropped is stopped too.
 async fn told(stopped: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone.
-    _ = stopped.wait_for(|stopped| *stopped).await;
+    drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
 /// Whether a socket holds something more. The runtime learns of it from the kernel a moment later than it is true.

@@ -230,12 +230,11 @@ impl HttpClient {
         let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let stream: Box<dyn Stream> = if secure {
-            let connector = match &self.tls {
-                Some(connector) => connector.clone(),
-                None => {
-                    let config = tls::client_config(self.config.ca_file.as_deref())?;
-                    self.tls.insert(TlsConnector::from(config)).clone()
-                }
+            let connector = if let Some(connector) = &self.tls {
+                connector.clone()
+            } else {
+                let config = tls::client_config(self.config.ca_file.as_deref())?;
+                self.tls.insert(TlsConnector::from(config)).clone()
             };
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
@@ -250,8 +249,10 @@ impl HttpClient {
         self.driver.abort_all();
         while self.driver.try_join_next().is_some() {}
         self.driver.spawn(async move {
-            // How the connection ended is told to whoever has a request on it.
-            _ = driver.await;
+            // Whoever has a request on it hears of it too.
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "connection ended");
+            }
         });
         Ok(sender)
     }

@@ -133,8 +133,8 @@ impl Uploader {
             jitter_permille: 200,
             max: Duration::from_secs(30),
             throttled_min: Duration::ZERO,
-            retry_after_max: Duration::from_secs(5 * 60),
-            rejected_min: Duration::from_secs(60),
+            retry_after_max: Duration::from_mins(5),
+            rejected_min: Duration::from_mins(1),
             ..BackoffConfig::default()
         });
         Self {
@@ -208,9 +208,7 @@ impl Uploader {
 
     /// Sends all that is staged; while draining, gives up at the first failure that is not the data's.
     async fn deliver(&mut self) {
-        self.staged
-            .make_contiguous()
-            .sort_by_key(|queued| queued.order());
+        self.staged.make_contiguous().sort_by_key(Queued::order);
         self.chunk = 0;
         while let Some(first) = self.staged.front() {
             let signal = first.record().signal();

@@ -35,7 +35,7 @@ impl Seen {
 /// An endpoint that answers by a script over what it reads; anything after the script is 204.
 pub(in crate::dataplane) struct Endpoint {
     pub(in crate::dataplane) address: std::net::SocketAddr,
-    seen: tokio::sync::mpsc::Receiver<Seen>,
+    seen: mpsc::Receiver<Seen>,
     _tasks: JoinSet<()>,
 }
 
@@ -45,7 +45,7 @@ impl Endpoint {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (tx, seen) = tokio::sync::mpsc::channel(10_000);
+        let (tx, seen) = mpsc::channel(10_000);
         let answer = Arc::new(answer);
         let count = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
@@ -72,7 +72,7 @@ impl Endpoint {
     }
 
     pub(in crate::dataplane) async fn next(&mut self) -> Seen {
-        tokio::time::timeout(Duration::from_secs(120), self.seen.recv())
+        tokio::time::timeout(Duration::from_mins(2), self.seen.recv())
             .await
             .expect("a request comes")
             .unwrap()
@@ -107,7 +107,7 @@ async fn read(stream: &mut TcpStream) -> Option<Seen> {
     #[expect(clippy::disallowed_types, reason = "a test reads what it wrote itself")]
     let mut decoder = flate2::read::GzDecoder::new(&bytes[head_end + 4..]);
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut decoder, &mut text).unwrap();
+    io::Read::read_to_string(&mut decoder, &mut text).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
     Some(Seen {
         head,
@@ -184,7 +184,7 @@ impl Fixture {
 
     /// Waits until nothing is pending.
     async fn settled(&self) -> Totals {
-        tokio::time::timeout(Duration::from_secs(300), async {
+        tokio::time::timeout(Duration::from_mins(5), async {
             while self.book.totals().pending > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -438,7 +438,7 @@ async fn a_server_that_hangs_ends_the_attempt_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let fixture = start(&address, 10, ROOMY, |http| {
-        http.timeout = Duration::from_millis(200)
+        http.timeout = Duration::from_millis(200);
     });
     fixture.push(0..5);
     let (_held, _) = listener.accept().await.unwrap();
