@@ -1,8 +1,8 @@
 //! Acts on the engine's effects: one arm per effect, each one call of a port.
 //!
-//! Promises: every effect with a ticket is answered once, at once or later; no call here waits; tasks live in one set and
-//! their end, even by panic, is an event. What a full queue means is written where it is filled: a link or a local
-//! connection whose peer does not read is dropped, a writer thread that takes no more is a disk fault.
+//! Promises: every effect with a ticket is answered once, at once or later; no call here waits; tasks live in one
+//! set and their end, even by panic, is an event. What a full queue means is written where it is filled: a link or
+//! a local connection whose peer does not read is dropped, a writer thread that takes no more is a disk fault.
 //! Must never: look at the host, retry, or branch on what the engine thinks.
 
 use std::collections::{BTreeMap, HashMap};

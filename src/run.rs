@@ -1,8 +1,8 @@
 //! The loop: whatever happens outside becomes an event, the host takes it, and its effects are performed.
 //!
-//! Promises: signals, timers and answers enter here and nowhere else; the loop sleeps until the host's deadline or the next
-//! event; one log line per transition, none at rest. An effect that is answered at once is answered before anything else
-//! is heard.
+//! Promises: signals, timers and answers enter here and nowhere else; the loop sleeps until the host's deadline or
+//! the next event; one log line per transition, none at rest. An effect that is answered at once is answered before
+//! anything else is heard.
 //! Must never: decide anything, or wait anywhere but in its one `select!`, each branch of which is safe to cancel.
 
 use std::collections::VecDeque;

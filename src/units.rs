@@ -1,6 +1,7 @@
 //! The small words everything else is written in: moments, hashes, names, limits.
 //!
-//! Promises: every type parses on construction and never has a setter; nothing here reads a clock, a file or the environment.
+//! Promises: every type parses on construction and never has a setter; nothing here reads a clock, a file or the
+//! environment.
 //! Must never: grow behaviour that belongs to a floor above.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Judges a bundle without applying it: composed, checked by the policy, and shown to the agent's own validator.
 //!
-//! Promises: the state directory is not touched and no lock is needed; the files given to the validator lie in a private
-//! temporary directory that is removed again.
+//! Promises: the state directory is not touched and no lock is needed; the files given to the validator lie in a
+//! private temporary directory that is removed again.
 //! Must never: start the agent itself.
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Who this host's agents are to a server: read, made up once, and saved before anybody hears of it.
 //!
-//! Promises: an instance uid is on disk before it is used, and stays the same until a server changes it or the directory
-//! wakes up on another machine; the first start on a state directory of the OpenTelemetry Collector's supervisor takes
-//! over its identity.
+//! Promises: an instance uid is on disk before it is used, and stays the same until a server changes it or the
+//! directory wakes up on another machine; the first start on a state directory of the OpenTelemetry Collector's
+//! supervisor takes over its identity.
 //! Must never: overwrite what a newer version wrote, or keep two machines under one identity.
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! From the command line to resolved settings: reads the file and answers for the process's environment.
 //!
-//! Promises: the only place where the process environment and the settings file are read; a file over its limit is refused
-//! before it is parsed; without a file the built-in defaults hold.
+//! Promises: the only place where the process environment and the settings file are read; a file over its limit is
+//! refused before it is parsed; without a file the built-in defaults hold.
 //! Must never: judge a setting.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! From settings to a running host: the state directory, the identity, every port, then the loop.
 //!
-//! Promises: nothing in the state directory changes before its lock is held; every address is bound before the first child
-//! is started, so that a start that cannot succeed starts nothing; nothing slow (names, trust roots, the network) stands
-//! between the start of the process and its children.
+//! Promises: nothing in the state directory changes before its lock is held; every address is bound before the
+//! first child is started, so that a start that cannot succeed starts nothing; nothing slow (names, trust roots,
+//! the network) stands between the start of the process and its children.
 //! Must never: look into an engine.
 
 use std::collections::BTreeMap;
@@ -279,11 +279,6 @@ fn watch_leftover(
         return Ok(None);
     };
     let agent = &entry.agent;
-    tracing::warn!(
-        agent = %agent.name,
-        process.pid = identity.pid,
-        "child of an earlier life found"
-    );
     children
         .watch_leftover(
             &agent.name,

@@ -116,7 +116,7 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
             "last rollout {} at {}: {}",
             last.step.replace('_', " "),
             last.at,
-            last.reason
+            in_short(&last.reason)
         ));
     }
     if !agent.link.last_error.is_empty() {
@@ -146,4 +146,14 @@ pub(super) fn table<const N: usize>(
         text.push('\n');
         text
     })
+}
+
+/// A reason in one line: how it begins and, where it quotes an output, how that ends. `--json` has all of it.
+fn in_short(reason: &str) -> String {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default();
+    match lines.next_back() {
+        Some(last) => format!("{first} … {last}"),
+        None => first.to_owned(),
+    }
 }

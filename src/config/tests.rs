@@ -47,7 +47,7 @@ impl Environment for Env {
     }
 
     fn working_directory(&self) -> PathBuf {
-        PathBuf::from("/work/here")
+        PathBuf::from("/srv/here")
     }
 
     fn is_executable(&self, path: &Path) -> bool {
@@ -268,7 +268,7 @@ fn the_other_form_is_read_as_its_program_reads_it() {
             ("P", "4444"),
             ("LIST", "[a, b]"),
         ]),
-        files: BTreeMap::from([("/work/here/tok", "hunter2\n")]),
+        files: BTreeMap::from([("/srv/here/tok", "hunter2\n")]),
         ..Env::default()
     };
     let text = "server:\n  endpoint: ${env:EP}\n  headers: {Authorization: ['Bearer ${file:tok}'], X: '${UNSET}'}\n\
@@ -302,10 +302,10 @@ fn the_other_form_is_read_as_its_program_reads_it() {
         config.capabilities,
         0x1 | 0x2 | 0x4 | 0x40 | 0x800 | 0x1000 | 0x2000
     );
-    assert_eq!(config.storage, PathBuf::from("/work/here/state"));
+    assert_eq!(config.storage, PathBuf::from("/srv/here/state"));
     let agent = &config.agents[0];
     assert_eq!(agent.name.as_str(), "collector");
-    assert_eq!(agent.executable, PathBuf::from("/work/here/./otelcol"));
+    assert_eq!(agent.executable, PathBuf::from("/srv/here/./otelcol"));
     assert_eq!(agent.args, ["a", "b"]);
     assert_eq!(
         agent.env,
@@ -316,7 +316,7 @@ fn the_other_form_is_read_as_its_program_reads_it() {
         agent.layers,
         [
             Layer::OwnTelemetry,
-            Layer::Local(PathBuf::from("/work/here/a.yaml")),
+            Layer::Local(PathBuf::from("/srv/here/a.yaml")),
             Layer::Remote,
             Layer::Overlay
         ]
@@ -435,7 +435,7 @@ fn the_command_line_wins() {
         log_level: Some("debug".to_owned()),
     };
     let config = load("s", "storage: {directory: /x}", &env(), &overrides).unwrap();
-    assert_eq!(config.storage, PathBuf::from("/work/here/st"));
+    assert_eq!(config.storage, PathBuf::from("/srv/here/st"));
     assert_eq!(config.server.unwrap().endpoint, "ws://127.0.0.1:1/v1/opamp");
     assert_eq!(config.listen, []);
     assert_eq!(config.log.level, "debug");

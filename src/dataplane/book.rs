@@ -1,7 +1,8 @@
 //! The books: received = delivered + pending + dropped{reason}, for every source and for every source–upload pair.
 //!
-//! Promises: a [`Held`] record is settled exactly once; one that is thrown away unsettled — a panic, an aborted task, a queue that
-//! vanished — is booked as `abandoned` by its `Drop`, so the books close whatever happens to the code that held it.
+//! Promises: a [`Held`] record is settled exactly once; one that is thrown away unsettled — a panic, an aborted
+//! task, a queue that vanished — is booked as `abandoned` by its `Drop`, so the books close whatever happens to the
+//! code that held it.
 //! Must never: drop a record without a reason.
 
 use std::fmt;

@@ -1,7 +1,8 @@
 //! The report to the supervisor over its Unix socket, as OpAMP.
 //!
-//! Promises: what is reported is the last state and not a queue of states; the proof of a config is its `RevisionHash` in the remote
-//! config status; a link that is down is tried again by back-off and disturbs nobody; without a supervisor there is no link.
+//! Promises: what is reported is the last state and not a queue of states; the proof of a config is its
+//! `RevisionHash` in the remote config status; a link that is down is tried again by back-off and disturbs nobody;
+//! without a supervisor there is no link.
 //! Must never: take orders — configs come by HUP, from the directory — or report a value that is a secret by its name.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! One config directory → one loaded revision: its config, its files, its hash.
 //!
-//! Promises: the directory's link is resolved once per load, so that one load never mixes two revisions; the number and size of
-//! files is bounded; the hash is the one the supervisor wrote, or computed the same way without it.
+//! Promises: the directory's link is resolved once per load, so that one load never mixes two revisions; the number
+//! and size of files is bounded; the hash is the one the supervisor wrote, or computed the same way without it.
 //! Must never: write, or follow a symbolic link inside the directory.
 
 use std::fs::{self, File};
@@ -11,7 +11,8 @@ use std::path::Path;
 use super::config::{self, Config, ConfigError, DEFAULT_CONFIG, FILE_NAME};
 use crate::units::RevisionHash;
 
-/// The proof marker that the supervisor generates: the revision's hash in 64 hexadecimal digits. Not part of the hash itself.
+/// The proof marker that the supervisor generates: the revision's hash in 64 hexadecimal digits. Not part of the
+/// hash itself.
 pub const MARKER_NAME: &str = "adjutant.revision";
 
 const FILES_MAX: usize = 1000;

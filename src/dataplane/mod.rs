@@ -1,9 +1,9 @@
 //! The data plane: `adjutant collect`. Sources → bounded queues in memory → uploads, reloaded by HUP with proof.
 //!
-//! Promises: one source or endpoint that fails degrades and stops nobody; every record received is delivered, pending or dropped
-//! for a reason that is counted; a reload that is refused changes nothing.
-//! Must never: import the engine, a port or a door. It is started by the supervisor, or alone; it knows only its directory, a link
-//! that the environment may name, and `units`, `yaml`, `sys` and the client crate.
+//! Promises: one source or endpoint that fails degrades and stops nobody; every record received is delivered,
+//! pending or dropped for a reason that is counted; a reload that is refused changes nothing.
+//! Must never: import the engine, a port or a door. It is started by the supervisor, or alone; it knows only its
+//! directory, a link that the environment may name, and `units`, `yaml`, `sys` and the client crate.
 
 mod book;
 mod collect;

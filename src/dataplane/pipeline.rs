@@ -1,8 +1,9 @@
 //! Sources → queues → uploads: who runs, what flows where, and the books of it all.
 //!
-//! Promises: one `apply` turns what runs into what a config says, touching only parts whose definition changed — a changed or
-//! vanished source is read to its end first, the queue of a changed upload goes to its successor, that of a vanished one is
-//! drained; one part that fails is tried again by back-off and stops nobody; the books close at every moment.
+//! Promises: one `apply` turns what runs into what a config says, touching only parts whose definition changed — a
+//! changed or vanished source is read to its end first, the queue of a changed upload goes to its successor, that
+//! of a vanished one is drained; one part that fails is tried again by back-off and stops nobody; the books close
+//! at every moment.
 //! Must never: read a config file, or wait for an endpoint.
 //!
 //! `next` is safe to drop at any await and changes nothing; `handle` does what it found and must run to its end.

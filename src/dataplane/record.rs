@@ -1,7 +1,8 @@
 //! What flows through the data plane: typed metric points and raw log records.
 //!
-//! Promises: a point carries its kind and unit from the place that measured it, so nobody downstream guesses from a name
-//! (F-095); a record carries the time of collection, never the time of sending, so that a repeated delivery is the same delivery.
+//! Promises: a point carries its kind and unit from the place that measured it, so nobody downstream guesses from a
+//! name (F-095); a record carries the time of collection, never the time of sending, so that a repeated delivery is
+//! the same delivery.
 //! Must never: know a source, an upload or a wire format.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The plane: a pipeline and the config it runs, with the reload that leads from one to the next.
 //!
-//! Promises: a config that does not load changes nothing and is reported FAILED with its errors; one that loads is APPLIED when
-//! every part of it was built, and parts whose definition did not change were not touched.
+//! Promises: a config that does not load changes nothing and is reported FAILED with its errors; one that loads is
+//! APPLIED when every part of it was built, and parts whose definition did not change were not touched.
 //! Must never: stop because a config is bad.
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The process of the data plane: signals, the plane, the link.
 //!
-//! Promises: signals are caught before anything else happens; HUP reloads and never kills; TERM and INT stop inside the budget; the
-//! link to the supervisor is opened only if the environment names one, and its loss stops nothing.
+//! Promises: signals are caught before anything else happens; HUP reloads and never kills; TERM and INT stop inside
+//! the budget; the link to the supervisor is opened only if the environment names one, and its loss stops nothing.
 //! Must never: exit by itself while a config runs.
 
 use std::io;

@@ -1,7 +1,8 @@
 //! What the child says about itself over its own OpAMP.
 //!
-//! Promises: one connection counts, the newest; a new one replaces the old (a reload makes the Collector dial again) and
-//! everything said on the old one is forgotten, so a proof is never a stale one. Whatever comes in is bounded and may be garbage.
+//! Promises: one connection counts, the newest; a new one replaces the old (a reload makes the Collector dial
+//! again) and everything said on the old one is forgotten, so a proof is never a stale one. Whatever comes in is
+//! bounded and may be garbage.
 //! Must never: decide whether a config is good. It holds what was said; the rollout judges.
 
 use opamp_client::frame::{self, FrameRules};

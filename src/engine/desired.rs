@@ -1,7 +1,8 @@
-//! What should run: local layers + offered files + generated overlay → one candidate with its hash and its command line.
+//! What should run: local layers + offered files + generated overlay → one candidate with its hash and its command
+//! line.
 //!
-//! Promises: offered and local files are kept byte for byte; the same inputs give the same hash on every machine; what is
-//! refused is named with file, line and column. The order of layers is the order of the settings.
+//! Promises: offered and local files are kept byte for byte; the same inputs give the same hash on every machine;
+//! what is refused is named with file, line and column. The order of layers is the order of the settings.
 //! Must never: compare with what runs now, touch the disk, or know the time.
 
 use std::collections::BTreeMap;
@@ -293,8 +294,8 @@ fn generated(path: &str, layer: LayerKind, text: String) -> RevisionFile {
     }
 }
 
-/// The last layer of a Collector's config: the extension that links it to us. Endpoint and uid come from the environment, so
-/// that the file is the same after a restart of ours.
+/// The last layer of a Collector's config: the extension that links it to us. Endpoint and uid come from the
+/// environment, so that the file is the same after a restart of ours.
 fn overlay(extensions: &[String]) -> String {
     let mut names: Vec<&str> = extensions.iter().map(String::as_str).collect();
     if !names.contains(&"opamp") {

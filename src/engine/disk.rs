@@ -1,6 +1,7 @@
 //! The order of disk work: one piece at a time, each with a purpose that says what its answer is for.
 //!
-//! Promises: the next piece is issued only after the answer to the last; no answer is ever discarded; a late one is seen.
+//! Promises: the next piece is issued only after the answer to the last; no answer is ever discarded; a late one is
+//! seen.
 //! Must never: do disk work, or know what is in it.
 
 use std::collections::VecDeque;

@@ -1,7 +1,8 @@
 //! Everything that concerns the whole host, decided once: start order, identity, ordered stop, the exit.
 //!
-//! Promises: engines share nothing and see only the events passed on to them; an order through a door always gets an answer;
-//! once a stop has begun it ends inside its budget, whatever a child, a disk or a server does. A second TERM forces.
+//! Promises: engines share nothing and see only the events passed on to them; an order through a door always gets
+//! an answer; once a stop has begun it ends inside its budget, whatever a child, a disk or a server does. A second
+//! TERM forces.
 //! Must never: look into an engine's rollout or session.
 
 use std::collections::BTreeMap;

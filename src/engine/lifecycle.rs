@@ -1,8 +1,10 @@
 //! One child: what is wanted, what is there, and the way from one to the other.
 //!
-//! Promises: never two children at once; a stop always ends (signal, grace, KILL, KILL again until it is gone); a crash is
-//! answered at once the first time and ever more slowly after; uptime heals. Actual and wanted state are two fields.
-//! Must never: know why a child is wanted, what it runs, or what a crash means for a rollout. It states facts, others decide.
+//! Promises: never two children at once; a stop always ends (signal, grace, KILL, KILL again until it is gone); a
+//! crash is answered at once the first time and ever more slowly after; uptime heals. Actual and wanted state are
+//! two fields.
+//! Must never: know why a child is wanted, what it runs, or what a crash means for a rollout. It states facts,
+//! others decide.
 
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use crate::engine::message::{ChildIdentity, Exit, ExitStatus};
 use crate::engine::random::Random;
 use crate::units::{Moment, Ticket};
 
-/// KILL cannot be ignored, but a process in uninterruptible sleep keeps it pending; so it is sent again until it is gone.
+/// KILL cannot be ignored, but a process in uninterruptible sleep keeps it pending; so it is sent again until it is
+/// gone.
 const KILL_REPEAT: Duration = Duration::from_secs(2);
 const SIGKILL: i32 = 9;
 

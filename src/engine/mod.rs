@@ -1,7 +1,7 @@
 //! The pure middle: `state + event → state + effects`. One [`Engine`] serves one agent; [`host::Host`] holds them all.
 //!
-//! Promises: `step` is total: it never fails, never blocks and never panics on input. Time, randomness, disk, network and
-//! processes come in as events and go out as effects; nothing here can reach them.
+//! Promises: `step` is total: it never fails, never blocks and never panics on input. Time, randomness, disk,
+//! network and processes come in as events and go out as effects; nothing here can reach them.
 //!
 //! Invariants, checked after each step in debug builds and in the simulation:
 //! 1. At most one transaction runs, and it is the only one that moves `current`.

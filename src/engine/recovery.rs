@@ -1,7 +1,8 @@
 //! The first step after a start: finish or undo what an earlier life left unfinished, then bring the child up.
 //!
-//! Promises: whatever byte the earlier life died at, one step later there is one truth: `current` is what the child is given,
-//! the remote config status is what came of the last offer, and an interrupted transaction is taken up or closed.
+//! Promises: whatever byte the earlier life died at, one step later there is one truth: `current` is what the child
+//! is given, the remote config status is what came of the last offer, and an interrupted transaction is taken up or
+//! closed.
 //! Must never: wait. A child whose config is on disk is started in this very step.
 
 use crate::engine::disk::Purpose;

@@ -52,8 +52,8 @@ pub(crate) fn attribute(key: &str, value: &str) -> KeyValue {
     }
 }
 
-/// The description: what the host is, what the child says about itself, what the settings say about it; later wins (R-089,
-/// The uid is always ours.
+/// The description: what the host is, what the child says about itself, what the settings say about it; later wins
+/// . The uid is always ours.
 pub(crate) fn description(
     service_name: &str,
     host: &BTreeMap<String, String>,

@@ -1,14 +1,14 @@
 //! The engine and its OpAMP session: what the link brings, what goes out, what the server wants.
 //!
-//! Promises: everything that changed is reported once the link is up; an offer, a command and a new identity reach the part
-//! that decides. Capability bits say what this version can do and the settings allow, nothing more.
+//! Promises: everything that changed is reported once the link is up; an offer, a command and a new identity reach
+//! the part that decides. Capability bits say what this version can do and the settings allow, nothing more.
 //! Must never: touch the child because of the link's fate.
 
 use opamp_client::messages::{AgentCapabilities, AgentRemoteConfig};
 use opamp_client::session::{Session, SessionConfig, SessionEvent};
 
 use crate::config;
-use crate::engine::message::{AgentEffect, LinkEvent, NoteLevel, OfferedFile};
+use crate::engine::message::{AgentEffect, LinkEvent, LossKind, NoteLevel, OfferedFile};
 use crate::engine::{Engine, HostRequest, report, to_session};
 use crate::units::{LinkId, Now, OfferHash};
 
@@ -84,7 +84,8 @@ impl Engine {
                 }
                 let after = self.uplink.snapshot(now.mono);
                 // One line for each change, not for each attempt (F-042).
-                if was_up || before.last_error != after.last_error || before.attempt == 0 {
+                let news = was_up || before.last_error != after.last_error || before.attempt == 0;
+                if news && loss.kind != LossKind::Ours {
                     self.note(
                         NoteLevel::Warn,
                         "no link to the server",

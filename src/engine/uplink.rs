@@ -1,7 +1,7 @@
 //! The link to the server: when to dial, how long to wait, what a loss means.
 //!
-//! Promises: one link at a time; retries for ever, jittered, never hot; a rejected credential is a visible state with slow
-//! retry; what the server asks (Retry-After) is honoured up to a cap. A child never hears of any of it.
+//! Promises: one link at a time; retries for ever, jittered, never hot; a rejected credential is a visible state
+//! with slow retry; what the server asks (Retry-After) is honoured up to a cap. A child never hears of any of it.
 //! Must never: decode a message. The session does that; this file knows links and time.
 
 use std::time::Duration;

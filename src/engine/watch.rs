@@ -131,6 +131,10 @@ impl Watch {
     }
 }
 
+/// Lines and bytes of a child's last output that a reason carries; the log file has the rest.
+const LAST_WORDS_LINES: usize = 8;
+const LAST_WORDS_BYTES: usize = 2 * 1024;
+
 /// How a child died, for people: status and its last words.
 pub(crate) fn died(exit: &Exit) -> String {
     let oom = if exit.oom_killed {
@@ -138,13 +142,28 @@ pub(crate) fn died(exit: &Exit) -> String {
     } else {
         ""
     };
-    let tail = exit.tail.trim();
-    if tail.is_empty() {
+    let words = last_words(&exit.tail);
+    if words.is_empty() {
         format!("the child died with {}{oom}", exit.status)
     } else {
         format!(
-            "the child died with {}{oom}; its last output: {tail}",
+            "the child died with {}{oom}; its last output:\n{words}",
             exit.status
         )
     }
+}
+
+/// The end of an output: whole lines as far as they fit, the last one in any case.
+fn last_words(tail: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    let mut bytes = 0usize;
+    for line in tail.trim().lines().rev().take(LAST_WORDS_LINES) {
+        bytes = bytes.saturating_add(line.len());
+        if bytes > LAST_WORDS_BYTES && !lines.is_empty() {
+            break;
+        }
+        lines.push(line);
+    }
+    lines.reverse();
+    lines.join("\n")
 }

@@ -1,8 +1,8 @@
 //! When to try again: jittered exponential back-off as arithmetic on time and randomness that the caller gives.
 //!
-//! Promises: pure and total (every operation saturates, R-282); delays differ between clients by jitter; a server's
-//! Retry-After is a floor, up to a cap; the delay falls back to its start only after a link that was worth having
-//! so that a server which accepts and closes at once is not hammered.
+//! Promises: pure and total (every operation saturates, R-282); delays differ between clients by jitter; a
+//! server's Retry-After is a floor, up to a cap; the delay falls back to its start only after a link that
+//! was worth having, so that a server which accepts and closes at once is not hammered.
 //! Must never: read a clock or a random source, or give up by itself: giving up is policy and belongs to the caller.
 
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! One WebSocket message: a header and protobuf bytes. Bytes in, message or error out.
 //!
-//! Promises: decoding is total (any bytes give a message or a typed error, R-015), bounded in size and in
-//! depth (100 levels, R-306); unknown fields are skipped. Encoding always writes the one-byte header 0.
+//! Promises: decoding is total (any bytes give a message or a typed error, R-015), bounded in size
+//! and in depth (100 levels, R-306); unknown fields are skipped. Encoding always writes the one-byte header
+//! 0.
 //! Must never: keep state, or allocate for a message that is over its limit.
 //!
 //! A server may omit the header (old ones do, R-307). That is unambiguous: a protobuf message cannot start with a zero

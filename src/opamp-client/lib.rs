@@ -4,7 +4,8 @@
 //! Read in this order: [`messages`] (the schema), [`frame`] (bytes in, message or error out), [`backoff`] (when to try
 //! again), [`session`] (what to say and what was meant), `transport` (how the bytes travel).
 //!
-//! Must never: know about supervisors, read a clock, a file or the environment by itself, or panic on what a peer sends.
+//! Must never: know about supervisors, read a clock, a file or the environment by itself, or panic on what a peer
+//! sends.
 
 pub mod backoff;
 pub mod frame;

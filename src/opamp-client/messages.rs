@@ -1,7 +1,7 @@
 //! The OpAMP messages, as structs.
 //!
-//! Promises: names and numbers are those of `proto/opamp/v1/*.proto`, nothing experimental; the generated file is
-//! committed, and a test regenerates and compares it. Maps are `BTreeMap`, so that encoding is deterministic.
+//! Promises: names and numbers are those of `proto/opamp/v1/*.proto`, nothing experimental; the generated
+//! file is committed, and a test regenerates and compares it. Maps are `BTreeMap`, so that encoding is deterministic.
 //! Must never: hold behaviour. What a message *means* is decided in `session.rs` and by its callers.
 
 // Generated code is not ours to format or to lint.

@@ -6,9 +6,10 @@
 //!
 //! Invariants:
 //! 1. `sequence_num` rises by one for each message handed out and for no other (R-061…R-063).
-//! 2. Every message carries uid, sequence number and capabilities; a field whose capability bit is
-//!    clear on our side, or known to be clear on the server's, is never in one.
-//! 3. A server message alone causes a message of ours only if it asks for one; equal values are not sent twice.
+//! 2. Every message carries uid, sequence number and capabilities; a field whose capability
+//!    bit is clear on our side, or known to be clear on the server's, is never in one.
+//! 3. A server message alone causes a message of ours only if it asks for one; equal values are not sent twice
+//!
 //! 4. After a loss, whatever was not followed by an answer is sent again.
 //!
 //! Must never: carry out anything. Offers, commands and identities are events; the caller answers by setting state.
@@ -276,7 +277,8 @@ impl Session {
         self.fields.description.set(description);
     }
 
-    /// Sets the health tree. A change of observation times alone is not sent; levels below the 32nd are cut.
+    /// Sets the health tree. A change of observation times alone is not sent; levels below the 32nd are cut
+    ///
     pub fn set_health(&mut self, health: ComponentHealth) {
         self.fields.set_health(health);
     }
@@ -340,7 +342,8 @@ impl Session {
         Ok(())
     }
 
-    /// A connection stands: a status report is due at once. It is full unless all that was ever sent was answered.
+    /// A connection stands: a status report is due at once. It is full unless all that was ever sent was answered
+    ///
     pub fn handle_connected(&mut self, now: Duration) {
         self.advance(now);
         self.link = Link::Greeting;

@@ -1,10 +1,10 @@
-//! How the bytes travel: dialling (TCP, TLS, proxies, Unix sockets), the WebSocket handshake on both sides, and the pump
-//! that moves frames over an established connection.
+//! How the bytes travel: dialling (TCP, TLS, proxies, Unix sockets), the WebSocket handshake on both sides, and the
+//! pump that moves frames over an established connection.
 //!
 //! Promises: nothing here knows what a frame means; every wait has a deadline, every buffer a bound, and no task is
 //! spawned. [`Client`] joins a [`crate::session::Session`] with all this for embedders that want no loop of their own.
-//! Must never: read the environment (proxies are values), retry by itself (delays are [`crate::backoff`]'s, policy is the
-//! caller's), or fall back to unverified TLS.
+//! Must never: read the environment (proxies are values), retry by itself (delays are [`crate::backoff`]'s, policy
+//! is the caller's), or fall back to unverified TLS.
 //!
 //! The tokio I/O traits are the one foreign thing in this interface; everything else is ours, `http` or std.
 

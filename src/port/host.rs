@@ -18,8 +18,8 @@ const NODE_VARIABLES: [&str; 3] = ["K8S_NODE_NAME", "NODE_NAME", "KUBE_NODE_NAME
 /// What was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostFacts {
-    /// What tells this machine from a clone of it: the node's name in Kubernetes, else the machine id; empty when there is
-    /// neither.
+    /// What tells this machine from a clone of it: the node's name in Kubernetes, else the machine id; empty when
+    /// there is neither.
     pub machine_id: String,
     /// Attributes of the agents' descriptions, by their OpenTelemetry names.
     pub attributes: BTreeMap<String, String>,

@@ -1,8 +1,8 @@
 //! One link to the server: dials, then moves messages until the link ends. Knows bytes, not OpAMP.
 //!
 //! Promises: each [`run`] is one attempt and ends with exactly one [`LinkReport::Down`], after every message that came
-//! before; incoming messages wait for the loop and so push back on the server; TLS files are read when they are used, so a
-//! renewed pair needs no restart of ours.
+//! before; incoming messages wait for the loop and so push back on the server; TLS files are read when they are
+//! used, so a renewed pair needs no restart of ours.
 //! Must never: retry, wait for the loop to take an outgoing message, or log a header.
 //!
 //! Outgoing messages go through the [`FrameSender`] that comes with [`LinkReport::Up`]; it is bounded, and a caller who

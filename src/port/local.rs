@@ -1,10 +1,11 @@
-//! Serves the OpAMP of the children: on loopback for the Collector's extension, on a Unix socket for our own data plane.
+//! Serves the OpAMP of the children: on loopback for the Collector's extension, on a Unix socket for our own data
+//! plane.
 //! Knows bytes, not OpAMP.
 //!
 //! Promises: bound once, before the first child is started, so that an address never changes under a child; at most
-//! [`CONNECTIONS_MAX`] connections per agent and [`MESSAGE_BYTES_MAX`] per message; messages wait for the loop and so push
-//! back on the child; each connection that opened is reported closed, even if its task panics. On a Unix socket only our
-//! own user and root get in, and the peer's process id is passed on.
+//! [`CONNECTIONS_MAX`] connections per agent and [`MESSAGE_BYTES_MAX`] per message; messages wait for the loop and
+//! so push back on the child; each connection that opened is reported closed, even if its task panics. On a Unix
+//! socket only our own user and root get in, and the peer's process id is passed on.
 //! Must never: listen beyond loopback, serve a browser, or use a connection's number twice.
 
 use std::io;
@@ -117,8 +118,9 @@ impl Drop for SocketFile {
 }
 
 impl LocalDoor {
-    /// Binds the endpoint that a profile asks for; none if it asks for none. Needs a running runtime and the lock of the
-    /// state directory. `runtime_dir` is the user's directory for sockets, for state directories with long names.
+    /// Binds the endpoint that a profile asks for; none if it asks for none. Needs a running runtime and the lock
+    /// of the state directory. `runtime_dir` is the user's directory for sockets, for state directories with long
+    /// names.
     ///
     /// # Errors
     /// When the port is taken, or the socket cannot be made.

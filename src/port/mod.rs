@@ -1,5 +1,5 @@
-//! What acts on the world for the engine: one port per thing outside. This file only declares them; ports do not know each
-//! other.
+//! What acts on the world for the engine: one port per thing outside. This file only declares them; ports do not
+//! know each other.
 
 pub mod admin;
 pub mod bundle;

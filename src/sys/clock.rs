@@ -1,6 +1,7 @@
 //! The two clocks of the process, and the only file that may read them.
 //!
-//! Promises: `monotonic` never goes back and starts near zero at the first call; `wall` may jump and says so by its type.
+//! Promises: `monotonic` never goes back and starts near zero at the first call; `wall` may jump and says so by its
+//! type.
 //! Must never: be called by the engine, which takes time as a value.
 
 use std::sync::OnceLock;

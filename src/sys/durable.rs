@@ -1,10 +1,12 @@
 //! The line between us and the file system: a few calls, and the two durable compositions of them.
 //!
-//! Promises: after [`write_durable`] or [`swap_link`] answered, a crash of the machine shows the new content, and a reader sees the old
-//! or the new at every moment, never neither. A call that fails leaves the old content in place.
-//! Must never: retry, keep a descriptor between calls (a descriptor whose `fsync` failed tells lies ever after), or know what the bytes mean.
-//! There are two real implementations of [`Disk`]: the file system here, and the simulator's model disk, which forgets at a crash whatever
-//! was not synced. Every call is therefore the smallest thing that may fail or be interrupted on its own.
+//! Promises: after [`write_durable`] or [`swap_link`] answered, a crash of the machine shows the new content, and a
+//! reader sees the old or the new at every moment, never neither. A call that fails leaves the old content in place.
+//! Must never: retry, keep a descriptor between calls (a descriptor whose `fsync` failed tells lies ever after), or
+//! know what the bytes mean.
+//! There are two real implementations of [`Disk`]: the file system here, and the simulator's model disk, which
+//! forgets at a crash whatever was not synced. Every call is therefore the smallest thing that may fail or be
+//! interrupted on its own.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -74,7 +76,8 @@ pub trait Disk: Send {
 /// Replaces a file: temporary file beside it → write → sync → rename → sync of the directory.
 ///
 /// # Errors
-/// The first call that failed. The file then holds the old content or, when only the last sync failed, the new content that a crash may take back.
+/// The first call that failed. The file then holds the old content or, when only the last sync failed, the new
+/// content that a crash may take back.
 pub fn write_durable<D: Disk + ?Sized>(
     disk: &D,
     path: &Path,
@@ -85,8 +88,8 @@ pub fn write_durable<D: Disk + ?Sized>(
     disk.sync_dir(&beside(path)?.0)
 }
 
-/// The first half of [`write_durable`], for callers who must know whether the file was replaced when an error comes: after an error of this
-/// half it was not. The directory is not synced.
+/// The first half of [`write_durable`], for callers who must know whether the file was replaced when an error
+/// comes: after an error of this half it was not. The directory is not synced.
 ///
 /// # Errors
 /// The first call that failed; the old content is in place.
@@ -107,7 +110,8 @@ pub fn replace<D: Disk + ?Sized>(disk: &D, path: &Path, bytes: &[u8], mode: u32)
 /// Unlink and create again would be shorter, and every reader in between would find nothing.
 ///
 /// # Errors
-/// The first call that failed. The link then points to where it did or, when only the last sync failed, to the new target until a crash.
+/// The first call that failed. The link then points to where it did or, when only the last sync failed, to the new
+/// target until a crash.
 pub fn swap_link<D: Disk + ?Sized>(disk: &D, link: &Path, target: &Path) -> io::Result<()> {
     let (dir, temp) = beside(link)?;
     let made = match disk.symlink(target, &temp) {
@@ -126,7 +130,8 @@ pub fn swap_link<D: Disk + ?Sized>(disk: &D, link: &Path, target: &Path) -> io::
     disk.sync_dir(&dir)
 }
 
-/// Removes whatever `path` names, directories with all they hold; links are removed, not followed. Nothing there is fine.
+/// Removes whatever `path` names, directories with all they hold; links are removed, not followed. Nothing there is
+/// fine.
 ///
 /// # Errors
 /// The first call that failed; what was removed until then stays removed.

@@ -1,6 +1,7 @@
 //! Sets up the process's own log: one subscriber, text or JSON lines, on standard error.
 //!
-//! Promises: a level that does not parse is an error and not a silent default; HTTP, TLS and WebSocket crates are capped at
+//! Promises: a level that does not parse is an error and not a silent default; HTTP, TLS and WebSocket crates are
+//! capped at
 //! `warn`, because at `debug` they print headers, and headers carry tokens.
 //! Must never: write to standard output, which belongs to what a command prints or to telemetry on the console.
 

@@ -1,4 +1,5 @@
-//! What ports and data plane both need from the system: clocks, durable writes, signals, log set-up, TLS roots. Only declares.
+//! What ports and data plane both need from the system: clocks, durable writes, signals, log set-up, TLS roots.
+//! Only declares.
 //!
 //! Must never: import anything of ours but `units`.
 

@@ -1,7 +1,7 @@
 //! TLS client settings: system roots plus a configured CA, ring as the explicit provider.
 //!
-//! Promises: nothing is read from disk before the first caller needs TLS; a machine without any root says so in one sentence
-//! instead of refusing every handshake later. Verification cannot be turned off here.
+//! Promises: nothing is read from disk before the first caller needs TLS; a machine without any root says so in one
+//! sentence instead of refusing every handshake later. Verification cannot be turned off here.
 //! Must never: be given a private key or a switch that weakens verification.
 
 use std::fs::File;
@@ -37,7 +37,8 @@ pub enum TlsError {
     },
     /// Neither the system nor the settings gave a root.
     #[error(
-        "no trusted root certificates: the system has none ({detail}); install ca-certificates, set SSL_CERT_FILE, or configure a CA file"
+        "no trusted root certificates: the system has none ({detail}); install ca-certificates, set SSL_CERT_FILE, \
+         or configure a CA file"
     )]
     NoRoots {
         /// What the system said.

@@ -1,9 +1,13 @@
-//! Black-box tests of the executable, with real agents and real servers around it.
-//!
-//! Promises: one crate, so that linking happens once; each scenario file opens with given, when, then; a missing part is a
-//! failure that says how to install it.
-//! Must never: depend on order, on fixed ports, or on another test's files.
+//! Black-box runs of the program: one module per family of scenarios, one place for how they are started.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests fail by panicking, and a black-box test has a clock of its own"
+)]
 
 mod collector;
 mod fleet;
+mod lifecycle;
 mod peers;
+mod support;

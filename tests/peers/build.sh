@@ -59,7 +59,8 @@ build() {
     die "$name does not compile (see above)"
   mv "$cache/$name.new" "$cache/$name"
   echo "$key" >"$cache/$name.key"
-  echo "peers: $name built in $(($(now_ms) - started)) ms with $("$go" env GOVERSION), $(stat -c %s "$cache/$name") bytes"
+  echo "peers: $name built in $(($(now_ms) - started)) ms with $("$go" env GOVERSION)," \
+    "$(stat -c %s "$cache/$name") bytes"
 }
 
 # The whole script is read before any of it runs: a build takes minutes, and an edit meanwhile must not reach it.

@@ -1,5 +1,6 @@
-//! Given the whole product under a seed; when a server offers good and bad configs and anything that can fail fails; then the
-//! invariants hold after every step, and once the world is quiet again the report is true and exactly one child runs.
+//! Given the whole product under a seed; when a server offers good and bad configs and anything that can fail
+//! fails; then the invariants hold after every step, and once the world is quiet again the report is true and
+//! exactly one child runs.
 
 use std::time::Duration;
 

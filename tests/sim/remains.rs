@@ -1,4 +1,5 @@
-//! What the model disk keeps of one file or directory: what calls see, what a crash leaves at least, and the dice between the two.
+//! What the model disk keeps of one file or directory: what calls see, what a crash leaves at least, and the dice
+//! between the two.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,5 +1,6 @@
-//! Given a scripted life of one agent's store; when the process is killed or the power goes at any syscall, or any syscall fails;
-//! then the next life finds everything that was acknowledged, old or new for what was not, and goes on working.
+//! Given a scripted life of one agent's store; when the process is killed or the power goes at any syscall, or any
+//! syscall fails; then the next life finds everything that was acknowledged, old or new for what was not, and goes
+//! on working.
 
 use std::path::PathBuf;
 
@@ -98,8 +99,9 @@ fn a_fault_at_any_syscall_costs_only_what_it_hit() {
             disk.fail(step..=step + count - 1, errno);
             let witness = live(&disk, &script());
             let what = format!("errno {errno} at {step} for {count}");
-            // When a sync and the cut behind it both failed, the kernel shows the next life bytes that it will never write and says that
-            // they are synced. Nobody can know, so a kill, a load and a crash in that order are tried with single faults only.
+            // When a sync and the cut behind it both failed, the kernel shows the next life bytes that it will
+            // never write and says that they are synced. Nobody can know, so a kill, a load and a crash in that
+            // order are tried with single faults only.
             if count == 1 {
                 let killed = disk.fork();
                 killed.kill();

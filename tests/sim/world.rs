@@ -1,7 +1,9 @@
-//! The whole product in one value: `Host` and its store on a disk that forgets, a scripted server, children and validators.
+//! The whole product in one value: `Host` and its store on a disk that forgets, a scripted server, children and
+//! validators.
 //!
-//! Promises: everything follows from the seed. Each effect may succeed, fail, be late, be lost with the process or be answered
-//! twice; the process may die between any two effects and inside any disk work. The invariants are checked after every step.
+//! Promises: everything follows from the seed. Each effect may succeed, fail, be late, be lost with the process or
+//! be answered twice; the process may die between any two effects and inside any disk work. The invariants are
+//! checked after every step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};

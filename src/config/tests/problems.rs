@@ -197,7 +197,8 @@ fn problems_name_place_key_and_remedy() {
 proptest::proptest! {
     #[test]
     fn no_damage_to_a_settings_text_panics_the_reader(
-        at in 0usize..5000, cut in 0usize..40, put in "[ a:{}\\[\\]\\-&*!$\"'\n|0-9]{0,6}", other in proptest::bool::ANY,
+        at in 0usize..5000, cut in 0usize..40,
+        put in "[ a:{}\\[\\]\\-&*!$\"'\n|0-9]{0,6}", other in proptest::bool::ANY,
     ) {
         let text = if other {
             "server: {endpoint: 'ws://h', headers: {A: [b]}}\nagent:\n  executable: /x\n  args: [a, '${env:B}']\n\

@@ -1,7 +1,7 @@
 //! CPU: how busy the host and each core were since the last reading, and the time spent by mode.
 //!
-//! Promises (S2-17): busy is total − idle − iowait; guest time, which the kernel already counts in user and nice, is not counted
-//! again; the first reading yields no utilization; an interval that is empty or goes back is skipped.
+//! Promises (S2-17): busy is total − idle − iowait; guest time, which the kernel already counts in user and nice,
+//! is not counted again; the first reading yields no utilization; an interval that is empty or goes back is skipped.
 //! Data: `/proc/stat`.
 
 use std::sync::Arc;

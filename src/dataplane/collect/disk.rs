@@ -1,7 +1,9 @@
 //! Disks: bytes, operations, times and queue of whole devices.
 //!
-//! Promises (S2-19): partitions, loop, RAM and device-mapper devices are left out, so that nothing is counted twice; a sector is
-//! 512 bytes whatever the device says of itself, because the kernel counts in these; a device whose counters go back is skipped once.
+//! Promises (S2-19): partitions, loop, RAM and device-mapper devices are left out, so that nothing is counted
+//! twice; a sector is
+//! 512 bytes whatever the device says of itself, because the kernel counts in these; a device whose counters go
+//! back is skipped once.
 //! Data: `/proc/diskstats`.
 
 use std::sync::Arc;

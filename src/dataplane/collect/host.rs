@@ -1,7 +1,7 @@
 //! Reads the host's `/proc` and `/sys` under a root prefix, and holds what all host collectors share.
 //!
-//! Promises: every path goes through the prefix; one buffer is reused for every file; a file has a size limit; a counter that
-//! went back costs one sample and never yields a negative or absurd rate.
+//! Promises: every path goes through the prefix; one buffer is reused for every file; a file has a size limit; a
+//! counter that went back costs one sample and never yields a negative or absurd rate.
 //! Must never: leave the prefix, or cache a value between two scrapes.
 
 use std::fs::File;
@@ -169,8 +169,8 @@ impl<const N: usize> Baseline<N> {
         }
     }
 
-    /// Takes the next reading: the time the sums count from, or nothing when any counter went back — the thing was reset or
-    /// wrapped; this sample is skipped and the next one counts from here.
+    /// Takes the next reading: the time the sums count from, or nothing when any counter went back — the thing was
+    /// reset or wrapped; this sample is skipped and the next one counts from here.
     pub(crate) fn advance(&mut self, counters: [u64; N], now: WallTime) -> Option<WallTime> {
         self.seen = true;
         let back = counters

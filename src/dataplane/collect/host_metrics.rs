@@ -1,7 +1,7 @@
 //! Host metrics: runs the collectors once at start and then by interval.
 //!
-//! Promises (S2-16, S2-22): the first sample is taken at start; one collector that fails turns the source degraded with its name
-//! and its failure counter up, and the others go on; a scrape that comes late is not made up for.
+//! Promises (S2-16, S2-22): the first sample is taken at start; one collector that fails turns the source degraded
+//! with its name and its failure counter up, and the others go on; a scrape that comes late is not made up for.
 //! Must never: run anything, or read outside its root prefix.
 
 use std::path::PathBuf;

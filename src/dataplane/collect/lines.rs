@@ -1,7 +1,7 @@
 //! Bytes of a stream → lines, and a line → a log record.
 //!
-//! Promises: the lines do not depend on how the bytes were cut into reads; a line holds at most the limit, the rest of a longer
-//! one is thrown away and the line marked; the bytes of a line are kept as they came.
+//! Promises: the lines do not depend on how the bytes were cut into reads; a line holds at most the limit, the rest
+//! of a longer one is thrown away and the line marked; the bytes of a line are kept as they came.
 //! Must never: buffer more than the limit, or refuse a line for what it says.
 
 use crate::dataplane::record::{LogRecord, Severity, Wholeness};

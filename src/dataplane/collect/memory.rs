@@ -1,7 +1,7 @@
 //! Memory and swap, in bytes.
 //!
-//! Promises (S2-18): used is total − available; a host that does not say its total is an error; a kernel without `MemAvailable`
-//! (before 3.14) is answered with free + buffers + cached.
+//! Promises (S2-18): used is total − available; a host that does not say its total is an error; a kernel without
+//! `MemAvailable` (before 3.14) is answered with free + buffers + cached.
 //! Data: `/proc/meminfo`.
 
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The contract of a source, the buffer behind it, and the list of sources there are.
 //!
-//! A source is five calls: `name`, `start`, `stop`, `events`, `healthy`. It owns its event stream: from `start` on it may be taken
-//! once, and its end without a `stop` means that the source died.
-//! Promises: a second `start` is an error, a second `stop` does nothing, a stopped source starts again; a full buffer drops the
-//! newest records and books them; nothing here waits for the pipeline.
+//! A source is five calls: `name`, `start`, `stop`, `events`, `healthy`. It owns its event stream: from `start` on
+//! it may be taken once, and its end without a `stop` means that the source died.
+//! Promises: a second `start` is an error, a second `stop` does nothing, a stopped source starts again; a full
+//! buffer drops the newest records and books them; nothing here waits for the pipeline.
 //! Must never: know an upload.
 
 pub(crate) mod cpu;
@@ -151,7 +151,8 @@ impl Source for AnySource {
     }
 }
 
-/// Waits for tasks that were told to end. One that panicked has ended too: its stream has, and that is what the pipeline sees.
+/// Waits for tasks that were told to end. One that panicked has ended too: its stream has, and that is what the
+/// pipeline sees.
 async fn finish(mut tasks: tokio::task::JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }

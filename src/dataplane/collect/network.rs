@@ -1,9 +1,9 @@
 //! Network: bytes, packets, errors and drops of the interfaces that matter.
 //!
-//! Promises (S2-20): virtual and container interfaces are left out; at most 32 interfaces are described, those already described
-//! stay, and the rest is counted; an interface whose counters go back is skipped once.
-//! Data: `/proc/net/dev`; under a prefix `/proc/1/net/dev` first, because `/proc/net` means "of the reader" and would show the
-//! container's own interfaces instead of the host's.
+//! Promises (S2-20): virtual and container interfaces are left out; at most 32 interfaces are described, those
+//! already described stay, and the rest is counted; an interface whose counters go back is skipped once.
+//! Data: `/proc/net/dev`; under a prefix `/proc/1/net/dev` first, because `/proc/net` means "of the reader" and
+//! would show the container's own interfaces instead of the host's.
 
 use std::sync::Arc;
 

@@ -1,7 +1,9 @@
-//! The file of a listening Unix socket: taken over only when it is ours and nobody listens, removed only while it is still ours.
+//! The file of a listening Unix socket: taken over only when it is ours and nobody listens, removed only while it
+//! is still ours.
 //!
-//! Promises (F-013, S1-T15): a path that holds anything but a dead socket of our own user is left alone and named; permissions are
-//! narrowed before anybody can connect, as far as the umask of the process reaches, and set exactly after.
+//! Promises (F-013, S1-T15): a path that holds anything but a dead socket of our own user is left alone and named;
+//! permissions are narrowed before anybody can connect, as far as the umask of the process reaches, and set exactly
+//! after.
 //! Must never: follow a symbolic link, or unlink what another process has put there.
 
 use std::fs::{self, Permissions};

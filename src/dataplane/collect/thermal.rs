@@ -1,7 +1,7 @@
 //! Temperatures of the thermal zones.
 //!
-//! Promises (S2-21): zone 0 is `cpu.temperature`, every zone is `hw.temperature`; millidegrees become degrees; a zone that cannot
-//! be read is skipped; a host without zones, such as a virtual machine, is no error.
+//! Promises (S2-21): zone 0 is `cpu.temperature`, every zone is `hw.temperature`; millidegrees become degrees; a
+//! zone that cannot be read is skipped; a host without zones, such as a virtual machine, is no error.
 //! Data: `/sys/class/thermal/thermal_zone*`.
 
 use std::sync::Arc;

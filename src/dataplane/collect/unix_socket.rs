@@ -1,9 +1,9 @@
 //! Lines written to a stream socket, one log record each (S1-11, S1-19).
 //!
-//! Promises: a writer is never made to wait by what lies behind us — when the buffer is full the newest records are dropped and
-//! counted; writers do not mix; the rest of a line is emitted and marked when its writer goes away; at a stop everything already
-//! in the socket is read first. At the connection limit the newest writer is hung up on, because leaving it in the backlog would
-//! block it.
+//! Promises: a writer is never made to wait by what lies behind us — when the buffer is full the newest records are
+//! dropped and counted; writers do not mix; the rest of a line is emitted and marked when its writer goes away; at
+//! a stop everything already in the socket is read first. At the connection limit the newest writer is hung up on,
+//! because leaving it in the backlog would block it.
 //! Must never: hold a connection's memory beyond one line and one read.
 
 use std::sync::Arc;

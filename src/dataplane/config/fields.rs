@@ -1,6 +1,7 @@
 //! Walks the maps of a config: typed look-ups that collect every error with its place instead of stopping at the first.
 //!
-//! Promises: a key that nobody asked for is an error with the nearest known key; a bare number is no duration and no size.
+//! Promises: a key that nobody asked for is an error with the nearest known key; a bare number is no duration and
+//! no size.
 //! Must never: decide what a key means.
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! `collect.yaml`: what is collected and where it goes, every field resolved.
 //!
-//! Promises: reading has no side effects; all errors come together, each with key path, line and column; defaults live here and
-//! nowhere else; a definition compares equal exactly when the running part built from it need not be touched.
+//! Promises: reading has no side effects; all errors come together, each with key path, line and column; defaults
+//! live here and nowhere else; a definition compares equal exactly when the running part built from it need not be
+//! touched.
 //! Must never: read a file or the environment, resolve a name, or keep a secret — tokens are named by file.
 
 mod fields;

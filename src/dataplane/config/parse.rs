@@ -1,7 +1,8 @@
 //! Raw text → [`Config`], in one pass, all errors together.
 //!
-//! Promises: sections and kinds of later versions are refused as "not supported in this version" and not as typing errors; an
-//! upload that cannot carry what a source emits is refused here and not at run time (F-099); credentials in an endpoint are refused.
+//! Promises: sections and kinds of later versions are refused as "not supported in this version" and not as typing
+//! errors; an upload that cannot carry what a source emits is refused here and not at run time (F-099); credentials
+//! in an endpoint are refused.
 //! Must never: touch the disk or the network.
 
 use std::path::PathBuf;

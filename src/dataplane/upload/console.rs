@@ -1,7 +1,7 @@
 //! JSON lines on standard output, for people and for containers.
 //!
-//! Promises: one record is one line; the writing happens off the runtime's thread, so that a reader of our output that stalls
-//! stalls this upload and nothing else.
+//! Promises: one record is one line; the writing happens off the runtime's thread, so that a reader of our output
+//! that stalls stalls this upload and nothing else.
 //! Must never: write anything but records there.
 
 use std::io::{self, Write as _};

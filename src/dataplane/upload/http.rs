@@ -1,7 +1,8 @@
 //! One HTTP/1.1 connection to an upload's endpoint, kept while it lasts.
 //!
-//! Promises: one time limit covers dialling, TLS, sending and the whole answer; at most 1 MiB of an answer is read; the token file
-//! is read at every attempt; names are resolved at every dial; TLS is set up at the first need. Dropping a call closes the connection.
+//! Promises: one time limit covers dialling, TLS, sending and the whole answer; at most 1 MiB of an answer is read;
+//! the token file is read at every attempt; names are resolved at every dial; TLS is set up at the first need.
+//! Dropping a call closes the connection.
 //! Must never: follow a redirect — it could lead a token elsewhere — or retry.
 
 use std::io::{self, Read as _};

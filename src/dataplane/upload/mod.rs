@@ -1,8 +1,9 @@
 //! The upload core: a bounded queue in memory, and a task that empties it chunk by chunk.
 //!
-//! Promises: a record leaves the queue when its chunk is acknowledged, never before, so that a cancelled call loses nothing (it may
-//! repeat a chunk); a full queue drops the newest and books them; one bad record costs itself and not its chunk; an endpoint that is
-//! down, throttles or refuses our credentials keeps its data and is asked again by back-off, with its Retry-After up to 5 minutes.
+//! Promises: a record leaves the queue when its chunk is acknowledged, never before, so that a cancelled call loses
+//! nothing (it may repeat a chunk); a full queue drops the newest and books them; one bad record costs itself and
+//! not its chunk; an endpoint that is down, throttles or refuses our credentials keeps its data and is asked again
+//! by back-off, with its Retry-After up to 5 minutes.
 //! Must never: read a source, or touch another upload.
 
 mod console;

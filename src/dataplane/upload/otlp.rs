@@ -1,7 +1,7 @@
 //! OTLP over HTTP: metrics and logs as protobuf, gzip.
 //!
-//! Promises: points of one metric are sent as one metric with kind, unit and start time; a log keeps its bytes, its own time and
-//! the time we read it; records that the server says it rejected are counted and not sent again.
+//! Promises: points of one metric are sent as one metric with kind, unit and start time; a log keeps its bytes, its
+//! own time and the time we read it; records that the server says it rejected are counted and not sent again.
 //! Must never: mix signals in one request.
 
 use std::collections::BTreeMap;
@@ -217,7 +217,8 @@ fn log_record(log: &LogRecord) -> OtlpLog {
     }
 }
 
-/// Reads how much of an accepted request was left out. A body that is not the answer of the protocol leaves out nothing.
+/// Reads how much of an accepted request was left out. A body that is not the answer of the protocol leaves out
+/// nothing.
 fn accepted(signal: Signal, body: &[u8]) -> Outcome {
     let (left_out, why) = match signal {
         Signal::Metrics => ExportMetricsServiceResponse::decode(body)

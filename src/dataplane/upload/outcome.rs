@@ -1,8 +1,9 @@
 //! What became of one request, in the classes that decide what happens next (F-090).
 //!
-//! Promises: the class is decided here once for all HTTP uploads. 2xx is accepted; the network, 408, 429 and 5xx are tried again;
-//! 401 and 403 blame the endpoint and keep the data; 413 halves; 400 and its like isolate the record to blame; every other
-//! definite answer drops the chunk with a reason.
+//! Promises: the class is decided here once for all HTTP uploads. 2xx is accepted; the network, 408, 429 and 5xx
+//! are tried again;
+//! 401 and 403 blame the endpoint and keep the data; 413 halves; 400 and its like isolate the record to blame;
+//! every other definite answer drops the chunk with a reason.
 //! Must never: wait, count or drop.
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The queue of one upload: bounded in records and bytes, what was taken but not acknowledged included.
 //!
-//! Promises: pushing never waits; what does not fit is dropped, newest first, and booked; room is given back when a record is
-//! settled and not when it is taken.
+//! Promises: pushing never waits; what does not fit is dropped, newest first, and booked; room is given back when a
+//! record is settled and not when it is taken.
 //! Must never: lose a record without its book knowing.
 
 use std::sync::Arc;

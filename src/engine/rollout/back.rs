@@ -1,7 +1,8 @@
-//! The bad end: before promotion nothing was touched; after it the way goes to last good, then to the base config, then to a hold.
+//! The bad end: before promotion nothing was touched; after it the way goes to last good, then to the base config,
+//! then to a hold.
 //!
-//! Promises: what failed is remembered before anything else is done; `current` always names something that was there before; after
-//! the last resort failed nothing further is tried, and the reason stands in health.
+//! Promises: what failed is remembered before anything else is done; `current` always names something that was
+//! there before; after the last resort failed nothing further is tried, and the reason stands in health.
 //! Must never: lose the reason.
 
 use super::{REJECTED_MAX, Remember, Settling, Stage, only_default, record_of};

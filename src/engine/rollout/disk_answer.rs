@@ -1,7 +1,7 @@
 //! Where the transaction goes from each answer of the disk, good or bad.
 //!
-//! Promises: every stage that waits for the disk has an arm for its answer and one for its fault; a fault before promotion touches
-//! nothing, a fault after it never leaves the child without a config.
+//! Promises: every stage that waits for the disk has an arm for its answer and one for its fault; a fault before
+//! promotion touches nothing, a fault after it never leaves the child without a config.
 //! Must never: wait for anything but the disk.
 
 use super::{DISK_RETRY, Remember, Stage, stored_of};

@@ -1,7 +1,7 @@
 //! The way forward: compose, decide, stage, validate, promote, tell the child.
 //!
-//! Promises: what is validated is exactly what is promoted; a child is told by HUP only where its profile, the settings, the change
-//! and its own state allow it.
+//! Promises: what is validated is exactly what is promoted; a child is told by HUP only where its profile, the
+//! settings, the change and its own state allow it.
 //! Must never: judge what the child does with it (`proof`).
 
 use super::{

@@ -1,7 +1,7 @@
 //! The transaction: policy → stage → validate → promote → reload → proof → probation → commit, or back.
 //!
-//! Promises: one at a time; the latest offer wins; each step is on disk before the next begins; what failed is remembered
-//! and answered at once when it comes again; a config that was never proven is never the only config.
+//! Promises: one at a time; the latest offer wins; each step is on disk before the next begins; what failed is
+//! remembered and answered at once when it comes again; a config that was never proven is never the only config.
 //! Must never: decide how a child is started or stopped (`lifecycle`), or what a message looks like (`report`).
 
 mod back;

@@ -1,6 +1,7 @@
 //! How a job begins: an offer is taken or answered, waits its turn, or takes the place of an older one.
 //!
-//! Promises: the latest wins, at a place where nothing is half done; what the server is told about an offer is set here.
+//! Promises: the latest wins, at a place where nothing is half done; what the server is told about an offer is set
+//! here.
 //! Must never: look into a config.
 
 use super::{Job, Source, Stage, Transaction, record_of};

@@ -1,4 +1,5 @@
-//! The child has been told: proof, probation, and the time after a rollback. Everything here is level-triggered: it looks at what is.
+//! The child has been told: proof, probation, and the time after a rollback. Everything here is level-triggered: it
+//! looks at what is.
 //!
 //! Promises: a config passes only when the child has proven it, stayed alive and stayed healthy for its window.
 //! Must never: touch the disk without a stage that waits for the answer.
@@ -237,8 +238,8 @@ impl Engine {
         }
     }
 
-    /// What runs was promoted and never came to an end: a newer offer took its place and then failed itself. It gets its window
-    /// now, because a config that was never proven must not run unwatched.
+    /// What runs was promoted and never came to an end: a newer offer took its place and then failed itself. It
+    /// gets its window now, because a config that was never proven must not run unwatched.
     pub(crate) fn resume_probation(&mut self, now: Now) {
         let busy = self.transaction.is_some() || self.settling.is_some() || self.held.is_some();
         let Some(current) = self.current.clone() else {

@@ -1,7 +1,7 @@
 //! What a session tells its caller: events and counters.
 //!
-//! Promises: the queue is bounded; when it is full the oldest event goes and is counted. Text from the server is bounded
-//! and printable.
+//! Promises: the queue is bounded; when it is full the oldest event goes and is counted. Text from the server is
+//! bounded and printable.
 //! Must never: hold a decision. A refusal is reported here, made in `receive.rs`.
 
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! The eight reportable fields: their latest values, and which of them the server has not been told.
 //!
 //! Promises: a field is owed exactly when its value differs from the one last handed out; a message holds whole
-//! fields only and only those that both sides' capability bits allow. Trees are at most 32 levels
-//! deep.
+//! fields only and only those that both sides' capability bits allow. Trees are at most 32
+//! levels deep.
 //! Must never: know when to send; that is the session's.
 
 use prost::Message;

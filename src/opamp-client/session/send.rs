@@ -1,7 +1,8 @@
 //! What a session says, and when.
 //!
-//! Promises: one predicate, `next_send_at`, decides both the deadline that the caller sleeps for and whether a message is
-//! handed out, so that the two cannot disagree into a busy loop. State is marked as told only for a message that left.
+//! Promises: one predicate, `next_send_at`, decides both the deadline that the caller sleeps for and whether a
+//! message is handed out, so that the two cannot disagree into a busy loop. State is marked as told only for a
+//! message that left.
 //! Must never: look at what the server sent; `receive.rs` has turned that into state.
 
 use std::time::Duration;
@@ -84,7 +85,8 @@ impl Session {
         }
     }
 
-    /// Counts from the last message of any kind; silent without the bit and while not connected.
+    /// Counts from the last message of any kind; silent without the bit and while not connected
+    ///
     fn heartbeat_at(&self) -> Option<Duration> {
         let beats = self.link == Link::Open
             && !self.heartbeat.is_zero()
@@ -139,8 +141,8 @@ impl Session {
         }
     }
 
-    /// Encodes within the limit. What makes the message too large is left out, counted and told: the rest
-    /// must still reach the server, the first report above all.
+    /// Encodes within the limit. What makes the message too large is left out, counted and told: the
+    /// rest must still reach the server, the first report above all.
     fn shed_and_encode(&mut self, mut message: AgentToServer) -> Option<Vec<u8>> {
         loop {
             if let Ok(bytes) = frame::encode(&message, self.max_message) {

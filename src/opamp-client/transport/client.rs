@@ -1,7 +1,8 @@
 //! A whole OpAMP client for embedders without a loop of their own: session, pump and back-off in one future.
 //!
-//! Promises: [`Client::run`] keeps one connection at a time and comes back for ever, until told to stop; state set while
-//! offline is what the server hears first. No task is spawned and nothing runs unless the caller drives the future.
+//! Promises: [`Client::run`] keeps one connection at a time and comes back for ever, until told to stop; state set
+//! while offline is what the server hears first. No task is spawned and nothing runs unless the caller drives the
+//! future.
 //! Must never: decide what an offer means. Offers are events; the handle answers by setting state.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Retry-After, in both of its forms.
 //!
-//! Promises: total; what does not parse is ignored. A date is compared with the `Date` of the same answer, not with
-//! our clock: the server's two clocks agree, ours may not.
+//! Promises: total; what does not parse is ignored. A date is compared with the `Date` of the same answer,
+//! not with our clock: the server's two clocks agree, ours may not.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! Moves frames over one connection until it ends. Knows bytes, not OpAMP.
 //!
-//! Promises: reading and writing never wait for each other; both queues are bounded and push back; a link on which nothing
-//! is heard is found dead; closing ends within its deadline; how it ended is a value.
+//! Promises: reading and writing never wait for each other; both queues are bounded and push back; a link on which
+//! nothing is heard is found dead; closing ends within its deadline; how it ended is a value.
 //! Must never: spawn, retry, or drop a frame that it accepted while the connection stands.
 //!
-//! [`Pump::run`] is one future that the caller drives; it ends when the peer closes, the link breaks, every [`FrameSender`]
-//! is gone, or one of them asks to close.
+//! [`Pump::run`] is one future that the caller drives; it ends when the peer closes, the link breaks, every
+//! [`FrameSender`] is gone, or one of them asks to close.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +39,8 @@ const CODE_TRY_LATER: u16 = 1013;
 /// The clocks of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PumpConfig {
-    /// A ping is sent when nothing was heard for this long, and after twice as long the link is dead; zero turns both off.
+    /// A ping is sent when nothing was heard for this long, and after twice as long the link is dead; zero turns
+    /// both off.
     pub ping_after: Duration,
     /// For the whole closing handshake.
     pub close_timeout: Duration,
@@ -247,8 +248,8 @@ enum End {
     Broken(String),
 }
 
-/// A value that the two halves of the pump take turns on. `std::cell::Cell` would do, but would keep the pump's future from
-/// being `Send`, and a task set takes nothing else. The lock is never held across an await.
+/// A value that the two halves of the pump take turns on. `std::cell::Cell` would do, but would keep the pump's
+/// future from being `Send`, and a task set takes nothing else. The lock is never held across an await.
 struct Cell<T>(Mutex<T>);
 
 impl<T: Copy> Cell<T> {
@@ -449,8 +450,8 @@ async fn silent_for(span: Duration, heard: &Heard) {
     }
 }
 
-/// Sends the close frame, then reads up to the answer or the end of the stream: closing it over unread bytes would reset the
-/// connection and could take our last frames with it.
+/// Sends the close frame, then reads up to the answer or the end of the stream: closing it over unread bytes would
+/// reset the connection and could take our last frames with it.
 async fn say_goodbye(mut socket: Socket, closed: &Closed) {
     let frame = CloseFrame {
         code: CloseCode::from(closed.code),

@@ -1,3 +1,5 @@
+//! Given a server of ours on loopback, when the link dials it; then what it says and how it fails is told.
+
 use std::time::Duration;
 
 use opamp_client::transport::{AcceptRules, accept};

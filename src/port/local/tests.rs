@@ -1,3 +1,5 @@
+//! Given the door of one agent, when a child dials it; then its reports arrive, and nobody else gets in.
+
 use opamp_client::transport::{Connection, DialOptions, Target, dial};
 use tokio::time::timeout;
 

@@ -1,6 +1,7 @@
 //! `identity.json`: who this host's agents are to the server.
 //!
-//! Promises: replaced durably or not at all; one that a newer version wrote is read as well as it can be and never overwritten.
+//! Promises: replaced durably or not at all; one that a newer version wrote is read as well as it can be and never
+//! overwritten.
 //! Must never: make up an identity, or decide whether a cloned host needs a new one.
 
 use std::io;

@@ -1,8 +1,10 @@
 //! The journal of transactions: one JSON line each, appended and synced before the engine goes on.
 //!
-//! Promises: a record that was acknowledged is read back after any crash; a half line is never followed by a whole one; the file is bounded.
+//! Promises: a record that was acknowledged is read back after any crash; a half line is never followed by a whole
+//! one; the file is bounded.
 //! Must never: continue on a file whose state after an error is unknown. It is cut back, or written anew, first.
-//! Invariant: the first `len` bytes are a header and whole lines, all of them durable; `len == 0` means that no journal is there.
+//! Invariant: the first `len` bytes are a header and whole lines, all of them durable; `len == 0` means that no
+//! journal is there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,8 +37,8 @@ enum Tail {
     Clean,
     /// Perhaps a part of a line; it has to be cut off first.
     Torn,
-    /// The file was replaced, but nobody knows which of the two a crash would leave. An append to either may be lost; only another
-    /// replacement helps, with the records that were acknowledged.
+    /// The file was replaced, but nobody knows which of the two a crash would leave. An append to either may be
+    /// lost; only another replacement helps, with the records that were acknowledged.
     Unsure(Vec<Record>),
 }
 
@@ -112,7 +114,8 @@ impl Journal {
         }
     }
 
-    /// Takes over the journal of an earlier life: cuts off a torn line, makes durable what was read, drops old transactions.
+    /// Takes over the journal of an earlier life: cuts off a torn line, makes durable what was read, drops old
+    /// transactions.
     /// Notes what it repaired. A repair that the disk refuses is made up for before the next append.
     pub(super) fn take_over<D: Disk>(
         disk: &D,
@@ -125,7 +128,8 @@ impl Journal {
             return journal;
         }
         journal.len = contents.good_len;
-        // Whole lines count as torn, too, until they are synced: an earlier life may have died between writing and syncing.
+        // Whole lines count as torn, too, until they are synced: an earlier life may have died between writing and
+        // syncing.
         journal.tail = Tail::Torn;
         if contents.torn > 0 {
             notes.push(format!(
@@ -166,7 +170,8 @@ impl Journal {
         let line = print_line(record)?;
         if let Err(error) = disk.append(&self.path, &line) {
             self.tail = Tail::Torn;
-            // Best effort now, and before the next append in any case. On a new descriptor: the old one has told its error once.
+            // Best effort now, and before the next append in any case. On a new descriptor: the old one has told
+            // its error once.
             drop(self.cut(disk));
             return Err(error);
         }

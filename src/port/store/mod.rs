@@ -1,9 +1,11 @@
 //! The state directory: what one agent has, on disk, and the only hands that change it.
 //!
-//! Promises: every piece of [`DiskWork`] is durable when it is answered, and one that is answered with a fault has changed nothing that a
-//! later one relies on. `current` and `last-good` are replaced by one rename each and always name a complete revision. What was
-//! acknowledged survives a crash at any byte; what was not shows the old or the new. State of a newer version is read, never written.
-//! Must never: parse an agent's config, retry, decide what to promote or to keep, or remove what `current` or `last-good` point to.
+//! Promises: every piece of [`DiskWork`] is durable when it is answered, and one that is answered with a fault has
+//! changed nothing that a later one relies on. `current` and `last-good` are replaced by one rename each and always
+//! name a complete revision. What was acknowledged survives a crash at any byte; what was not shows the old or the
+//! new. State of a newer version is read, never written.
+//! Must never: parse an agent's config, retry, decide what to promote or to keep, or remove what `current` or
+//! `last-good` point to.
 //! Everything is written against [`Disk`], so that the simulator can take the power away between any two calls.
 
 mod fault;
@@ -42,7 +44,8 @@ use wire::RejectedFile;
 /// So many names are tried for a directory that stands where a link belongs.
 const ASIDE_MAX: u32 = 100;
 
-/// Reads and writes one agent's state. There is one at a time, and it is born by loading, so it knows what it writes onto.
+/// Reads and writes one agent's state. There is one at a time, and it is born by loading, so it knows what it
+/// writes onto.
 #[derive(Debug)]
 pub struct AgentStore<D> {
     reader: AgentReader<D>,
@@ -62,7 +65,8 @@ impl<D: Disk> AgentStore<D> {
     /// What was tried, on what, and what the system said. Nothing that was durable before is lost.
     ///
     /// # Panics
-    /// When it is about to remove what `current` or `last-good` point to: a mistake of ours that must not reach the disk.
+    /// When it is about to remove what `current` or `last-good` point to: a mistake of ours that must not reach the
+    /// disk.
     pub fn perform(&mut self, work: DiskWork) -> Result<DiskDone, DiskFault> {
         match work {
             DiskWork::ReadLocal(paths) => Ok(DiskDone::Local(self.reader.read_local(&paths))),
@@ -146,8 +150,8 @@ impl<D: Disk> AgentStore<D> {
             move_aside(disk, link).blame(what)?;
         }
         if let Err(error) = swap_link(disk, link, &AgentLayout::target(id)) {
-            // When only the last sync failed, readers see the new target already. An answer that says "not done" must be true for
-            // them, too; what a crash would show is the old or the new in any case.
+            // When only the last sync failed, readers see the new target already. An answer that says "not done"
+            // must be true for them, too; what a crash would show is the old or the new in any case.
             drop(self.point_back(link, id, &before));
             return Err(error).blame(what);
         }

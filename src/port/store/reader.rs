@@ -1,7 +1,7 @@
 //! The reading half of the store: what doors and the loader need, without changing anything.
 //!
-//! Promises: bounded reads; a revision is handed out only when it is what its manifest says. Needs no lock: what it reads is replaced by
-//! renames, so that it sees the old or the new.
+//! Promises: bounded reads; a revision is handed out only when it is what its manifest says. Needs no lock: what it
+//! reads is replaced by renames, so that it sees the old or the new.
 //! Must never: write, repair or create.
 
 use std::io;

@@ -1,8 +1,10 @@
 //! Loading one agent's state, and mending what an interrupted life or a stranger left.
 //!
-//! Promises: afterwards `current` and `last-good` are absent or links to complete revisions, nothing half-made is left, and everything
-//! that was done is said. A repair that the disk refuses is said, too, and does not keep the child from being started.
-//! Must never: touch anything when some of the state was written by a newer version; choose a revision that was never proven.
+//! Promises: afterwards `current` and `last-good` are absent or links to complete revisions, nothing half-made is
+//! left, and everything that was done is said. A repair that the disk refuses is said, too, and does not keep the
+//! child from being started.
+//! Must never: touch anything when some of the state was written by a newer version; choose a revision that was
+//! never proven.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,7 +81,8 @@ fn create_dirs<D: Disk>(disk: &D, layout: &AgentLayout) -> io::Result<()> {
             disk.create_dir(dir, DIR_MODE)?;
         }
     }
-    // A directory that is there may be from a life that died before it was synced, and all that is acknowledged below it would go with it.
+    // A directory that is there may be from a life that died before it was synced, and all that is acknowledged
+    // below it would go with it.
     // A journal is proof that a life came past this point.
     if disk.kind(&layout.journal())? == Kind::Absent {
         for parent in [layout.state(), &layout.agents(), &root] {
@@ -240,8 +243,8 @@ impl<D: Disk> Loader<D> {
         (journal, persisted)
     }
 
-    /// A life that was killed between a rename and its sync left something that we see and a crash takes back. From here on we decide on
-    /// what we see, so it has to stay.
+    /// A life that was killed between a rename and its sync left something that we see and a crash takes back. From
+    /// here on we decide on what we see, so it has to stay.
     fn sync_dirs(&mut self) {
         for dir in [self.reader.layout.revisions(), self.reader.layout.root()] {
             if let Err(error) = self.reader.disk.sync_dir(&dir) {

@@ -1,7 +1,9 @@
 //! One revision directory: written completely before it has its name, verified whenever it is read.
 //!
-//! Promises: a directory that has a revision's name is complete and durable; what is read is what the manifest says, byte for byte.
-//! Must never: change a revision that has its name. Files that the manifest does not know are ignored: a child may leave some.
+//! Promises: a directory that has a revision's name is complete and durable; what is read is what the manifest
+//! says, byte for byte.
+//! Must never: change a revision that has its name. Files that the manifest does not know are ignored: a child may
+//! leave some.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,9 +1,9 @@
 //! The state directory itself: found, ours, and locked.
 //!
-//! Promises: one process at a time writes; whoever is refused learns which path, who holds or owns it, and what to do. Nothing in the
-//! directory is changed before the lock is held.
-//! Must never: delete the lock file (a new one would be another inode, and two processes would each hold a lock), or open another user's
-//! directory.
+//! Promises: one process at a time writes; whoever is refused learns which path, who holds or owns it, and what to
+//! do. Nothing in the directory is changed before the lock is held.
+//! Must never: delete the lock file (a new one would be another inode, and two processes would each hold a lock),
+//! or open another user's directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -89,8 +89,8 @@ pub enum LockError {
 }
 
 impl StateDir {
-    /// Opens a state directory, creating it if it is not there. The path is made absolute and free of links first, so that two spellings
-    /// are one directory.
+    /// Opens a state directory, creating it if it is not there. The path is made absolute and free of links first,
+    /// so that two spellings are one directory.
     ///
     /// # Errors
     /// When it cannot be created, is no directory, or belongs to another user.
@@ -112,8 +112,8 @@ impl StateDir {
             .map_err(failed)?;
         let state = Self::open_existing(path)?;
         if !state.root.join(LOCK).exists() {
-            // New, or from a life that died right here. Its name has to be as durable as what will be acknowledged inside. Directories
-            // above that we may not read are not ours to sync.
+            // New, or from a life that died right here. Its name has to be as durable as what will be acknowledged
+            // inside. Directories above that we may not read are not ours to sync.
             for above in state.root.ancestors().skip(1) {
                 drop(RealDisk.sync_dir(above));
             }

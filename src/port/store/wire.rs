@@ -1,7 +1,9 @@
 //! The shapes of our JSON on disk, and their conversion to and from the engine's words.
 //!
-//! Promises: the only types of the store that are serialised; names and meaning of their fields are the on-disk format [`FORMAT`].
-//! Must never: leak out of the store. Unknown fields are tolerated on purpose, so that a later version may add one without a new number.
+//! Promises: the only types of the store that are serialised; names and meaning of their fields are the on-disk
+//! format [`FORMAT`].
+//! Must never: leak out of the store. Unknown fields are tolerated on purpose, so that a later version may add one
+//! without a new number.
 
 use std::collections::BTreeMap;
 

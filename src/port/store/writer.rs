@@ -1,8 +1,9 @@
 //! One thread that does the disk work of one owner, in order.
 //!
-//! Promises: every job that was taken is answered exactly once, in the order taken, even when doing it panics. The thread ends when its
-//! [`Writer`] is dropped and the job under way is done.
-//! Must never: make anybody wait for a stuck disk; dropping a writer returns at once, and the thread dies with the process.
+//! Promises: every job that was taken is answered exactly once, in the order taken, even when doing it panics. The
+//! thread ends when its [`Writer`] is dropped and the job under way is done.
+//! Must never: make anybody wait for a stuck disk; dropping a writer returns at once, and the thread dies with the
+//! process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -35,7 +36,8 @@ pub struct Writer<J> {
 pub struct Overrun<J: std::fmt::Debug>(pub J);
 
 impl<J: Send + std::fmt::Debug + 'static> Writer<J> {
-    /// Starts a thread that does each job with `perform` and hands the answer to `deliver`, until that returns false or the writer is dropped.
+    /// Starts a thread that does each job with `perform` and hands the answer to `deliver`, until that returns
+    /// false or the writer is dropped.
     ///
     /// # Errors
     /// When the system has no thread for us.

@@ -385,7 +385,10 @@ proptest! {
     // whatever arrives, messages stay well-formed, numbered without a gap, and finite.
     #[test]
     fn no_server_breaks_the_conversation(
-        inputs in proptest::collection::vec((0_u8..8, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40)), 0..60),
+        inputs in proptest::collection::vec(
+            (0_u8..8, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..40)),
+            0..60,
+        ),
     ) {
         let mut bench = Bench::full();
         bench.connect();

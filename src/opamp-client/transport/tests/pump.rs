@@ -1,4 +1,5 @@
-//! Given an established connection, when either side talks, misbehaves or goes away, then frames arrive and the end is told.
+//! Given an established connection, when either side talks, misbehaves or goes away, then frames arrive and the end
+//! is told.
 
 use proptest::prelude::*;
 use tokio::time::Instant;

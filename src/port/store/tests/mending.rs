@@ -1,4 +1,5 @@
-//! Given a state directory that a stranger, a crash or a newer version left; when it is loaded; then it is mended, or left alone, and said.
+//! Given a state directory that a stranger, a crash or a newer version left; when it is loaded; then it is mended,
+//! or left alone, and said.
 
 use super::*;
 

@@ -175,7 +175,8 @@ fn everything_is_for_the_owner_only_and_links_are_relative() {
             assert_eq!(mode, 0o600, "{}", path.display());
         }
     }
-    // Links; b, agents, collector, revisions, work, logs and two revisions; two files each, lock, journal, rejected.json.
+    // Links; b, agents, collector, revisions, work, logs and two revisions; two files each, lock, journal,
+    // rejected.json.
     assert_eq!(kinds, [2, 8, 7]);
 }
 

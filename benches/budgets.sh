@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds the executables as they are released and measures them against the budgets; prints one table.
+# Fails when an executable is larger than its budget, or when anything else takes more than twice its budget: machines
+# are noisy, sizes are not. `benches/budgets.sh --only NAME` measures only rows with NAME in them.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+target=${CARGO_TARGET_DIR:-$PWD/target}
+triple=$(rustc -vV | sed -n 's/^host: //p')
+
+# Static, so that one file runs anywhere. Without an explicit target the flag would reach procedural macros, which
+# cannot be static.
+build() {
+  RUSTFLAGS="-C target-feature=+crt-static" CARGO_INCREMENTAL=0 \
+    cargo build --locked --quiet --release --target "$triple" --target-dir "$target/released" "$@"
+  cp "$target/released/$triple/release/adjutant" "$out/$name"
+}
+
+out=$target/budgets
+mkdir -p "$out"
+for name in supervisor full; do
+  started=$SECONDS
+  case $name in
+    supervisor) build --no-default-features ;;
+    full) build --all-features ;;
+  esac
+  echo "built $name in $((SECONDS - started)) s"
+done
+rustc --edition 2024 -O -o "$out/stamp" benches/stamp/stamp.rs
+exec python3 benches/budgets.py --supervisor "$out/supervisor" --full "$out/full" --stamp "$out/stamp" "$@"

@@ -1,0 +1,193 @@
+//! Documents name what exists: modules, tests, rows, files, budgets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::nothing;
+use super::source::{files, read, root};
+
+const ARCHITECTURE: &str = "docs/architecture.md";
+const CONFORMANCE: &str = "docs/conformance.md";
+
+/// Texts between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn architecture_names_every_module_and_nothing_else() {
+    let document = read(ARCHITECTURE);
+    let named: BTreeSet<&str> = quoted(&document)
+        .filter(|word| word.starts_with("src/"))
+        .collect();
+    let mut findings: Vec<String> = named
+        .iter()
+        .filter(|path| !root().join(path).exists())
+        .map(|path| format!("{ARCHITECTURE} names {path}, which is not there"))
+        .collect();
+    let mut wanted = BTreeSet::new();
+    for file in files("src", &[".rs"]) {
+        let parts: Vec<&str> = file.split('/').collect();
+        // One line per file or directory of src, and one more level where the floors are.
+        let depth = if ["engine", "port", "sys"].contains(&parts[1]) {
+            3
+        } else {
+            2
+        };
+        let path = parts[..depth.min(parts.len())].join("/");
+        if path.ends_with("/tests") || path.ends_with("/mod.rs") && depth == 3 {
+            continue;
+        }
+        // `x.rs` stands for the directory `x` beside it.
+        wanted.insert(if root().join(format!("{path}.rs")).exists() {
+            format!("{path}.rs")
+        } else {
+            path
+        });
+    }
+    for path in wanted {
+        let directory = format!("{path}/");
+        if !named.contains(path.as_str()) && !named.contains(directory.as_str()) {
+            findings.push(format!("{ARCHITECTURE} does not name {path}"));
+        }
+    }
+    nothing(&findings);
+}
+
+/// Names of all test functions, with the module path of the file they stand in.
+fn tests() -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in files("src", &[".rs"])
+        .into_iter()
+        .chain(files("tests", &[".rs"]))
+    {
+        for line in read(&file).lines() {
+            let line = line.trim_start();
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            if let Some(rest) = line.strip_prefix("fn ") {
+                let name = rest.split(['(', '<']).next().unwrap();
+                found.entry(name.to_owned()).or_default().push(file.clone());
+            }
+        }
+    }
+    found
+}
+
+/// Whether `a::b::name` is a function of a file that lies on the way `a/b`.
+fn exists(tests: &BTreeMap<String, Vec<String>>, path: &str) -> bool {
+    let mut parts: Vec<&str> = path.split("::").collect();
+    let Some(files) = parts.pop().and_then(|name| tests.get(name)) else {
+        return false;
+    };
+    // Inline `mod tests` and the name of a test crate leave no trace in the path of the file.
+    files.iter().any(|file| {
+        let stem = file.trim_end_matches(".rs").trim_end_matches("/mod");
+        parts
+            .iter()
+            .filter(|part| **part != "tests")
+            .all(|part| stem.split('/').any(|piece| piece == *part))
+    })
+}
+
+#[test]
+fn conformance_names_every_row_and_only_tests_that_exist() {
+    let tests = tests();
+    let mut findings = Vec::new();
+    let documents = files("docs", &[".md"]);
+    for file in documents
+        .iter()
+        .filter(|file| file.starts_with("docs/conformance"))
+    {
+        for name in quoted(&read(file)).filter(|word| word.contains("::") && !word.contains(' ')) {
+            if !exists(&tests, name) {
+                findings.push(format!("{file}: there is no test {name}"));
+            }
+        }
+    }
+    let document = read(CONFORMANCE);
+    let rows: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .collect();
+    for (letter, digits, last) in [("R-", 3, 328), ("F-", 3, 123), ("E", 2, 42)] {
+        for number in 1..=last {
+            let id = format!("{letter}{number:0digits$}");
+            let count = rows.iter().filter(|row| **row == id).count();
+            if count != 1 {
+                findings.push(format!("{CONFORMANCE}: {id} stands there {count} times"));
+            }
+        }
+    }
+    nothing(&findings);
+}
+
+#[test]
+fn conformance_knows_what_the_parts_know() {
+    let document = read(CONFORMANCE);
+    let mut findings = Vec::new();
+    for file in files("docs/conformance", &[".md"]) {
+        for line in read(&file).lines() {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let (Some(id), Some(test)) = (cells.get(1), cells.get(2)) else {
+                continue;
+            };
+            let is_row = id.starts_with("R-") || id.starts_with("F-");
+            let row = document
+                .lines()
+                .find(|line| line.starts_with(&format!("| {id} |")));
+            if is_row && !row.is_some_and(|row| quoted(test).all(|test| row.contains(test))) {
+                findings.push(format!("{file}: {CONFORMANCE} does not say {test} of {id}"));
+            }
+        }
+    }
+    nothing(&findings);
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut findings = Vec::new();
+    for file in files("docs", &[".md"])
+        .into_iter()
+        .chain(["README.md".to_owned()])
+    {
+        let text = read(&file);
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") || target.contains(char::is_whitespace) {
+                continue;
+            }
+            let from = root().join(&file);
+            if !from.parent().unwrap().join(target).exists() {
+                findings.push(format!("{file}: {link} leads nowhere"));
+            }
+        }
+    }
+    nothing(&findings);
+}
+
+#[test]
+fn readme_shows_the_budgets_that_are_measured() {
+    // `budget("NAME", "BUDGET", …` in the script, `| NAME | BUDGET | …` in the document.
+    let readme = read("README.md");
+    let script = read("benches/budgets.py");
+    let mut findings = Vec::new();
+    let mut rows = 0;
+    for line in script
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("budget(\""))
+    {
+        let mut texts = line.split('"');
+        let name = texts.next().unwrap();
+        let budget = texts.nth(1).unwrap();
+        rows += 1;
+        if !readme.contains(&format!("| {name} | {budget} |")) {
+            findings.push(format!("README.md does not show {name}, {budget}"));
+        }
+    }
+    assert!(rows >= 9, "benches/budgets.py has {rows} budgets");
+    nothing(&findings);
+}
