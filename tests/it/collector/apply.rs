@@ -96,7 +96,10 @@ fn each_offer_is_reported_from_applying_to_its_end(kind: Kind, reload: Reload) {
         told("APPLYING", &empty),
         told("APPLIED", &empty),
     ];
-    assert_eq!(bench.server().statuses(&uid), wanted);
+    let mut statuses = bench.server().statuses(&uid);
+    // What a full report says before there was any offer.
+    statuses.retain(|(word, _)| word != "UNSET");
+    assert_eq!(statuses, wanted);
 }
 
 // E39
