@@ -51,8 +51,8 @@ class Supervisor:
 
     def __init__(self, executable, settings, state):
         self.state = state
-        self.log = os.path.join(state, "..", "supervisor.log")
-        path = os.path.join(state, "..", "supervisor.yaml")
+        self.log = os.path.join(os.path.dirname(state), "supervisor.log")
+        path = os.path.join(os.path.dirname(state), "supervisor.yaml")
         with open(path, "w") as file:
             file.write(settings)
         with open(self.log, "ab") as log:
@@ -115,7 +115,9 @@ class Supervisor:
 
 
 def settled(agents):
-    return all(agent["child"] and agent["healthy"] for agent in agents)
+    """Every child runs, is healthy, and has held its config to the end of the rollout."""
+    return all(agent["child"] and agent["healthy"] and agent["current"]
+               and agent["last_good"] == agent["current"]["id"] for agent in agents)
 
 
 class Bench:
@@ -132,20 +134,29 @@ class Bench:
         os.makedirs(state, mode=0o700)
         return state
 
-    def settings(self, state, children=1, arguments=None, extra=""):
-        """Settings with generic children: `stamp` each, with these arguments."""
+    def settings(self, state, children=1, arguments=None):
+        """Settings with generic children: `stamp` each, with these arguments and a local config, without which it would
+        wait for one."""
+        base = os.path.join(os.path.dirname(state), "base.yaml")
+        with open(base, "w") as file:
+            file.write("base: true\n")
         lines = [f"storage: {{directory: {state}}}", "http: {listen: []}", "agents:"]
         for number in range(children):
-            given = arguments or [os.path.join(state, "..", f"stamp-{number}")]
+            given = arguments or [stamp_file(state, number)]
             lines += [
                 f"  a{number}:",
                 "    profile: generic",
                 f"    executable: {self.options.stamp}",
-                f"    args: {json.dumps([os.path.normpath(word) if '/' in word else word for word in given])}",
+                f"    args: {json.dumps(given)}",
+                f"    config_files: [{base}]",
                 "    proof: {kind: fresh_process, alive_for: 100ms}",
-                f"    apply: {{probation: 0s{extra}}}",
+                "    apply: {probation: 0s}",
             ]
         return "\n".join(lines) + "\n"
+
+
+def stamp_file(state, number):
+    return os.path.join(os.path.dirname(state), f"stamp-{number}")
 
 
 def free_port():
@@ -261,7 +272,7 @@ def resident_more(bench):
 def start(bench):
     """From before fork of the supervisor to the first line of the child's main, on state of an earlier life."""
     state = bench.fresh()
-    stamp = os.path.normpath(os.path.join(state, "..", "stamp-0"))
+    stamp = stamp_file(state, 0)
     times = []
     for run in range(12):
         supervisor = Supervisor(bench.options.supervisor, bench.settings(state), state)
@@ -278,7 +289,7 @@ def start(bench):
 def apply(bench):
     """From the order at the control socket to main of the restarted child: policy, staging, promotion, stop, start."""
     state = bench.fresh()
-    stamp = os.path.normpath(os.path.join(state, "..", "stamp-0"))
+    stamp = stamp_file(state, 0)
     supervisor = Supervisor(bench.options.supervisor, bench.settings(state), state)
     times = []
     try:
@@ -353,7 +364,7 @@ def blind(bench, disturb):
     for _ in range(5):
         state = bench.fresh()
         port = free_port()
-        stamp = os.path.normpath(os.path.join(state, "..", "stamp-0"))
+        stamp = stamp_file(state, 0)
         settings = bench.settings(state, arguments=[stamp, f"{ADDRESS}:{port}"])
         supervisor = Supervisor(bench.options.supervisor, settings, state)
         try:
@@ -392,7 +403,7 @@ def blind_hup(bench):
                 "agents:\n  a0: {profile: adjutant, apply: {probation: 0s}}\n")
     supervisor = Supervisor(bench.options.full, settings, state)
     try:
-        supervisor.until("data plane", settled)
+        supervisor.until("data plane", lambda agents: agents[0]["child"] and agents[0]["healthy"])
         supervisor.apply({"collect.yaml": config(0)})
         agents = supervisor.committed(None)
         agents = supervisor.until("first config", lambda agents: os.path.exists(path) and settled(agents))

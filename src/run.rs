@@ -22,7 +22,7 @@ use crate::port::local::{LocalKey, LocalReport};
 use crate::port::store::AgentAnswer;
 use crate::sys::clock;
 use crate::sys::signal::{Caught, HostSignals};
-use crate::units::{Now, Ticket};
+use crate::units::{AgentName, Now, Ticket};
 
 /// A deadline that stays in the past after a tick would make the loop spin; this is the least it sleeps then.
 const SPIN_GUARD: Duration = Duration::from_millis(10);
@@ -47,19 +47,16 @@ pub(crate) async fn run(mut host: Host, ports: &mut Ports, inbox: &mut Inbox) ->
         if let Some(reason) = perform(effects, ports, &mut ready) {
             return reason;
         }
-        let event = match ready.pop_front() {
-            Some(event) => event,
-            None => {
-                let now = clock::now();
-                let wait = pause(&host, now, ticked);
-                match next(ports, inbox, wait).await {
-                    Some(event) => event,
-                    None => {
-                        effects = Vec::new();
-                        continue;
-                    }
-                }
-            }
+        let event = if let Some(event) = ready.pop_front() {
+            event
+        } else {
+            let now = clock::now();
+            let wait = pause(&host, now, ticked);
+            let Some(event) = next(ports, inbox, wait).await else {
+                effects = Vec::new();
+                continue;
+            };
+            event
         };
         ticked = matches!(event, Event::Tick);
         effects = host.step(clock::now(), event);
@@ -171,7 +168,7 @@ fn log(note: &Note) {
         let found = note.fields.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| value.as_str())
     };
-    let agent = note.agent.as_ref().map(|agent| agent.as_str());
+    let agent = note.agent.as_ref().map(AgentName::as_str);
     let rest = rest(note);
     macro_rules! at {
         ($level:ident) => {

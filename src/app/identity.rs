@@ -114,16 +114,12 @@ fn foreign_uid(state: &Path) -> Option<[u8; 16]> {
                 .parse::<uuid::Uuid>()
                 .ok()
         });
-    match uid {
-        Some(uid) => {
-            tracing::info!(path = %path.display(), service.instance.id = %uid, "identity taken over");
-            Some(uid.into_bytes())
-        }
-        None => {
-            tracing::warn!(path = %path.display(), "identity not taken over, there is no instance_id in it");
-            None
-        }
+    if let Some(uid) = uid {
+        tracing::info!(path = %path.display(), service.instance.id = %uid, "identity taken over");
+    } else {
+        tracing::warn!(path = %path.display(), "identity not taken over, there is no instance_id in it");
     }
+    uid.map(uuid::Uuid::into_bytes)
 }
 
 #[cfg(test)]

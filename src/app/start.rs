@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use super::{AppError, AppErrorKind, RunOptions, identity};
 use crate::config::{Agent, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
-use crate::engine::message::{ChildIdentity, ExitReason, Identity, Persisted};
+use crate::engine::message::{ChildIdentity, DiskFault, ExitReason, Identity, Persisted};
 use crate::engine::{Places, Setup};
 use crate::perform::{AgentPorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin, BindError, Doors};
@@ -29,7 +29,7 @@ use crate::run::{self, Inbox};
 use crate::sys::durable::RealDisk;
 use crate::sys::signal::HostSignals;
 use crate::sys::{clock, log};
-use crate::units::AgentName;
+use crate::units::{AgentName, Ticket};
 
 /// Answers of the writer threads that may wait for the loop: one per agent is under way at a time.
 const DISK_ANSWERS_MAX: usize = 16;
@@ -110,12 +110,7 @@ async fn assemble_and_run(
     let (local_reports, locals) = mpsc::channel(local::QUEUE_MAX);
     let (questions_tx, questions) = mpsc::channel(admin::QUEUE_MAX);
     let (identity_tx, identity_rx) = mpsc::channel(DISK_ANSWERS_MAX);
-    let identity_writer = Writer::start(
-        "disk identity".to_owned(),
-        move |identity: Identity| identity_store.save(&identity),
-        move |ticket, result| identity_tx.blocking_send((ticket, result)).is_ok(),
-    )
-    .map_err(|error| system("start a writer thread", error))?;
+    let identity_writer = start_identity_writer(identity_store, identity_tx)?;
 
     let mut setups = Vec::new();
     let mut agents = BTreeMap::new();
@@ -149,23 +144,21 @@ async fn assemble_and_run(
             dirs: entry.dirs,
             writer,
         };
-        served.extend(entry.door.map(|door| (name.clone(), door)));
+        served.extend(entry.door);
         agents.insert(name, ports);
     }
     // The writers hold the other ends; a channel that nobody can fill is a branch that never runs.
     drop(disk_tx);
 
-    let proxies = link::proxies(|name| std::env::var(name).ok());
-    let settings = read_settings(&options, &config);
     let mut ports = Ports::new(
         children,
         agents,
         identity_writer,
         link_reports,
-        proxies,
-        settings,
+        link::proxies(|name| std::env::var(name).ok()),
+        read_settings(&options, &config),
     );
-    for (_, door) in served {
+    for door in served {
         let reports = local_reports.clone();
         ports.tasks.serve("local endpoint", async move {
             door.serve(reports).await;
@@ -207,6 +200,18 @@ fn refuse_dev_server(options: &RunOptions) -> Result<(), AppError> {
             cause: anyhow::anyhow!("serve the dev server: it is not part of this build"),
         }),
     }
+}
+
+fn start_identity_writer(
+    store: IdentityStore<RealDisk>,
+    answers: mpsc::Sender<(Ticket, Result<(), DiskFault>)>,
+) -> Result<Writer<Identity>, AppError> {
+    Writer::start(
+        "disk identity".to_owned(),
+        move |identity: Identity| store.save(&identity),
+        move |ticket, result| answers.blocking_send((ticket, result)).is_ok(),
+    )
+    .map_err(|error| system("start a writer thread", error))
 }
 
 fn start_log(config: &Config) -> Result<(), AppError> {
@@ -354,11 +359,11 @@ pub(super) fn choose<'a>(
         (Some(name), agents) => agents.iter().find(|agent| agent.name == *name),
     };
     found.ok_or_else(|| {
-        let names: Vec<_> = config.agents.iter().map(|it| it.name.as_str()).collect();
-        let names = names.join(", ");
+        let known: Vec<_> = config.agents.iter().map(|it| it.name.as_str()).collect();
+        let known = known.join(", ");
         let cause = match named {
-            Some(name) => anyhow::anyhow!("no agent is named {name}; there are: {names}"),
-            None => anyhow::anyhow!("several agents are set up, name one of: {names}"),
+            Some(name) => anyhow::anyhow!("no agent is named {name}; there are: {known}"),
+            None => anyhow::anyhow!("several agents are set up, name one of: {known}"),
         };
         AppError {
             kind: AppErrorKind::Settings,

@@ -9,7 +9,7 @@
 //! 2. Every message carries uid, sequence number and capabilities; a field whose capability
 //!    bit is clear on our side, or known to be clear on the server's, is never in one.
 //! 3. A server message alone causes a message of ours only if it asks for one; equal values are not sent twice
-//!
+//!
 //! 4. After a loss, whatever was not followed by an answer is sent again.
 //!
 //! Must never: carry out anything. Offers, commands and identities are events; the caller answers by setting state.

@@ -40,6 +40,8 @@ const OPAMP_PATH: &str = "/v1/opamp";
 const SOCKET: &str = "link.sock";
 /// A socket's address holds 108 bytes, the last of them zero.
 const SOCKET_PATH_MAX: usize = 107;
+/// Mode bits of everybody but the owner.
+const OTHERS: u32 = 0o077;
 /// For the upgrade request of a child.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, such as one without free descriptors.
@@ -364,7 +366,7 @@ fn private_directory(path: &Path, uid: u32) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     let found = std::fs::symlink_metadata(path)?;
-    if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
+    if found.is_dir() && found.uid() == uid && found.mode() & OTHERS == 0 {
         Ok(())
     } else {
         let reason = format!("{} is not a private directory of ours", path.display());

@@ -6,15 +6,15 @@
 //! The model. Every directory and file has a *view* (the page cache, what calls see) and a *durable* state (what a
 //! crash leaves at least).
 //! - `fsync` of a file makes its bytes durable, not its name. `fsync` of a directory makes its entries durable, not
-//! what they hold.
+//!   what they hold.
 //! - A crash decides per directory which of the unsynced creations, renames and removals survive: none, all, a
 //!   prefix, or any subset in order. A rename is atomic: the new name and the loss of the old one survive together.
 //!   (Stricter than ext4 or xfs, which order them; POSIX promises no more.) Renames between directories are
 //!   refused: the store needs none.
 //! - A crash decides per file how far unsynced bytes got: nothing, all, a prefix, or the new length with zeros
-//! behind a prefix.
+//!   behind a prefix.
 //! - After a failed `fsync` of a file the kernel takes its pages for clean: a later `fsync` succeeds without having
-//! written them.
+//!   written them.
 //!   The model does the same. After a failed `fsync` of a directory its changes stay unsynced.
 //! - A kill ends the process only: the view stays. A write under way at that moment may be cut short.
 

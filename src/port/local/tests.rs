@@ -86,15 +86,17 @@ async fn a_collector_talks_over_loopback_and_one_too_many_is_turned_away() {
     assert_eq!(link, format!("ws://127.0.0.1:{port}/v1/opamp"));
     let (_tasks, mut rx) = served(door);
     let mut open = Vec::new();
+    let mut reports = Vec::new();
     for _ in 0..CONNECTIONS_MAX {
         open.push(connect(&link).await);
         let (_, report) = next(&mut rx).await;
         assert!(matches!(report, LocalReport::Opened { peer_pid: None, .. }));
-        // Kept: dropping it would close the connection.
-        std::mem::forget(report);
+        // Dropping the sender in it would close the connection.
+        reports.push(report);
     }
     let target: Target = link.parse().unwrap();
     assert!(dial(&target, DialOptions::default()).await.is_err());
+    drop(reports);
 }
 
 #[tokio::test(flavor = "local")]
