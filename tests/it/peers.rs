@@ -49,10 +49,6 @@ fn peer(name: &str) -> PathBuf {
 }
 
 /// The present moment of the test.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test waits in real time; there is no engine here whose time it could be"
-)]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
@@ -82,10 +78,6 @@ pub(crate) fn within<T>(
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition that has a deadline"
-)]
 fn pause() {
     std::thread::sleep(PAUSE);
 }

@@ -393,9 +393,14 @@ impl Supervisor {
         self.process.lines()
     }
 
-    /// Stops it and says how it ended.
+    /// Stops it, and its child with it.
     pub(crate) fn stop(mut self) {
+        let child = self.pid();
         let status = self.process.stop();
+        assert!(
+            !child.is_some_and(alive),
+            "the child outlived an orderly stop"
+        );
         assert_eq!(status.code(), Some(0), "{:#?}", self.process.lines());
     }
 }

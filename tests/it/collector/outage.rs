@@ -153,7 +153,7 @@ fn flapping_server_gets_what_is_owed_and_the_child_never_notices(kind: Kind) {
         let before = bench.server().connections(&uid);
         let out = format!("{round}.json");
         hash = bench.push(&uid, &bench.pipeline(&out));
-        // Taken from the agent between the offer and its answer, sooner or later.
+        // The link breaks somewhere between the offer and the end of its rollout.
         bench.server().refuse();
         supervisor.until("it has lost the link", |status| {
             status["link"]["state"] == "waiting"

@@ -27,8 +27,8 @@ struct Committed {
 }
 
 impl Committed {
-    /// `probation` is long enough to act inside it and short enough to be waited for.
-    fn new(kind: Kind, reload: Reload, probation: &str) -> Self {
+    /// `probation` is long enough to act inside it and short enough to be waited for; so is `proof`, where it has to pass.
+    fn new(kind: Kind, reload: Reload, probation: &str, proof: &str) -> Self {
         let mut bench = Bench::new(kind);
         let reload = match reload {
             Reload::Hup => "hup",
@@ -43,7 +43,7 @@ agents:
   collector:
     profile: otelcol
     executable: {}
-    apply: {{reload: {reload}, probation: {probation}, proof_timeout: 10s}}
+    apply: {{reload: {reload}, probation: {probation}, proof_timeout: {proof}}}
 ",
             otelcol().display()
         );
@@ -101,7 +101,7 @@ agents:
 }
 
 fn config_that_does_not_validate_never_reaches_the_child(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "2s");
+    let on = Committed::new(kind, reload, "2s", "20s");
     let bad = on
         .bench
         .pipeline("bad.json")
@@ -120,7 +120,7 @@ fn config_that_does_not_validate_never_reaches_the_child(kind: Kind, reload: Rel
 
 fn config_that_dies_at_its_start_is_rolled_back(kind: Kind, reload: Reload) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let on = Committed::new(kind, reload, "2s");
+    let on = Committed::new(kind, reload, "2s", "20s");
     let bad = format!(
         "{}receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{}'}}}}}}}}
 exporters: {{debug: {{}}}}
@@ -161,7 +161,7 @@ impl Drop for Parent {
 }
 
 fn config_that_dies_in_probation_is_rolled_back(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "4s");
+    let on = Committed::new(kind, reload, "4s", "20s");
     let mut parent = Parent::new();
     let bad = format!(
         "{}extensions: {{opamp: {{ppid: {}, ppid_poll_interval: 50ms}}}}\n",
@@ -177,7 +177,7 @@ fn config_that_dies_in_probation_is_rolled_back(kind: Kind, reload: Reload) {
 }
 
 fn config_that_never_becomes_healthy_is_rolled_back(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "2s");
+    let on = Committed::new(kind, reload, "2s", "5s");
     // The Collector opens this file before it is healthy, and waits for whoever has it locked.
     let storage = on.bench.path("storage");
     std::fs::create_dir(&storage).unwrap();
@@ -193,7 +193,7 @@ extensions: {{file_storage: {{directory: '{}', timeout: 5m}}}}
         storage.display()
     );
     let words = on.fails(&bad);
-    assert!(words.contains("healthy within 10s"), "{words}");
+    assert!(words.contains("healthy within 5s"), "{words}");
     on.runs_the_committed_one(&bad);
     drop(lock);
 }
