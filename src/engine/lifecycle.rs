@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::Restart;
 use crate::engine::message::{ChildIdentity, Exit, ExitStatus};
 use crate::engine::random::Random;
+use crate::engine::watch::died;
 use crate::units::{Moment, Ticket};
 
 /// KILL cannot be ignored, but a process in uninterruptible sleep keeps it pending; so it is sent again until it is
@@ -92,6 +93,8 @@ pub(crate) struct Lifecycle {
     pub(crate) crashes: u64,
     started_before: bool,
     pub(crate) last_exit: Option<String>,
+    /// How it died by itself, with its last output; none when we stopped it.
+    pub(crate) last_words: Option<String>,
 }
 
 impl Lifecycle {
@@ -108,6 +111,7 @@ impl Lifecycle {
             crashes: 0,
             started_before: false,
             last_exit: None,
+            last_words: None,
         }
     }
 
@@ -242,6 +246,7 @@ impl Lifecycle {
         random: &mut Random,
     ) -> Vec<Fact> {
         self.last_exit = Some(reason.clone());
+        self.last_words = None;
         let mut facts = vec![Fact::NotStarted(reason)];
         if self.wanted == Wanted::Down {
             self.actual = Actual::Down;
@@ -264,6 +269,7 @@ impl Lifecycle {
         match &self.actual {
             Actual::Stopping { child, .. } if child.pid == pid => {
                 self.last_exit = Some(describe(&exit));
+                self.last_words = None;
                 self.actual = Actual::Down;
                 let orders = match self.wanted {
                     Wanted::Up => self.spawn(tickets),
@@ -277,6 +283,7 @@ impl Lifecycle {
                 }
                 self.crashes = self.crashes.saturating_add(1);
                 self.last_exit = Some(describe(&exit));
+                self.last_words = Some(died(&exit));
                 let mut facts = vec![Fact::Crashed(exit)];
                 facts.extend(self.wait_or_give_up(now, random));
                 let orders = match self.actual {

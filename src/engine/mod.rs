@@ -675,7 +675,7 @@ impl Engine {
     fn child_health(&self) -> (bool, String) {
         if self.life.running().is_none() {
             let why = self.life.given_up().map(str::to_owned);
-            let why = why.or_else(|| {
+            let why = why.or_else(|| self.life.last_words.clone()).or_else(|| {
                 self.life
                     .last_exit
                     .clone()

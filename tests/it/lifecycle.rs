@@ -51,7 +51,7 @@ fn term_stops_child_and_supervisor_in_order() {
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(9), "{took:?}");
     assert_eq!(bench.text("bye"), "bye\n");
-    assert_eq!(bench.children(), []);
+    assert_eq!(bench.children(), Vec::<i32>::new());
     assert!(!bench.path("state/control.sock").exists());
 }
 
@@ -66,7 +66,7 @@ fn a_child_that_ignores_term_is_killed_inside_the_budget() {
     let (status, took) = supervisor.ended();
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(status.code(), Some(0));
-    assert_eq!(bench.children(), []);
+    assert_eq!(bench.children(), Vec::<i32>::new());
 }
 
 #[test]

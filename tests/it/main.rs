@@ -2,9 +2,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "helpers of tests fail by panicking, and a black-box test has a clock of its own"
 )]
 
+mod collector;
+mod fleet;
 mod lifecycle;
+mod peers;
 mod support;

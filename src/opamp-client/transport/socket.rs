@@ -13,9 +13,6 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 /// Agents sit idle most of the time: a small buffer each, not 128 KiB.
 const READ_BUFFER: usize = 4 * 1024;
 
-/// Room above one message for frame headers, pongs and the close frame.
-const WRITE_SLACK: usize = 64 * 1024;
-
 /// Any stream, so that TCP, TLS and Unix sockets are one type from here on.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -82,11 +79,12 @@ impl Connection {
     }
 }
 
+/// Limits of what is read. What is written has none here: whoever makes a message bounds it, and the pump buffers one at a
+/// time, since it flushes each before it takes the next.
 pub(super) fn socket_config(max_message: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
-        .max_write_buffer_size(max_message.saturating_add(WRITE_SLACK))
         .max_message_size(Some(max_message))
         .max_frame_size(Some(max_message))
 }

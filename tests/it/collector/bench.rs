@@ -1,0 +1,411 @@
+//! A bench to play scenarios on: a directory, a server, settings, and the supervisor on top of them.
+//!
+//! Promises: settings of the `agent:` form are written out whole, so that no row hangs on a default it does not name;
+//! configs for the Collector read `in.log` and write to a file, so that what flows can be seen from outside.
+//! Must never: decide what is right; scenarios do.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::fleet::{Agent, Kind, Server, endpoint};
+use crate::peers::{Door, Process, eventually, otelcol};
+
+/// How a new config is made to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reload {
+    /// A new process.
+    Restart,
+    /// SIGHUP.
+    Hup,
+}
+
+/// Settings in opampsupervisor's form, every key that a row may depend on written out.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentForm {
+    /// `use_hup_config_reload`.
+    pub(crate) reload: Reload,
+    /// `accepts_remote_config` and `reports_remote_config`.
+    pub(crate) remote: bool,
+    /// `validate_config`.
+    pub(crate) validate: bool,
+    /// `automatic_config_rollback`.
+    pub(crate) rollback: bool,
+    /// `config_files`.
+    pub(crate) files: Vec<PathBuf>,
+    /// Lines of YAML put at the end.
+    pub(crate) more: String,
+}
+
+impl AgentForm {
+    /// What opampsupervisor does by default, with remote config on.
+    pub(crate) fn with_remote(reload: Reload) -> Self {
+        Self {
+            reload,
+            remote: true,
+            validate: false,
+            rollback: false,
+            files: Vec::new(),
+            more: String::new(),
+        }
+    }
+
+    /// What it does by default, with one local file.
+    pub(crate) fn with_local(reload: Reload, file: PathBuf) -> Self {
+        Self {
+            remote: false,
+            files: vec![file],
+            ..Self::with_remote(reload)
+        }
+    }
+
+    fn render(&self, endpoint: &str, state: &Path) -> String {
+        let Self {
+            reload,
+            remote,
+            validate,
+            rollback,
+            files,
+            more,
+        } = self;
+        let hup = *reload == Reload::Hup;
+        let files = serde_json::to_string(files).unwrap();
+        format!(
+            "server: {{endpoint: {endpoint}}}
+capabilities:
+  accepts_remote_config: {remote}
+  reports_remote_config: {remote}
+  accepts_restart_command: true
+  reports_effective_config: true
+  reports_health: true
+  reports_heartbeat: true
+storage: {{directory: {state}}}
+agent:
+  executable: {otelcol}
+  config_files: {files}
+  config_apply_timeout: 30s
+  use_hup_config_reload: {hup}
+  validate_config: {validate}
+  automatic_config_rollback: {rollback}
+{more}",
+            state = state.display(),
+            otelcol = otelcol().display(),
+        )
+    }
+}
+
+/// A directory and a server to play on.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+    kind: Kind,
+    server: Option<Server>,
+    fed: AtomicUsize,
+}
+
+impl Bench {
+    /// With a server that is there from the start (ours: as long as the supervisor runs).
+    pub(crate) fn new(kind: Kind) -> Self {
+        let server = match kind {
+            Kind::Dev => None,
+            Kind::OpampGo => Some(Server::start(kind, 0)),
+        };
+        Self {
+            server,
+            ..Self::without_server(kind)
+        }
+    }
+
+    /// Without one, until [`Bench::server_comes`].
+    pub(crate) fn without_server(kind: Kind) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            kind,
+            server: None,
+            fed: AtomicUsize::new(0),
+        }
+    }
+
+    /// Starts a server, apart from any supervisor.
+    pub(crate) fn server_comes(&mut self, port: u16) {
+        self.server = Some(Server::start(self.kind, port));
+    }
+
+    /// Ends the server without a word.
+    pub(crate) fn server_goes(&mut self) {
+        self.server.take().unwrap().stop();
+    }
+
+    /// The server.
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// A path in the directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file into it.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::File::create(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .unwrap();
+        path
+    }
+
+    /// Runs the supervisor with settings in opampsupervisor's form and the server of the bench.
+    pub(crate) fn run(&mut self, settings: &AgentForm) -> Supervisor {
+        let endpoint = match &self.server {
+            None | Some(Server::Embedded { .. }) => endpoint(1),
+            Some(server) => server.endpoint(),
+        };
+        let text = settings.render(&endpoint, &self.path("state"));
+        self.run_text(&text)
+    }
+
+    /// As [`Bench::run`], with a server that is not there.
+    pub(crate) fn run_alone(&mut self, settings: &AgentForm, port: u16) -> Supervisor {
+        let text = settings.render(&endpoint(port), &self.path("state"));
+        self.start(&text, false)
+    }
+
+    /// Runs the supervisor with a settings file; `SERVER` and `STATE` in it are filled in.
+    pub(crate) fn run_text(&mut self, settings: &str) -> Supervisor {
+        let endpoint = match &self.server {
+            None | Some(Server::Embedded { .. }) => endpoint(1),
+            Some(server) => server.endpoint(),
+        };
+        let text = settings
+            .replace("SERVER", &endpoint)
+            .replace("STATE", &self.path("state").display().to_string());
+        let embedded = matches!(self.server, None | Some(Server::Embedded { .. }));
+        self.start(&text, embedded)
+    }
+
+    fn start(&mut self, settings: &str, embedded: bool) -> Supervisor {
+        let config = self.file("supervisor.yaml", settings);
+        let mut args = vec!["run".to_owned(), "--config".to_owned()];
+        args.push(config.display().to_string());
+        if embedded {
+            args.extend(["--dev-server".to_owned(), "127.0.0.1:0".to_owned()]);
+        }
+        let program = Path::new(env!("CARGO_BIN_EXE_adjutant"));
+        let mut process = Process::start("adjutant", program, args);
+        if embedded {
+            let (api, token) = process.line("the address of the page", page);
+            self.server = Some(Server::Embedded { api, token });
+        }
+        let supervisor = Supervisor {
+            process,
+            control: Door::Unix(self.path("state/control.sock")),
+            config,
+        };
+        eventually("the control socket answers", || {
+            supervisor.status().map(drop)
+        });
+        supervisor
+    }
+
+    /// Waits until the server has the agent connected and told about; returns its uid.
+    pub(crate) fn connected(&self, supervisor: &Supervisor) -> String {
+        let uid = supervisor.uid();
+        self.agent(&uid, "connected and described", |agent| {
+            agent.connected && agent.identifying.contains_key("service.name")
+        });
+        uid
+    }
+
+    /// Waits until what the server knows of the agent is as wanted.
+    pub(crate) fn agent(&self, uid: &str, what: &str, wanted: impl Fn(&Agent) -> bool) -> Agent {
+        eventually(&format!("the server sees the agent {what}"), || {
+            let agent = self.server().agent(uid)?;
+            if wanted(&agent) {
+                Ok(agent)
+            } else {
+                Err(format!("{agent:#?}"))
+            }
+        })
+    }
+
+    /// Waits until the agent has reported a status for an offer; returns its error text.
+    pub(crate) fn status(&self, uid: &str, hash: &str, word: &str) -> String {
+        let agent = self.agent(uid, &format!("{word} {hash}"), |agent| {
+            agent
+                .status
+                .as_ref()
+                .is_some_and(|(about, seen, _)| about == hash && seen == word)
+        });
+        agent.status.unwrap().2
+    }
+
+    /// Waits until the agent is reported healthy or not; returns the error text.
+    pub(crate) fn healthy(&self, uid: &str, healthy: bool) -> String {
+        let what = if healthy {
+            "healthy"
+        } else {
+            "unhealthy, with a reason"
+        };
+        let agent = self.agent(uid, what, |agent| {
+            agent.health.as_ref().is_some_and(|health| {
+                health.healthy == healthy && (healthy || !health.last_error.is_empty())
+            })
+        });
+        agent.health.unwrap().last_error
+    }
+
+    /// Pushes a config as one file.
+    pub(crate) fn push(&self, uid: &str, config: &str) -> String {
+        self.server().push(uid, &[("config.yaml", config)], None)
+    }
+
+    /// A config that carries lines of `in.log` to a file of this name.
+    pub(crate) fn pipeline(&self, out: &str) -> String {
+        pipeline(&self.path("in.log"), &self.path(out))
+    }
+
+    /// Writes a new line to `in.log` and waits until it has come out.
+    pub(crate) fn flows(&self, out: &str) {
+        let number = self.fed.fetch_add(1, Ordering::Relaxed);
+        let line = format!("line-{number}-of-{out}");
+        let mut input = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("in.log"))
+            .unwrap();
+        writeln!(input, "{line}").unwrap();
+        let path = self.path(out);
+        eventually(&format!("{line} comes out"), || {
+            let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+            if text.contains(&line) {
+                Ok(())
+            } else {
+                Err(format!("{} bytes of other lines", text.len()))
+            }
+        });
+    }
+}
+
+/// A config of the Collector that carries lines from one file to another.
+pub(crate) fn pipeline(input: &Path, out: &Path) -> String {
+    format!(
+        "receivers:
+  filelog:
+    include: ['{}']
+    start_at: beginning
+    poll_interval: 50ms
+exporters:
+  file:
+    path: '{}'
+    flush_interval: 50ms
+service:
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines:
+    logs: {{receivers: [filelog], exporters: [file]}}
+",
+        input.display(),
+        out.display()
+    )
+}
+
+/// Address and token out of the line that names the page.
+fn page(line: &str) -> Option<(Door, String)> {
+    let (_, rest) = line.split_once("http://")?;
+    let (address, rest) = rest.split_once('/')?;
+    let (_, token) = rest.split_once("token=")?;
+    let token = token.chars().take_while(char::is_ascii_alphanumeric);
+    Some((Door::Tcp(address.parse().ok()?), token.collect()))
+}
+
+/// A running supervisor.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    process: Process,
+    control: Door,
+    config: PathBuf,
+}
+
+impl Supervisor {
+    /// The only agent's part of `GET /v1/status`.
+    pub(crate) fn status(&self) -> Result<Value, String> {
+        let answer = self.control.get("/v1/status")?;
+        match answer.json["agents"].get(0) {
+            Some(agent) if answer.status == 200 => Ok(agent.clone()),
+            _ => Err(format!("{answer:?}")),
+        }
+    }
+
+    /// The agent's uid.
+    pub(crate) fn uid(&self) -> String {
+        let status = self.status().unwrap();
+        status["instance_uid"].as_str().unwrap().to_owned()
+    }
+
+    /// The pid of the child, if one runs.
+    pub(crate) fn pid(&self) -> Option<u64> {
+        self.status().unwrap()["child"]["pid"].as_u64()
+    }
+
+    /// Waits until the status is as wanted.
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("the supervisor says {what}"), || {
+            let status = self.status()?;
+            if wanted(&status) {
+                Ok(status)
+            } else {
+                Err(format!("{status:#}"))
+            }
+        })
+    }
+
+    /// Waits until a child runs and is healthy; returns its pid.
+    pub(crate) fn healthy(&self) -> u64 {
+        let status = self.until("healthy with a child", |status| {
+            status["healthy"] == true && status["child"]["pid"].is_u64()
+        });
+        status["child"]["pid"].as_u64().unwrap()
+    }
+
+    /// Waits until the rollout is in a phase.
+    pub(crate) fn phase(&self, phase: &str) -> Value {
+        self.until(phase, |status| status["phase"] == phase)
+    }
+
+    /// Runs a command of ours against it and returns its standard output.
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_adjutant"))
+            .args(words)
+            .arg("--config")
+            .arg(&self.config)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
+    /// Stops it, and its child with it.
+    pub(crate) fn stop(mut self) {
+        let child = self.pid();
+        let status = self.process.stop();
+        assert!(
+            !child.is_some_and(alive),
+            "the child outlived an orderly stop"
+        );
+        assert_eq!(status.code(), Some(0), "{:#?}", self.process.lines());
+    }
+}
+
+/// Whether a process is there.
+pub(crate) fn alive(pid: u64) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}

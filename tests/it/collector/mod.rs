@@ -1,0 +1,64 @@
+//! Scenarios with a real OpenTelemetry Collector under `adjutant run`, each against our dev server and against a server
+//! made with opamp-go. `docs/conformance/e2e.md` says which acceptance row is tested where.
+
+mod apply;
+mod bench;
+mod generic;
+mod health;
+mod hostile;
+mod identity;
+mod outage;
+mod restart;
+mod rollback;
+mod start;
+
+/// One test per server for a scenario that takes the [`crate::fleet::Kind`] of server.
+macro_rules! on_both_servers {
+    ($scenario:ident) => {
+        mod $scenario {
+            use crate::fleet::Kind;
+
+            #[test]
+            fn dev_server() {
+                super::$scenario(Kind::Dev);
+            }
+
+            #[test]
+            fn opamp_go() {
+                super::$scenario(Kind::OpampGo);
+            }
+        }
+    };
+}
+
+/// One test per server and way to reload.
+macro_rules! in_both_modes {
+    ($scenario:ident) => {
+        mod $scenario {
+            use crate::collector::bench::Reload;
+            use crate::fleet::Kind;
+
+            #[test]
+            fn restart_dev_server() {
+                super::$scenario(Kind::Dev, Reload::Restart);
+            }
+
+            #[test]
+            fn restart_opamp_go() {
+                super::$scenario(Kind::OpampGo, Reload::Restart);
+            }
+
+            #[test]
+            fn hup_dev_server() {
+                super::$scenario(Kind::Dev, Reload::Hup);
+            }
+
+            #[test]
+            fn hup_opamp_go() {
+                super::$scenario(Kind::OpampGo, Reload::Hup);
+            }
+        }
+    };
+}
+
+pub(crate) use {in_both_modes, on_both_servers};
