@@ -6,14 +6,11 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
-triple=$(rustc -vV | sed -n 's/^host: //p')
 
-# Static, so that one file runs anywhere. Without an explicit target the flag would reach procedural macros, which
-# cannot be static.
+# As `cargo build --release` makes them for anybody; the two share what they both need.
 build() {
-  RUSTFLAGS="-C target-feature=+crt-static" CARGO_INCREMENTAL=0 \
-    cargo build --locked --quiet --release --target "$triple" --target-dir "$target/released" "$@"
-  cp "$target/released/$triple/release/adjutant" "$out/$name"
+  CARGO_INCREMENTAL=0 cargo build --locked --quiet --release --bin adjutant --target-dir "$target" "$@"
+  cp "$target/release/adjutant" "$out/$name"
 }
 
 out=$target/budgets

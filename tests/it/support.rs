@@ -22,8 +22,8 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// One `generic` agent `a` whose program is `script`, run with `/bin/sh`, and one local config file. `more` are further
-    /// lines of the agent's settings.
+    /// One `generic` agent `a` whose program is `script`, run with `/bin/sh`, and one local config file. `more` are
+    /// further lines of the agent's settings.
     pub(crate) fn generic(script: &str, more: &str) -> Self {
         let bench = Self {
             dir: tempfile::tempdir().unwrap(),
