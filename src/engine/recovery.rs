@@ -13,7 +13,8 @@ use crate::engine::rollout::{Job, Source};
 use crate::engine::{Engine, Outcome, desired};
 use crate::units::Now;
 
-/// A transaction that was taken up this often, and each time ended by a death of ours, is undone: it may be what kills the host.
+/// A transaction that was taken up this often, and each time ended by a death of ours, is undone: it may be what kills
+/// the host.
 const RESUMES_MAX: usize = 3;
 
 impl Engine {

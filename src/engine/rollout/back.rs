@@ -221,8 +221,8 @@ impl Engine {
         }
         self.enter_with("rolled back", reason.clone());
         let Some(target) = transaction.target else {
-            // An offer that never ran is worth nothing. The operator's own config stays under the restart policy: it is all there
-            // is, and what keeps it from coming up may go away.
+            // An offer that never ran is worth nothing. The operator's own config stays under the restart policy: it is
+            // all there is, and what keeps it from coming up may go away.
             if transaction.job.is_theirs() {
                 let orders = self.life.want_down(now.mono);
                 self.obey(orders);
