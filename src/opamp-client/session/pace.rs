@@ -53,7 +53,30 @@ impl Pace {
         self.used_until.saturating_sub(PERIOD * (BURST - 1))
     }
 
+    /// One use. A use before its time, because something else was sent anyway, costs no more than the account holds: the
+    /// next one is never more than a period away.
     pub(super) fn took(&mut self, now: Duration) {
-        self.used_until = self.used_until.max(now).saturating_add(PERIOD);
+        let full = now.saturating_add(PERIOD * BURST);
+        self.used_until = self.used_until.max(now).saturating_add(PERIOD).min(full);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_before_their_time_delay_the_next_one_by_a_period_at_most() {
+        let mut pace = Pace::default();
+        let now = Duration::from_secs(100);
+        for _ in 0..BURST {
+            assert!(pace.next_at() <= now);
+            pace.took(now);
+        }
+        assert_eq!(pace.next_at(), now + PERIOD);
+        for _ in 0..100 {
+            pace.took(now);
+        }
+        assert_eq!(pace.next_at(), now + PERIOD);
     }
 }
