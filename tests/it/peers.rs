@@ -168,7 +168,8 @@ impl Process {
         self.ended = self.child.wait().ok();
     }
 
-    fn signal(&self, signal: &str) {
+    /// Sends it a signal, by its name without `SIG`.
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let signal = format!("SIG{signal}").parse::<nix::sys::signal::Signal>();
         if self.ended.is_none() {

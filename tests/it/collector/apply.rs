@@ -9,6 +9,7 @@ use crate::fleet::Kind;
 in_both_modes!(bad_config_makes_it_unhealthy_and_a_good_one_heals_it);
 on_both_servers!(empty_config_map_stops_the_collector);
 in_both_modes!(each_offer_is_reported_from_applying_to_its_end);
+in_both_modes!(newest_of_many_offers_is_what_runs);
 in_both_modes!(config_that_does_not_validate_leaves_the_running_one_alone);
 
 /// A config whose receiver cannot start, because somebody listens on its port.
@@ -100,6 +101,24 @@ fn each_offer_is_reported_from_applying_to_its_end(kind: Kind, reload: Reload) {
     // What a full report says before there was any offer.
     statuses.retain(|(word, _)| word != "UNSET");
     assert_eq!(statuses, wanted);
+}
+
+fn newest_of_many_offers_is_what_runs(kind: Kind, reload: Reload) {
+    let mut bench = Bench::new(kind);
+    let supervisor = bench.run(&AgentForm::with_remote(reload));
+    let uid = bench.connected(&supervisor);
+    // Each may meet the rollout of an earlier one anywhere, a Collector that is not up yet included: HUP would kill that.
+    let offers: Vec<String> = (0..12)
+        .map(|number| bench.push(&uid, &bench.pipeline(&format!("{number}.json"))))
+        .collect();
+    bench.status(&uid, &offers[11], "APPLIED");
+    bench.flows("11.json");
+    bench.agent(&uid, "with the newest effective config", |agent| {
+        agent.effective.contains("/11.json")
+    });
+    let status = supervisor.status().unwrap();
+    assert_eq!(status["crashes"], 0, "{status:#}");
+    assert_eq!(status["remote"]["offer"], offers[11].as_str());
 }
 
 // E39

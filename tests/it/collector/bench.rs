@@ -161,11 +161,7 @@ impl Bench {
 
     /// Runs the supervisor with settings in opampsupervisor's form and the server of the bench.
     pub(crate) fn run(&mut self, settings: &AgentForm) -> Supervisor {
-        let endpoint = match &self.server {
-            None | Some(Server::Embedded { .. }) => endpoint(1),
-            Some(server) => server.endpoint(),
-        };
-        let text = settings.render(&endpoint, &self.path("state"));
+        let text = settings.render("SERVER", Path::new("STATE"));
         self.run_text(&text)
     }
 
@@ -177,15 +173,28 @@ impl Bench {
 
     /// Runs the supervisor with a settings file; `SERVER` and `STATE` in it are filled in.
     pub(crate) fn run_text(&mut self, settings: &str) -> Supervisor {
+        let text = self.fill(settings);
+        let embedded = matches!(self.server, None | Some(Server::Embedded { .. }));
+        self.start(&text, embedded)
+    }
+
+    /// Puts another settings file in the place of the one a supervisor runs with, and has it read.
+    pub(crate) fn settings_change(&self, supervisor: &mut Supervisor, settings: &str) {
+        self.file("supervisor.yaml", &self.fill(settings));
+        supervisor.process.signal("HUP");
+        let read = |line: &str| line.contains("settings read again").then_some(());
+        supervisor.process.line("it reads its settings", read);
+    }
+
+    fn fill(&self, settings: &str) -> String {
+        // An embedded server takes the place of whatever stands there.
         let endpoint = match &self.server {
             None | Some(Server::Embedded { .. }) => endpoint(1),
             Some(server) => server.endpoint(),
         };
-        let text = settings
+        settings
             .replace("SERVER", &endpoint)
-            .replace("STATE", &self.path("state").display().to_string());
-        let embedded = matches!(self.server, None | Some(Server::Embedded { .. }));
-        self.start(&text, embedded)
+            .replace("STATE", &self.path("state").display().to_string())
     }
 
     fn start(&mut self, settings: &str, embedded: bool) -> Supervisor {

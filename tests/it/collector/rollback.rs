@@ -17,6 +17,26 @@ in_both_modes!(config_that_dies_at_its_start_is_rolled_back);
 in_both_modes!(config_that_dies_in_probation_is_rolled_back);
 in_both_modes!(config_that_never_becomes_healthy_is_rolled_back);
 
+fn settings(reload: Reload, probation: &str, proof: &str) -> String {
+    let reload = match reload {
+        Reload::Hup => "hup",
+        Reload::Restart => "restart",
+    };
+    format!(
+        "server: {{endpoint: SERVER}}
+storage: {{directory: STATE}}
+http: {{listen: []}}
+stop: {{grace: 1s, budget: 5s}}
+agents:
+  collector:
+    profile: otelcol
+    executable: {}
+    apply: {{reload: {reload}, probation: {probation}, proof_timeout: {proof}}}
+",
+        otelcol().display()
+    )
+}
+
 /// A supervisor whose Collector runs a committed config.
 struct Committed {
     bench: Bench,
@@ -27,27 +47,10 @@ struct Committed {
 }
 
 impl Committed {
-    /// `probation` is long enough to act inside it and short enough to be waited for; so is `proof`, where it has to pass.
-    fn new(kind: Kind, reload: Reload, probation: &str, proof: &str) -> Self {
+    /// `proof` is how long a config may take to prove itself.
+    fn new(kind: Kind, reload: Reload, proof: &str) -> Self {
         let mut bench = Bench::new(kind);
-        let reload = match reload {
-            Reload::Hup => "hup",
-            Reload::Restart => "restart",
-        };
-        let settings = format!(
-            "server: {{endpoint: SERVER}}
-storage: {{directory: STATE}}
-http: {{listen: []}}
-stop: {{grace: 1s, budget: 5s}}
-agents:
-  collector:
-    profile: otelcol
-    executable: {}
-    apply: {{reload: {reload}, probation: {probation}, proof_timeout: {proof}}}
-",
-            otelcol().display()
-        );
-        let supervisor = bench.run_text(&settings);
+        let supervisor = bench.run_text(&settings(reload, "2s", proof));
         let uid = bench.connected(&supervisor);
         let good = bench.push(&uid, &bench.pipeline("good.json"));
         bench.status(&uid, &good, "APPLIED");
@@ -101,7 +104,7 @@ agents:
 }
 
 fn config_that_does_not_validate_never_reaches_the_child(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "2s", "20s");
+    let on = Committed::new(kind, reload, "20s");
     let bad = on
         .bench
         .pipeline("bad.json")
@@ -120,7 +123,7 @@ fn config_that_does_not_validate_never_reaches_the_child(kind: Kind, reload: Rel
 
 fn config_that_dies_at_its_start_is_rolled_back(kind: Kind, reload: Reload) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let on = Committed::new(kind, reload, "2s", "20s");
+    let on = Committed::new(kind, reload, "20s");
     let bad = format!(
         "{}receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '{}'}}}}}}}}
 exporters: {{debug: {{}}}}
@@ -161,7 +164,10 @@ impl Drop for Parent {
 }
 
 fn config_that_dies_in_probation_is_rolled_back(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "4s", "20s");
+    let mut on = Committed::new(kind, reload, "20s");
+    // From here on a probation is long enough to act in it, however busy the machine is.
+    let settings = settings(reload, "1m", "20s");
+    on.bench.settings_change(&mut on.supervisor, &settings);
     let mut parent = Parent::new();
     let bad = format!(
         "{}extensions: {{opamp: {{ppid: {}, ppid_poll_interval: 50ms}}}}\n",
@@ -177,7 +183,7 @@ fn config_that_dies_in_probation_is_rolled_back(kind: Kind, reload: Reload) {
 }
 
 fn config_that_never_becomes_healthy_is_rolled_back(kind: Kind, reload: Reload) {
-    let on = Committed::new(kind, reload, "2s", "5s");
+    let on = Committed::new(kind, reload, "5s");
     // The Collector opens this file before it is healthy, and waits for whoever has it locked.
     let storage = on.bench.path("storage");
     std::fs::create_dir(&storage).unwrap();

@@ -9,6 +9,7 @@ use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
 
 in_both_modes!(remote_config_runs_and_is_reported);
+on_both_servers!(files_of_an_offer_are_layers_in_the_order_of_their_names);
 in_both_modes!(local_config_runs);
 in_both_modes!(config_without_pipelines_runs);
 on_both_servers!(capabilities_turned_off_are_not_announced);
@@ -47,6 +48,31 @@ fn remote_config_runs_and_is_reported(kind: Kind, reload: Reload) {
     let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     let kept = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("last_working");
     assert!(!names.iter().any(kept), "{names:?}");
+}
+
+fn files_of_an_offer_are_layers_in_the_order_of_their_names(kind: Kind) {
+    let mut bench = Bench::new(kind);
+    let supervisor = bench.run(&AgentForm::with_remote(Reload::Restart));
+    let uid = bench.connected(&supervisor);
+    let whole = bench.pipeline("first.json");
+    let path = |name: &str| {
+        let path = bench.path(name);
+        format!("exporters: {{file: {{path: '{}'}}}}\n", path.display())
+    };
+    let files = [
+        ("z.yaml", path("second.json")),
+        ("", path("third.json")),
+        ("a.yaml", whole),
+    ];
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, body)| (*name, body.as_str()))
+        .collect();
+    let hash = bench.server().push(&uid, &files, None);
+    bench.status(&uid, &hash, "APPLIED");
+    bench.flows("third.json");
+    assert!(!bench.path("first.json").exists());
+    assert!(!bench.path("second.json").exists());
 }
 
 // E03
