@@ -130,8 +130,35 @@ impl Engine {
                 transaction.stage = Stage::FetchingGood;
                 self.push_disk(Purpose::Transaction, DiskWork::ReadRevision(good));
             }
-            _ => self.fall_to_base(now),
+            _ => match self.proven_before() {
+                Some(proven) => {
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.stage = Stage::FetchingGood;
+                    }
+                    self.push_disk(Purpose::Transaction, DiskWork::ReadRevision(proven));
+                }
+                None => self.fall_to_base(now),
+            },
         }
+    }
+
+    /// Where nothing is last good yet: the newest other config that was proven, as when an offer took the place of the
+    /// first one inside its window. It ran, which cannot be said of the base.
+    fn proven_before(&self) -> Option<RevisionId> {
+        let transaction = self.transaction.as_ref()?;
+        let bad = transaction.revision.as_ref().map(|revision| revision.hash);
+        let proven = self.history.iter().rev().filter(|record| {
+            record.step == Step::Probation
+                && record.hash != bad
+                && !self
+                    .rejected
+                    .iter()
+                    .any(|rejection| Some(rejection.hash) == record.hash)
+        });
+        proven
+            .filter(|_| self.last_good.is_none() && !transaction.job.last_resort)
+            .filter_map(|record| record.revision.clone())
+            .find(|id| self.revisions.iter().any(|stored| &stored.id == id))
     }
 
     pub(super) fn fall_to_base(&mut self, now: Now) {

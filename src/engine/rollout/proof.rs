@@ -204,6 +204,8 @@ impl Engine {
                 {
                     self.answer(&offer, Outcome::Applied, "");
                 }
+                // Gone back to before its own window had ended: it gets one.
+                self.resume_probation(now);
                 false
             }
             Verdict::Restart => {
