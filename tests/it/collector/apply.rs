@@ -7,6 +7,7 @@ use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
 
 in_both_modes!(bad_config_makes_it_unhealthy_and_a_good_one_heals_it);
+in_both_modes!(bad_config_gives_way_to_the_one_before_it);
 on_both_servers!(empty_config_map_stops_the_collector);
 in_both_modes!(each_offer_is_reported_from_applying_to_its_end);
 in_both_modes!(newest_of_many_offers_is_what_runs);
@@ -24,7 +25,7 @@ service:
     )
 }
 
-// E13
+// E13, E31
 fn bad_config_makes_it_unhealthy_and_a_good_one_heals_it(kind: Kind, reload: Reload) {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -42,6 +43,37 @@ fn bad_config_makes_it_unhealthy_and_a_good_one_heals_it(kind: Kind, reload: Rel
     bench.status(&uid, &good, "APPLIED");
     bench.healthy(&uid, true);
     bench.flows("out.json");
+}
+
+// E08, E09
+fn bad_config_gives_way_to_the_one_before_it(kind: Kind, reload: Reload) {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut bench = Bench::new(kind);
+    let settings = AgentForm {
+        rollback: true,
+        ..AgentForm::with_remote(reload)
+    };
+    let supervisor = bench.run(&settings);
+    let uid = bench.connected(&supervisor);
+    let good = bench.push(&uid, &bench.pipeline("good.json"));
+    bench.status(&uid, &good, "APPLIED");
+    bench.healthy(&uid, true);
+
+    // Right after it, as fleets do: its probation has hardly begun.
+    let bad = bench.push(&uid, &port_taken(port));
+    let words = bench.status(&uid, &bad, "FAILED");
+    assert!(words.contains("address already in use"), "{words}");
+    bench.healthy(&uid, true);
+    bench.flows("good.json");
+    supervisor.stop();
+
+    // The next life runs the good one, and does not call the bad one applied.
+    let supervisor = bench.run(&settings);
+    bench.connected(&supervisor);
+    supervisor.healthy();
+    bench.flows("good.json");
+    bench.status(&uid, &bad, "FAILED");
 }
 
 // E28

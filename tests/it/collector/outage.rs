@@ -68,7 +68,7 @@ extensions: {{health_check: {{endpoint: '127.0.0.1:{health}'}}}}
     assert_eq!(supervisor.pid(), Some(pid), "the Collector did not notice");
 }
 
-// E07
+// E07, E24
 fn stored_config_runs_before_the_server_is_there(kind: Kind, reload: Reload) {
     let mut bench = Bench::without_server(kind);
     let settings = AgentForm::with_remote(reload);
