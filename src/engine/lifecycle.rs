@@ -418,8 +418,9 @@ impl Lifecycle {
         self.failures = self.failures.saturating_add(1);
         let limit = self.policy.give_up_after;
         if limit > 0 && self.failures >= limit {
-            let last = self.last_exit.as_deref().unwrap_or("unknown");
-            let reason = format!("{limit} failed starts in a row, the last with {last}");
+            let last = self.last_words.as_deref().or(self.last_exit.as_deref());
+            let last = last.unwrap_or("for an unknown reason");
+            let reason = format!("{limit} failed starts in a row: {last}");
             self.actual = Actual::GivenUp {
                 reason: reason.clone(),
             };
@@ -605,7 +606,10 @@ mod tests {
                 &mut random,
             );
             if let Some(Fact::GaveUp(reason)) = facts.last() {
-                assert_eq!(reason, "4 failed starts in a row, the last with signal 11");
+                assert_eq!(
+                    reason,
+                    "4 failed starts in a row: the child died with signal 11"
+                );
                 break;
             }
             let orders = if orders.is_empty() {
