@@ -13,13 +13,13 @@ use super::rig::{
     Rig, Supervisor, agent, agent_entry, have, lacks, lacks_root, now, wait_for, wait_until,
 };
 
-/// Leaves twenty orphans behind, each a second later than asked for, and goes on.
-const ORPHANS: &str = r#"#!/bin/sh
+/// Leaves twenty orphans behind, each a second long, and goes on.
+const ORPHANS: &str = r"#!/bin/sh
 for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
   ( sleep 1 & )
 done
 exec sleep 86400
-"#;
+";
 
 /// Does not hear TERM, and neither does what it starts.
 pub(super) const DEAF: &str = r#"#!/bin/sh

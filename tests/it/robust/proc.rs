@@ -57,7 +57,9 @@ pub(super) fn environment(pid: u32) -> BTreeMap<String, String> {
 
 /// Living processes that carry the marker of an agent whose state lies below `directory`.
 pub(super) fn marked(directory: &Path) -> Vec<Process> {
-    let below = directory.canonicalize().unwrap_or(directory.to_owned());
+    let below = directory
+        .canonicalize()
+        .unwrap_or_else(|_| directory.to_owned());
     all()
         .into_iter()
         .filter(|process| !matches!(process.state, 'Z' | 'X'))

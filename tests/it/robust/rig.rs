@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::proc;
 
 /// Nothing here takes a second on an idle machine; a busy one gets a minute.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A child that does what the first line of its config says, and writes that line down.
@@ -218,12 +218,16 @@ impl Rig {
 
     /// Offers files by the control socket, names as they are.
     pub(super) fn offer(&self, files: &[(&str, &str)]) -> (u16, Value) {
+        self.try_offer(files).expect("the control socket answers")
+    }
+
+    /// The same for a supervisor that may die before it answers.
+    pub(super) fn try_offer(&self, files: &[(&str, &str)]) -> Option<(u16, Value)> {
         let files: Vec<Value> = files
             .iter()
             .map(|(name, text)| json!({"name": name, "text": text}))
             .collect();
         self.ask("POST", "/v1/apply", Some(&json!({"files": files})))
-            .expect("the control socket answers")
     }
 
     /// What the child of an agent says it runs.
