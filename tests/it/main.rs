@@ -12,4 +12,5 @@ mod collector;
 mod fleet;
 mod lifecycle;
 mod peers;
+mod robust;
 mod support;
