@@ -70,7 +70,8 @@ async fn run(line: &str) -> (u8, String, String) {
     let code = {
         let mut out = Out::new(&mut stdout, &mut stderr, true);
         match parse(args, &mut out) {
-            Ok(command) => perform(command, &mut out).await,
+            // On the heap: with the whole supervisor in it this is a large future.
+            Ok(command) => Box::pin(perform(command, &mut out)).await,
             Err(code) => code,
         }
     };

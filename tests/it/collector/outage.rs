@@ -1,7 +1,7 @@
 //! Given a server that is not there: not yet, not any more, or every other moment,
 //! when the supervisor starts or goes on without it,
-//! then the Collector runs what there is, its process never notices, the back-off can be seen, and what happened meanwhile
-//! is reported once the server is back.
+//! then the Collector runs what there is, its process never notices, the back-off can be seen, and what happened
+//! meanwhile is reported once the server is back.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
