@@ -1,7 +1,7 @@
 //! The real parts that black-box tests run against, and how to speak to them.
 //!
-//! Promises: everything listens on loopback; whatever is started here ends with its owner; every wait has a
-//! deadline and says what it waited for and what it saw last.
+//! Promises: everything listens on loopback; whatever is started here ends with its owner; every wait has a deadline
+//! and says what it waited for and what it saw last.
 //! Must never: hold a scenario, or know what a product should do.
 
 use std::collections::VecDeque;

@@ -1,7 +1,6 @@
 //! Given a Collector that runs, and a server that has gone mad,
 //! when it sends garbage, frames beyond the limit, bundles of ten thousand files, or names that lead elsewhere,
-//! then each is refused with one clear line, the Collector's process stays, and a good config is still taken
-//! afterwards.
+//! then each is refused with one clear line, the Collector's process stays, and a good config is still taken.
 
 use super::bench::{AgentForm, Bench, Reload, Supervisor};
 use super::on_both_servers;

@@ -7,6 +7,7 @@ mod generic;
 mod health;
 mod hostile;
 mod identity;
+mod layers;
 mod outage;
 mod restart;
 mod rollback;
