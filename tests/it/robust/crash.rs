@@ -4,6 +4,7 @@
 //! holds, and the status says the same as the disk.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -275,4 +276,48 @@ fn a_first_start_killed_anywhere_leaves_a_directory_to_start_on() {
             assert!(kills >= 1, "{calls}: {kills}");
         }
     }
+}
+
+/// Damages the state of a committed agent and looks at what the next start makes of it.
+fn repaired(damage: impl Fn(&Rig)) -> Rig {
+    let rig = Rig::generic();
+    let supervisor = rig.start();
+    rig.commit("mode: older");
+    rig.commit("mode: good");
+    assert_eq!(supervisor.stop().code(), Some(0));
+    damage(&rig);
+    let supervisor = rig.start();
+    agrees(&rig, "damaged");
+    let link = fs::symlink_metadata(rig.agent("one").join("current")).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(rig.current("one").unwrap(), "mode: good");
+    supervisor.logs("state repaired");
+    assert_eq!(supervisor.stop().code(), Some(0));
+    rig
+}
+
+#[test]
+fn a_missing_current_is_made_again_from_last_good() {
+    repaired(|rig| fs::remove_file(rig.agent("one").join("current")).unwrap());
+}
+
+#[test]
+fn a_dangling_current_is_made_again_from_last_good() {
+    repaired(|rig| {
+        let link = rig.agent("one").join("current");
+        fs::remove_file(&link).unwrap();
+        symlink("revisions/1700000000000-00c0ffee", &link).unwrap();
+    });
+}
+
+#[test]
+fn a_directory_in_place_of_current_is_moved_aside() {
+    let rig = repaired(|rig| {
+        let link = rig.agent("one").join("current");
+        fs::remove_file(&link).unwrap();
+        fs::create_dir(&link).unwrap();
+        rig.write("state/agents/one/current/config.yaml", "mode: by hand\n");
+    });
+    let aside = rig.agent("one").join("current.found-1/config.yaml");
+    assert_eq!(fs::read_to_string(aside).unwrap(), "mode: by hand\n");
 }

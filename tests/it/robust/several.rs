@@ -1,6 +1,6 @@
 //! Given two agents under one supervisor,
 //! when one of them dies again and again, or the supervisor stops,
-//! then the other never notices, and they stop in the reverse of the order they started in.
+//! then the other never notices, and both are gone after a stop and back after a start.
 
 use super::proc;
 use super::rig::{Rig, agent, agent_entry, wait_for, wait_until};
