@@ -140,7 +140,7 @@ async fn a_person_pushes_configs_and_watches_the_phases() {
     // A bad one, from the menu, with a second file beside it.
     browser
         .evaluate(
-            "$('#example').value = [...$('#example').options].find((one) => one.text.startsWith('breaks')).value;
+            "$('#example').value = [...$('#example').options].find((one) => one.text.startsWith('never healthy')).value;
              $('#example').dispatchEvent(new Event('change')); $('#add-file').click();
              $('#editor-name').value = 'notes.txt'; $('#editor-name').dispatchEvent(new Event('input'));
              $('#push').click()",
