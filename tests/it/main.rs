@@ -9,6 +9,7 @@
 )]
 
 mod collector;
+mod dataplane;
 mod fleet;
 mod lifecycle;
 mod peers;
