@@ -12,6 +12,7 @@ mod collector;
 mod dataplane;
 mod fleet;
 mod lifecycle;
+mod page;
 mod peers;
 mod robust;
 mod support;
