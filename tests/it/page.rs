@@ -1,6 +1,7 @@
 //! Given `adjutant run --dev-server` with the own data plane and its page in a real headless Chromium,
 //! when a person pushes configs by clicking, good ones and broken ones,
-//! then the page shows each phase, the reason of a failure, and what runs afterwards; each example does what its label says.
+//! then the page shows each phase, the reason of a failure, and what runs afterwards; each example does what its label
+//! says.
 //!
 //! Screenshots go to `page/` in the directory named by `ADJUTANT_ARTEFACTS`, by default `target/test-artefacts`.
 
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::dataplane::rig::Rig;
+use crate::dataplane::rig::{Rig, put};
+use crate::peers::otelcol;
 
 #[expect(clippy::expect_used, reason = "a driver of tests fails by panicking")]
 #[path = "../../src/dev_server/tests/chromium.rs"]
@@ -37,8 +39,7 @@ struct Visit {
 }
 
 impl Visit {
-    async fn begin() -> Self {
-        let rig = Rig::own("probation: 3s, proof_timeout: 2s");
+    async fn begin(rig: Rig) -> Self {
         let mut browser = Browser::start().await;
         let still = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
         browser.call("Emulation.setEmulatedMedia", still).await;
@@ -153,11 +154,16 @@ const FORWARD: [&str; 8] = [
     "committed",
 ];
 
+/// The own data plane with times that a test can wait for.
+fn own() -> Rig {
+    Rig::own("probation: 3s, proof_timeout: 2s")
+}
+
 const GOOD: &str = "sources:\n  host:\n    kind: host_metrics\n    interval: 2s\nuploads:\n  out:\n    kind: console\n    from: [host]\n";
 
 #[tokio::test]
 async fn a_person_pushes_a_good_a_bad_and_a_breaking_config_and_watches() {
-    let mut visit = Visit::begin().await;
+    let mut visit = Visit::begin(own()).await;
     let child = visit.rig.child();
     visit.shot("1-healthy.png").await;
 
@@ -253,65 +259,101 @@ async fn a_person_pushes_a_good_a_bad_and_a_breaking_config_and_watches() {
     visit.browser.stop().await;
 }
 
+/// The examples of the groups wanted: title and place in the menu.
+async fn examples(visit: &mut Visit, groups: &[&str]) -> Vec<(String, u64)> {
+    let titles = "EXAMPLES.map((one, index) => [one.group, one.title, index])";
+    let all = visit.browser.evaluate(titles).await;
+    let all = all.as_array().unwrap().iter();
+    all.filter(|one| groups.contains(&one[0].as_str().unwrap()))
+        .map(|one| {
+            (
+                one[1].as_str().unwrap().to_owned(),
+                one[2].as_u64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// Chooses an example, pushes it, waits for what must come of it, and for these words as the reason.
+async fn try_example(
+    visit: &mut Visit,
+    (title, index): &(String, u64),
+    outcome: &str,
+    words: &str,
+) {
+    let choose = format!(
+        "$('#example').value = '{index}'; $('#example').dispatchEvent(new Event('change'))"
+    );
+    visit.browser.evaluate(&choose).await;
+    let before = visit.rig.status();
+    visit.push().await;
+    visit.until_outcome(outcome).await;
+    let after = visit.rig.status();
+    assert_eq!(after["last_good"], after["current"]["id"], "{title}");
+    if outcome != "committed" {
+        assert_eq!(after["current"], before["current"], "{title}");
+    }
+    let error = format!("$('#remote-error').textContent.includes('{words}')");
+    visit.browser.until(&error).await;
+    assert_eq!(
+        visit.text("#remote-error").await.is_empty(),
+        outcome == "committed",
+        "{title}"
+    );
+}
+
 #[tokio::test]
 async fn every_example_for_the_own_data_plane_does_what_its_label_says() {
-    let mut visit = Visit::begin().await;
-    let titles = "EXAMPLES.map((one, index) => [one.group, one.title, index])";
-    let examples = visit.browser.evaluate(titles).await;
-    let examples: Vec<_> = examples
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|one| one[0] != "OpenTelemetry Collector")
-        .collect();
+    let mut visit = Visit::begin(own()).await;
+    let examples = examples(&mut visit, &["Own data plane", "Any agent"]).await;
     assert!(examples.len() >= 7, "{examples:?}");
-    for example in examples {
-        let (title, index) = (example[1].as_str().unwrap(), &example[2]);
-        visit
-            .browser
-            .evaluate(&format!(
-                "$('#example').value = '{index}'; $('#example').dispatchEvent(new Event('change'))"
-            ))
-            .await;
-        let before = visit.rig.status();
-        visit.push().await;
-        let outcome = match title {
-            _ if title.starts_with("broken") || title == "empty config map" => "failed",
-            _ if title.starts_with("never healthy") => "rolled back",
-            _ => "committed",
+    for example in &examples {
+        let (outcome, words, runs) = match example.0.as_str() {
+            "host metrics each 5 s" => ("committed", "", "interval: 5s"),
+            "host metrics each 30 s" => ("committed", "", "interval: 30s"),
+            "CPU and memory only" => ("committed", "", "collectors: [cpu, memory]"),
+            "broken: does not parse" => ("failed", "unclosed bracket", "host_metrics"),
+            "broken: unknown key" => ("failed", "unknown key, did you mean", "host_metrics"),
+            "never healthy: socket in a place that cannot hold one" => (
+                "rolled back",
+                "listen on /proc/adjutant.sock",
+                "host_metrics",
+            ),
+            "empty config map" => ("failed", "the running config is kept", "host_metrics"),
+            other => panic!("an example that no test knows: {other}"),
         };
-        visit.until_outcome(outcome).await;
-        let after = visit.rig.status();
-        assert_eq!(after["last_good"], after["current"]["id"], "{title}");
-        if outcome != "committed" {
-            assert_eq!(after["current"], before["current"], "{title}");
+        try_example(&mut visit, example, outcome, words).await;
+        let runs = format!("$('#effective-config').textContent.includes('{runs}')");
+        visit.browser.until(&runs).await;
+    }
+    visit.browser.stop().await;
+}
+
+#[tokio::test]
+async fn every_example_for_the_collector_does_what_its_label_says() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its own metrics would take a fixed port.
+    let local = dir.path().join("local.yaml");
+    put(&local, "service: {telemetry: {metrics: {level: none}}}\n");
+    let settings = format!(
+        "{{profile: otelcol, executable: {}, config_files: [{}], apply: {{probation: 3s, proof_timeout: 15s}}}}",
+        otelcol().display(),
+        local.display()
+    );
+    let mut visit = Visit::begin(Rig::new(dir, &settings)).await;
+    let examples = examples(&mut visit, &["OpenTelemetry Collector"]).await;
+    assert!(examples.len() >= 3, "{examples:?}");
+    for example in &examples {
+        let (outcome, words) = match example.0.as_str() {
+            "host metrics each 5 s" => ("committed", ""),
+            "broken: unknown exporter" => ("failed", "nowhere"),
+            "breaks at start: address of another host" => ("rolled back", "192.0.2.1:4317"),
+            other => panic!("an example that no test knows: {other}"),
+        };
+        try_example(&mut visit, example, outcome, words).await;
+        if outcome == "rolled back" {
+            visit.shot("7-collector-rolled-back.png").await;
         }
-        let words = match title {
-            "broken: does not parse" => "unclosed bracket",
-            "broken: unknown key" => "unknown key, did you mean",
-            "empty config map" => "the running config is kept",
-            _ if outcome == "rolled back" => "listen on /proc/adjutant.sock",
-            _ => "",
-        };
-        let error = format!("$('#remote-error').textContent.includes('{words}')");
-        visit.browser.until(&error).await;
-        assert_eq!(
-            visit.text("#remote-error").await.is_empty(),
-            outcome == "committed",
-            "{title}"
-        );
-        let parts = match title {
-            "host metrics each 5 s" => "interval: 5s",
-            "host metrics each 30 s" => "interval: 30s",
-            "CPU and memory only" => "collectors: [cpu, memory]",
-            _ => "kind: host_metrics",
-        };
-        visit
-            .browser
-            .until(&format!(
-                "$('#effective-config').textContent.includes('{parts}')"
-            ))
-            .await;
     }
     visit.browser.stop().await;
 }

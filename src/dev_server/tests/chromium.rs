@@ -1,7 +1,8 @@
-//! A real headless Chromium, driven over its debugging protocol. Used by the tests of the page here and by the black-box
-//! tests, so it knows neither.
+//! A real headless Chromium, driven over its debugging protocol. Used by the tests of the page here and by the
+//! black-box tests, so it knows neither.
 //!
-//! Promises: its own profile directory, nothing fetched from outside, every wait with a deadline; it ends with its owner.
+//! Promises: its own profile directory, nothing fetched from outside, every wait with a deadline; it ends with its
+//! owner.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,7 +1,7 @@
 //! Runs the real program with its dev server on a state directory of its own, and speaks to it and to real peers.
 //!
-//! Promises: everything is on loopback with ports the system chose; every wait has a deadline and says what it saw last;
-//! whatever was started ends with its owner, children of a supervisor that was killed included.
+//! Promises: everything is on loopback with ports the system chose; every wait has a deadline and says what it saw
+//! last; whatever was started ends with its owner, children of a supervisor that was killed included.
 //! Must never: hold a scenario.
 
 use std::ffi::OsStr;
@@ -106,7 +106,8 @@ fn listening(pid: i32) -> Option<SocketAddr> {
     Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
-/// One exchange with a server on TCP: status and body. HTTP/1.0, so that the answer comes unchunked and ends with the stream.
+/// One exchange with a server on TCP: status and body. HTTP/1.0, so that the answer comes unchunked and ends with the
+/// stream.
 pub(crate) fn http(
     at: SocketAddr,
     method: &str,
@@ -239,8 +240,8 @@ impl Rig {
         self.api("GET", &format!("/api/agents/{uid}"), "")
     }
 
-    /// Pushes one file and waits until the server has a verdict on it: the newest apply, with `status` and `error` of the remote
-    /// config status beside.
+    /// Pushes one file and waits until the server has a verdict on it: the newest apply, with `status` and `error` of
+    /// the remote config status beside.
     pub(crate) fn push(&self, name: &str, body: &str) -> Value {
         self.offer(name, body);
         self.verdict(body)
