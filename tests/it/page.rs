@@ -165,6 +165,8 @@ const GOOD: &str = "sources:\n  host:\n    kind: host_metrics\n    interval: 2s\
 async fn a_person_pushes_a_good_a_bad_and_a_breaking_config_and_watches() {
     let mut visit = Visit::begin(own()).await;
     let child = visit.rig.child();
+    let health = visit.text("#agent-health").await;
+    assert_eq!(health, "healthy: waiting for config");
     visit.shot("1-healthy.png").await;
 
     visit.write(GOOD).await;
@@ -192,6 +194,8 @@ async fn a_person_pushes_a_good_a_bad_and_a_breaking_config_and_watches() {
     let status = visit.rig.status();
     assert_eq!(visit.text("#revision").await, status["current"]["id"]);
     assert_eq!(visit.text("#last-good").await, status["current"]["id"]);
+    let health = visit.text("#agent-health").await;
+    assert_eq!(health, "healthy: running");
     visit.shot("3-committed.png").await;
 
     visit.write(&GOOD.replace("interval", "intervall")).await;
