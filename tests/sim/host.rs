@@ -59,6 +59,8 @@ fn calm(seed: u64) -> World {
 fn nothing_stored_runs_the_default_config_and_is_healthy() {
     let mut world = calm(1);
     assert!(world.current().is_some());
+    let health = world.server_health().unwrap();
+    assert_eq!(health.status, "waiting for config");
     settled(&mut world);
 }
 
