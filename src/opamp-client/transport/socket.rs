@@ -79,8 +79,8 @@ impl Connection {
     }
 }
 
-/// Limits of what is read. What is written has none here: whoever makes a message bounds it, and the pump buffers one at
-/// a time, since it flushes each before it takes the next.
+/// Limits of what is read. What is written has none here: whoever makes a message bounds it, and the pump buffers
+/// one at a time, since it flushes each before it takes the next.
 pub(super) fn socket_config(max_message: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
