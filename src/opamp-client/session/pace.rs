@@ -53,8 +53,8 @@ impl Pace {
         self.used_until.saturating_sub(PERIOD * (BURST - 1))
     }
 
-    /// One use. A use before its time, because something else was sent anyway, costs no more than the account holds: the
-    /// next one is never more than a period away.
+    /// One use. A use before its time, because something else was sent anyway, costs no more than the account
+    /// holds: the next one is never more than a period away.
     pub(super) fn took(&mut self, now: Duration) {
         let full = now.saturating_add(PERIOD * BURST);
         self.used_until = self.used_until.max(now).saturating_add(PERIOD).min(full);

@@ -107,7 +107,8 @@ fn newest_of_many_offers_is_what_runs(kind: Kind, reload: Reload) {
     let mut bench = Bench::new(kind);
     let supervisor = bench.run(&AgentForm::with_remote(reload));
     let uid = bench.connected(&supervisor);
-    // Each may meet the rollout of an earlier one anywhere, a Collector that is not up yet included: HUP would kill that.
+    // Each may meet the rollout of an earlier one anywhere, a Collector that is not up yet included: HUP would kill
+    // that.
     let offers: Vec<String> = (0..12)
         .map(|number| bench.push(&uid, &bench.pipeline(&format!("{number}.json"))))
         .collect();

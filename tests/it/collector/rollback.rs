@@ -1,7 +1,7 @@
 //! Given a Collector under settings of our own form, with a committed config whose data flows,
-//! when a config is offered that does not validate, that dies at its start, that dies later, or that never becomes healthy,
-//! then the committed config runs again without help, the server reads FAILED with the reason, and the same content is
-//! refused at once when it is offered again.
+//! when a config is offered that does not validate, that dies at its start, that dies later, or that never becomes
+//! healthy, then the committed config runs again without help, the server reads FAILED with the reason, and the
+//! same content is refused at once when it is offered again.
 
 use std::process::{Child, Command};
 
