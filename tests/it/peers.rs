@@ -199,7 +199,7 @@ impl Drop for Process {
             for line in self.lines() {
                 writeln!(shown, "{line}").ok();
             }
-            std::io::stderr()
+            io::stderr()
                 .write_all(format!("{shown}---\n").as_bytes())
                 .ok();
         }
