@@ -443,7 +443,7 @@ async fn a_reader_that_goes_away_ends_the_output_quietly() {
             json: false,
             watch: true,
         };
-        assert_eq!(perform(command, &mut out).await, ExitCode::Ok);
+        assert_eq!(Box::pin(perform(command, &mut out)).await, ExitCode::Ok);
         assert!(out.closed());
         drop(out);
         assert_eq!(stderr, b"");

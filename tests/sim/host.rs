@@ -199,7 +199,7 @@ fn ordered_stops_inside_the_window_are_no_mark_against_a_config() {
         assert!(world.has_exited());
         world.boot();
     }
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     settled(&mut world);
 }
