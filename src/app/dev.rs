@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::{AppError, AppErrorKind, Process};
 use crate::config::{self, Config, Overrides};
@@ -46,8 +47,8 @@ pub(super) async fn bind(
     Ok(Some(server))
 }
 
-/// Shows where the page is, and serves it as long as the program runs.
-pub(super) fn serve(server: Option<DevServer>, tasks: &mut Tasks) {
+/// Shows where the page and the state are, and serves it as long as the program runs.
+pub(super) fn serve(server: Option<DevServer>, state: &Path, tasks: &mut Tasks) {
     let Some(server) = server else {
         return;
     };
@@ -56,9 +57,10 @@ pub(super) fn serve(server: Option<DevServer>, tasks: &mut Tasks) {
     // A closed standard output is no reason not to run.
     writeln!(
         out,
-        "dev server: open {} in a browser\ndev server: token {}",
+        "dev server: open {} in a browser\ndev server: token {}\ndev server: the agent's state is in {}",
         page.expose(),
-        server.token().expose()
+        server.token().expose(),
+        state.display()
     )
     .and_then(|()| out.flush())
     .ok();

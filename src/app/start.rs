@@ -173,7 +173,7 @@ async fn assemble_and_run(
     });
 
     #[cfg(feature = "dev-server")]
-    super::dev::serve(dev_server, &mut ports.tasks);
+    super::dev::serve(dev_server, state.root(), &mut ports.tasks);
     let host = Host::new(HostSetup {
         agents: setups,
         identity,

@@ -5,7 +5,6 @@
 
 use super::Failure;
 use crate::app::{AppError, AppErrorKind};
-use crate::engine::message::ExitReason;
 use crate::port::admin::client::ClientError;
 use crate::port::bundle::BundleError;
 
@@ -79,16 +78,6 @@ impl ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code.number())
-    }
-}
-
-impl From<ExitReason> for ExitCode {
-    fn from(reason: ExitReason) -> Self {
-        match reason {
-            ExitReason::Stopped => Self::Ok,
-            ExitReason::Forced => Self::Forced,
-            ExitReason::GaveUp => Self::GaveUp,
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::status::table;
 use super::{Done, ExitCode, Failure, Out};
 use crate::app::{self, BundleVerdict, Given, RunOptions};
 use crate::config::{Composition, Config, Form, LocalLink, Profile, Proof};
+use crate::engine::message::ExitReason;
 use crate::units::AgentName;
 
 fn load(place: &Place) -> Result<Config, Failure> {
@@ -37,7 +38,24 @@ pub(super) async fn run(place: &Place, dev_server: Option<SocketAddr>) -> Done {
         dev_server,
         settings_path: place.config.clone(),
     };
-    Ok(app::run(config, options).await?.into())
+    ended(app::run(config, options).await?)
+}
+
+/// What the end of a run is to whoever started it. Everything but an ordered stop gets its line.
+fn ended(reason: ExitReason) -> Done {
+    let (code, text) = match reason {
+        ExitReason::Stopped => return Ok(ExitCode::Ok),
+        ExitReason::Forced => (
+            ExitCode::Forced,
+            "stopping was forced: by a second signal, or because an agent did not stop in time and was killed or left \
+             behind; see the log",
+        ),
+        ExitReason::GaveUp => (
+            ExitCode::GaveUp,
+            "an agent was given up, and on_give_up says to exit then; the log has its last output",
+        ),
+    };
+    Err(Failure::new(code, text.to_owned()))
 }
 
 pub(super) async fn validate(

@@ -70,7 +70,8 @@ async fn run(line: &str) -> (u8, String, String) {
     let code = {
         let mut out = Out::new(&mut stdout, &mut stderr, true);
         match parse(args, &mut out) {
-            Ok(command) => perform(command, &mut out).await,
+            // On the heap: with the whole supervisor in it this is a large future.
+            Ok(command) => Box::pin(perform(command, &mut out)).await,
             Err(code) => code,
         }
     };
@@ -442,7 +443,7 @@ async fn a_reader_that_goes_away_ends_the_output_quietly() {
             json: false,
             watch: true,
         };
-        assert_eq!(perform(command, &mut out).await, ExitCode::Ok);
+        assert_eq!(Box::pin(perform(command, &mut out)).await, ExitCode::Ok);
         assert!(out.closed());
         drop(out);
         assert_eq!(stderr, b"");

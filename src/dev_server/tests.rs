@@ -1,6 +1,7 @@
 //! The server over real TCP: a scripted agent on one side, plain HTTP on the other.
 
 mod browser;
+mod chromium;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -377,8 +377,10 @@ impl Host {
         let said = self.engines.iter().all(Engine::is_stopped);
         let patience = stopping.goodbye_at.is_some_and(|at| at <= now.mono);
         let over = stopping.exit_at <= now.mono;
+        let killed = self.engines.iter().any(Engine::was_killed);
         let reason = match (down && (said || patience), over) {
             (true, _) if stopping.forced => ExitReason::Forced,
+            (true, _) if stopping.reason == ExitReason::Stopped && killed => ExitReason::Forced,
             (true, _) => stopping.reason,
             (false, true) => ExitReason::Forced,
             (false, false) => return,

@@ -95,6 +95,8 @@ pub(crate) struct Lifecycle {
     pub(crate) last_exit: Option<String>,
     /// How it died by itself, with its last output; none when we stopped it.
     pub(crate) last_words: Option<String>,
+    /// Whether the last stop took a KILL.
+    killed: bool,
 }
 
 impl Lifecycle {
@@ -112,6 +114,7 @@ impl Lifecycle {
             started_before: false,
             last_exit: None,
             last_words: None,
+            killed: false,
         }
     }
 
@@ -150,6 +153,7 @@ impl Lifecycle {
     /// Wants it down.
     pub(crate) fn want_down(&mut self, now: Moment) -> Vec<Order> {
         self.wanted = Wanted::Down;
+        self.killed = false;
         match &self.actual {
             Actual::Up { child, .. } => {
                 let child = child.clone();
@@ -267,7 +271,8 @@ impl Lifecycle {
         random: &mut Random,
     ) -> (Vec<Fact>, Vec<Order>) {
         match &self.actual {
-            Actual::Stopping { child, .. } if child.pid == pid => {
+            Actual::Stopping { child, killed, .. } if child.pid == pid => {
+                self.killed = *killed;
                 self.last_exit = Some(describe(&exit));
                 self.last_words = None;
                 self.actual = Actual::Down;
@@ -359,6 +364,11 @@ impl Lifecycle {
         )
     }
 
+    /// Whether the last stop took a KILL.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.killed
+    }
+
     /// Whether restarts are used up, and why.
     pub(crate) fn given_up(&self) -> Option<&str> {
         match &self.actual {
@@ -408,8 +418,9 @@ impl Lifecycle {
         self.failures = self.failures.saturating_add(1);
         let limit = self.policy.give_up_after;
         if limit > 0 && self.failures >= limit {
-            let last = self.last_exit.as_deref().unwrap_or("unknown");
-            let reason = format!("{limit} failed starts in a row, the last with {last}");
+            let last = self.last_words.as_deref().or(self.last_exit.as_deref());
+            let last = last.unwrap_or("for an unknown reason");
+            let reason = format!("{limit} failed starts in a row: {last}");
             self.actual = Actual::GivenUp {
                 reason: reason.clone(),
             };
@@ -512,6 +523,27 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_that_took_a_kill_is_known_until_the_next_stop() {
+        let (mut life, mut tickets, mut random) = lifecycle();
+        start(&mut life, &mut tickets, at(0), 10);
+        life.want_down(at(100));
+        let kill = life.handle_timeout(at(7_100), &mut tickets);
+        let wanted = Order::Signal {
+            pid: 10,
+            signal: SIGKILL,
+        };
+        assert_eq!(kill, [wanted]);
+        let gone = exit(ExitStatus::Signal(SIGKILL));
+        life.exited(at(7_200), 10, gone, &mut tickets, &mut random);
+        assert!(life.was_killed());
+        start(&mut life, &mut tickets, at(8_000), 11);
+        life.want_down(at(8_100));
+        let gone = exit(ExitStatus::Signal(15));
+        life.exited(at(8_200), 11, gone, &mut tickets, &mut random);
+        assert!(!life.was_killed());
+    }
+
+    #[test]
     fn first_crash_restarts_at_once_and_later_ones_ever_more_slowly() {
         let (mut life, mut tickets, mut random) = lifecycle();
         start(&mut life, &mut tickets, at(0), 10);
@@ -574,7 +606,10 @@ mod tests {
                 &mut random,
             );
             if let Some(Fact::GaveUp(reason)) = facts.last() {
-                assert_eq!(reason, "4 failed starts in a row, the last with signal 11");
+                assert_eq!(
+                    reason,
+                    "4 failed starts in a row: the child died with signal 11"
+                );
                 break;
             }
             let orders = if orders.is_empty() {

@@ -307,6 +307,11 @@ impl Engine {
         self.life.is_down()
     }
 
+    /// Whether the child had to be killed when it was last told to stop.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.life.was_killed()
+    }
+
     /// The uid is stored: use it.
     pub(crate) fn confirm_instance_uid(&mut self, now: Now, uid: [u8; 16]) -> Outcome {
         self.instance_uid = uid;

@@ -83,11 +83,25 @@ impl Engine {
             && self.child.health.is_none();
         match (&self.held, healthy) {
             (Some(held), false) => bad("held", held.clone()),
+            (_, true) if self.runs_default() && !self.has_committed_offer() => {
+                good("waiting for config")
+            }
             (_, true) => good("running"),
             // It runs, and has not said how it is.
             (None, false) if silent => bad("starting", trouble),
             (None, false) => bad(self.life.word(), trouble),
         }
+    }
+
+    fn runs_default(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|current| current.origin == Origin::Default)
+    }
+
+    fn has_committed_offer(&self) -> bool {
+        self.history
+            .iter()
+            .any(|record| record.step == Step::Committed && record.origin == Origin::Offer)
     }
 
     pub(crate) fn health(&self, now: Now) -> ComponentHealth {
@@ -144,10 +158,6 @@ impl Engine {
             counters.insert("messages_oversize", stats.dropped_oversize);
         }
         let current = self.current.as_ref();
-        let applied_remote = self
-            .history
-            .iter()
-            .any(|record| record.step == Step::Committed && record.origin == Origin::Offer);
         AgentSnapshot {
             name: self.name.clone(),
             profile: self.settings.profile.name.clone(),
@@ -171,8 +181,7 @@ impl Engine {
             remote: self.remote.clone(),
             link: self.uplink.snapshot(now.mono),
             components: report::components(self.child.health.as_ref()),
-            on_default: current.is_some_and(|current| current.origin == Origin::Default)
-                && applied_remote,
+            on_default: self.runs_default() && self.has_committed_offer(),
             rejected: self.rejected.len(),
             frozen: self.frozen.clone(),
             counters,

@@ -65,7 +65,7 @@ fn a_child_that_ignores_term_is_killed_inside_the_budget() {
     supervisor.signal(Signal::SIGTERM);
     let (status, took) = supervisor.ended();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(status.code(), Some(9));
     assert_eq!(bench.children(), Vec::<i32>::new());
 }
 

@@ -9,7 +9,10 @@
 )]
 
 mod collector;
+mod dataplane;
 mod fleet;
 mod lifecycle;
+mod page;
 mod peers;
+mod robust;
 mod support;

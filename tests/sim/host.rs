@@ -59,6 +59,8 @@ fn calm(seed: u64) -> World {
 fn nothing_stored_runs_the_default_config_and_is_healthy() {
     let mut world = calm(1);
     assert!(world.current().is_some());
+    let health = world.server_health().unwrap();
+    assert_eq!(health.status, "waiting for config");
     settled(&mut world);
 }
 
@@ -197,7 +199,7 @@ fn ordered_stops_inside_the_window_are_no_mark_against_a_config() {
         assert!(world.has_exited());
         world.boot();
     }
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     settled(&mut world);
 }

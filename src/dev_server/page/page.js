@@ -24,7 +24,7 @@ const EXAMPLES = [
   { group: "Own data plane", title: "broken: does not parse", files: [yaml("collect.yaml", "sources: {host: [\n")] },
   { group: "Own data plane", title: "broken: unknown key", files: [yaml("collect.yaml",
     COLLECT("5s").replace("interval:", "intervall:"))] },
-  { group: "Own data plane", title: "breaks at start: socket in a place that cannot hold one", files: [yaml("collect.yaml",
+  { group: "Own data plane", title: "never healthy: socket in a place that cannot hold one", files: [yaml("collect.yaml",
     "sources:\n  app:\n    kind: unix_socket\n    path: /proc/adjutant.sock\nuploads:\n  out:\n    kind: console\n    from: [app]\n")] },
   { group: "OpenTelemetry Collector", title: "host metrics each 5 s", files: [yaml("collector.yaml",
     "receivers:\n  hostmetrics:\n    collection_interval: 5s\n    scrapers:\n      cpu:\n      memory:\nexporters:\n  debug:\n"

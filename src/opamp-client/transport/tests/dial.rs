@@ -212,8 +212,10 @@ async fn tls_trusts_the_given_ca_and_nothing_else_unless_told_so() {
                 .await
                 .ok()
         };
-        let (result, served) =
-            in_time(async { tokio::join!(dial(&target, DialOptions::default()), serve) }).await;
+        let (result, served) = in_time(Box::pin(async {
+            tokio::join!(dial(&target, DialOptions::default()), serve)
+        }))
+        .await;
         assert_eq!(served.is_some(), connects, "{name}");
         match result {
             Ok(_) => assert!(connects, "{name}"),
