@@ -270,6 +270,7 @@ fn a_user_without_root_runs_on_a_directory_of_its_own() {
 
 /// A disk that fails every one of `calls` while a config is applied.
 fn failing(calls: &'static str, errno: &str, said: &str) {
+    let fault = &Fault::error(calls, errno);
     if !Tracer::is_there() {
         return;
     }
@@ -277,14 +278,13 @@ fn failing(calls: &'static str, errno: &str, said: &str) {
     let supervisor = rig.start();
     rig.commit("mode: before");
     let pid = rig.child();
-    let fault = Fault::error(calls, errno);
-    let tracer = Tracer::attach(&rig, supervisor.pid(), Thread::Disk, &fault);
+    let tracer = Tracer::attach(&rig, supervisor.pid(), Thread::Disk, fault);
     let done = rig.apply("mode: refused");
     assert_eq!(done.code, Some(10), "{} {}", done.out, done.err);
     assert!(done.err.contains(said), "{}", done.err);
     let agent = rig.agent("one").canonicalize().unwrap();
     assert!(done.err.contains(agent.to_str().unwrap()), "{}", done.err);
-    assert_eq!(rig.child(), pid, "{calls} {errno}: the child was touched");
+    assert_eq!(rig.child(), pid, "{fault:?}: the child was touched");
     assert_eq!(rig.current("one").unwrap(), "mode: before");
     let status = rig.agent_status("one").unwrap();
     assert_eq!(status["status"], "running", "{status}");
@@ -321,6 +321,35 @@ fn no_space_at_fsync_refuses_the_config() {
 #[test]
 fn an_input_output_error_of_rename_refuses_the_config() {
     failing("rename", "EIO", "Input/output error");
+}
+
+#[test]
+fn an_input_output_error_of_the_promotion_keeps_current() {
+    if !Tracer::is_there() {
+        return;
+    }
+    let rig = Rig::generic();
+    let supervisor = rig.start();
+    rig.commit("mode: before");
+    let pid = rig.child();
+    // The first rename gives the revision its name, the second replaces `current`.
+    let fault = Fault::error_from("rename", "EIO", 2);
+    let tracer = Tracer::attach(&rig, supervisor.pid(), Thread::Disk, &fault);
+    let (code, body) = rig.offer(&[("config.yaml", "mode: refused\n")]);
+    assert_eq!(code, 202, "{body}");
+    // Nobody knows which target a crash would show now, so the way back is tried until the disk takes it.
+    supervisor.logs("Input/output error");
+    assert_eq!(rig.child(), pid);
+    assert_eq!(rig.current("one").unwrap(), "mode: before");
+    drop(tracer);
+    let last = wait_for("the end of the rollout", || {
+        let last = rig.agent_status("one")?["history"][0].clone();
+        (last["over"] == true && last["step"] != "committed").then_some(last)
+    });
+    assert_eq!(last["step"], "rolled_back", "{last}");
+    assert_eq!(rig.current("one").unwrap(), "mode: before");
+    rig.commit("mode: after");
+    assert_eq!(supervisor.stop().code(), Some(0));
 }
 
 #[test]

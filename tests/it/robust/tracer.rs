@@ -56,6 +56,14 @@ impl Fault {
         }
     }
 
+    /// The `nth` of the calls and every later one fails.
+    pub(super) fn error_from(calls: &'static str, errno: &str, nth: usize) -> Self {
+        Self {
+            calls,
+            what: format!("error={errno}:when={nth}+"),
+        }
+    }
+
     fn args(&self) -> [String; 4] {
         [
             "-e".to_owned(),
