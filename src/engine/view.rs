@@ -83,7 +83,7 @@ impl Engine {
             && self.child.health.is_none();
         match (&self.held, healthy) {
             (Some(held), false) => bad("held", held.clone()),
-            (_, true) if self.runs_default() && !self.has_committed_offer() => {
+            (_, true) if self.runs_default() && !self.offer_was_committed_last() => {
                 good("waiting for config")
             }
             (_, true) => good("running"),
@@ -98,10 +98,17 @@ impl Engine {
         current.is_some_and(|current| current.origin == Origin::Default)
     }
 
-    fn has_committed_offer(&self) -> bool {
-        self.history
+    /// What was committed last is what somebody wanted: a default that runs instead of an offer is worth an alarm, one that
+    /// the operator went back to is not.
+    fn offer_was_committed_last(&self) -> bool {
+        let mut committed = self
+            .history
             .iter()
-            .any(|record| record.step == Step::Committed && record.origin == Origin::Offer)
+            .rev()
+            .filter(|r| r.step == Step::Committed);
+        committed
+            .next()
+            .is_some_and(|record| record.origin == Origin::Offer)
     }
 
     pub(crate) fn health(&self, now: Now) -> ComponentHealth {
@@ -181,7 +188,7 @@ impl Engine {
             remote: self.remote.clone(),
             link: self.uplink.snapshot(now.mono),
             components: report::components(self.child.health.as_ref()),
-            on_default: self.runs_default() && self.has_committed_offer(),
+            on_default: self.runs_default() && self.offer_was_committed_last(),
             rejected: self.rejected.len(),
             frozen: self.frozen.clone(),
             counters,

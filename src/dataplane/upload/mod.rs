@@ -35,8 +35,6 @@ use victoria::Victoria;
 
 /// Attempts of a chunk that the server answers with an error of its own, before the data is suspected.
 const SUSPECT_ATTEMPTS: u32 = 5;
-/// Failures in a row after which the upload is down and not only degraded.
-const DOWN_ATTEMPTS: u32 = 5;
 
 /// Attributes of everything that leaves this host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -281,11 +279,9 @@ impl Uploader {
                 Some(self.backoff.rejected(fastrand::u64(..)))
             }
             Outcome::Retry { why, after, .. } => {
-                self.health.set(if self.attempt < DOWN_ATTEMPTS {
-                    Health::Degraded(why)
-                } else {
-                    Health::Down(why)
-                });
+                // However long it lasts: an endpoint that is away says nothing about our config, and a rollout that is in its
+                // window must not go back for it.
+                self.health.set(Health::Degraded(why));
                 let random = fastrand::u64(..);
                 Some(match after {
                     Some(after) => self.backoff.throttled(random, Some(after)),

@@ -116,7 +116,19 @@ impl Engine {
             let known = self.rejected.iter().find(|bad| Some(bad.hash) == current);
             match known.map(|bad| bad.reason.clone()) {
                 Some(reason) => self.hold(reason),
-                None => self.enter("idle"),
+                None => {
+                    self.enter("idle");
+                    let from = if self.uplink.server().is_some() {
+                        "an offer of the server"
+                    } else {
+                        "`adjutant apply`: there is no server, and no config file in the settings"
+                    };
+                    self.note(
+                        NoteLevel::Warn,
+                        "nothing to run yet, waiting for a config",
+                        vec![("from", from.to_owned())],
+                    );
+                }
             }
             self.begin_pending(now);
         } else {
@@ -349,7 +361,8 @@ impl Engine {
             (Some(_), Some(previous)) if by_hup => {
                 desired::needs_restart(&self.settings, &self.places, &previous.files, &next.files)
             }
-            _ => Some("the profile or the settings say so".to_owned()),
+            _ if anew => Some("what went wrong ends with its process".to_owned()),
+            _ => Some("the profile, the settings or the child's state ask for it".to_owned()),
         };
         match (running, reason) {
             (Some(pid), None) => {

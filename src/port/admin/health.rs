@@ -183,13 +183,13 @@ fn why(agent: &AgentSnapshot) -> &str {
     }
 }
 
-/// Whether the built-in default runs because nothing else was ever offered.
+/// Whether nothing runs, or only the built-in default, because nothing else came yet.
 pub(crate) fn waiting_for_config(agent: &AgentSnapshot) -> bool {
     let on_builtin = agent
         .current
         .as_ref()
         .is_some_and(|current| current.origin == Origin::Default);
-    on_builtin && !agent.on_default
+    (on_builtin && !agent.on_default) || agent.status == "waiting for config"
 }
 
 fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {

@@ -277,3 +277,32 @@ fn an_empty_file_is_an_empty_config() {
         Ok(Config::default())
     );
 }
+
+/// The example of the document is read, and what it calls defaults are the defaults.
+#[test]
+fn the_documented_example_holds_and_its_defaults_are_true() {
+    let document = include_str!("../../../../docs/collect.md");
+    let example = document.split("```yaml\n").nth(1).unwrap();
+    let example = example.split("```").next().unwrap();
+    let full = parse("collect.yaml", example).unwrap();
+    let bare = parse(
+        "collect.yaml",
+        r#"
+resource: {deployment.environment: production}
+sources:
+  host: {kind: host_metrics}
+  app: {kind: unix_socket, path: /run/app/log.sock}
+uploads:
+  metrics: {kind: victoria_metrics, endpoint: "http://127.0.0.1:8428", from: [host]}
+  logs:
+    kind: otlp_http
+    endpoint: https://otlp.example:4318
+    from: [app, host]
+    headers: {x-tenant: one}
+    bearer_token_file: /etc/adjutant/token
+    ca_file: /etc/adjutant/ca.pem
+  eyes: {kind: console, from: [app]}
+"#,
+    );
+    assert_eq!(full, bare.unwrap());
+}
