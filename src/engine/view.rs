@@ -98,8 +98,8 @@ impl Engine {
         current.is_some_and(|current| current.origin == Origin::Default)
     }
 
-    /// What was committed last is what somebody wanted: a default that runs instead of an offer is worth an alarm, one that
-    /// the operator went back to is not.
+    /// What was committed last is what somebody wanted: a default that runs instead of an offer is worth an alarm, one
+    /// that the operator went back to is not.
     fn offer_was_committed_last(&self) -> bool {
         let mut committed = self
             .history

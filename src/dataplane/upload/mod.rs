@@ -279,8 +279,8 @@ impl Uploader {
                 Some(self.backoff.rejected(fastrand::u64(..)))
             }
             Outcome::Retry { why, after, .. } => {
-                // However long it lasts: an endpoint that is away says nothing about our config, and a rollout that is in its
-                // window must not go back for it.
+                // However long it lasts: an endpoint that is away says nothing about our config, and a rollout that is
+                // in its window must not go back for it.
                 self.health.set(Health::Degraded(why));
                 let random = fastrand::u64(..);
                 Some(match after {
