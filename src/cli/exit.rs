@@ -110,9 +110,6 @@ impl From<ClientError> for Failure {
                 ExitCode::Failed,
                 format!("the supervisor is there, but {reason}"),
             ),
-            ClientError::Refused { kind, reason } if kind == "invalid" => {
-                Self::new(ExitCode::Settings, format!("refused: {reason}"))
-            }
             ClientError::Refused { reason, .. } => {
                 Self::new(ExitCode::Refused, format!("refused: {reason}"))
             }

@@ -114,21 +114,20 @@ impl Engine {
             self.transaction = None;
             let current = self.current.as_ref().map(|current| current.hash);
             let known = self.rejected.iter().find(|bad| Some(bad.hash) == current);
-            match known.map(|bad| bad.reason.clone()) {
-                Some(reason) => self.hold(reason),
-                None => {
-                    self.enter("idle");
-                    let from = if self.uplink.server().is_some() {
-                        "an offer of the server"
-                    } else {
-                        "`adjutant apply`: there is no server, and no config file in the settings"
-                    };
-                    self.note(
-                        NoteLevel::Warn,
-                        "nothing to run yet, waiting for a config",
-                        vec![("from", from.to_owned())],
-                    );
-                }
+            if let Some(reason) = known.map(|bad| bad.reason.clone()) {
+                self.hold(reason);
+            } else {
+                self.enter("idle");
+                let from = if self.uplink.server().is_some() {
+                    "an offer of the server"
+                } else {
+                    "`adjutant apply`: there is no server, and no config file in the settings"
+                };
+                self.note(
+                    NoteLevel::Warn,
+                    "nothing to run yet, waiting for a config",
+                    vec![("from", from.to_owned())],
+                );
             }
             self.begin_pending(now);
         } else {
