@@ -4,13 +4,14 @@
 //! meanwhile is reported once the server is back.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::bench::{AgentForm, Bench, Reload, Supervisor, alive};
 use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
-use crate::peers::{Door, eventually, free_port};
+use crate::peers::{Door, eventually, free_port, now, within};
 
 in_both_modes!(local_config_runs_before_the_server_is_there);
 in_both_modes!(stored_config_runs_before_the_server_is_there);
@@ -138,6 +139,57 @@ fn server_that_goes_away_is_waited_for_with_growing_delay(kind: Kind) {
     let status = supervisor.until("connected", |status| status["link"]["state"] == "connected");
     assert_eq!(status["link"]["attempt"], 0);
     assert_eq!(supervisor.pid(), Some(pid), "the Collector did not notice");
+    assert_eq!(status["restarts"], 0, "{status:#}");
+}
+
+/// How long the server is away, and how long it may take until the next attempt, a minute apart by then, has found it.
+const AWAY: Duration = Duration::from_mins(2);
+const FOUND: Duration = Duration::from_mins(2);
+
+/// Two minutes of the wall clock: the delay grows to its cap meanwhile, and the Collector works all the time.
+#[test]
+fn server_that_is_away_for_two_minutes_is_never_noticed_by_the_collector() {
+    let mut bench = Bench::without_server(Kind::OpampGo);
+    let port = free_port();
+    bench.server_comes(port);
+    let supervisor = bench.run_alone(&AgentForm::with_remote(Reload::Hup), port);
+    let uid = bench.connected(&supervisor);
+    let hash = bench.push(&uid, &bench.pipeline("remote.json"));
+    bench.status(&uid, &hash, "APPLIED");
+    let pid = supervisor.healthy();
+
+    bench.server_goes();
+    let back = now() + AWAY;
+    let (mut attempts, mut longest) = (backs_off(&supervisor), 0);
+    within(AWAY + FOUND, "two minutes are over", || {
+        bench.flows("remote.json");
+        let status = supervisor.status()?;
+        assert_eq!(supervisor.pid(), Some(pid), "{status:#}");
+        let link = &status["link"];
+        attempts = attempts.max(link["attempt"].as_u64().unwrap_or(0));
+        longest = longest.max(link["retry_in_seconds"].as_u64().unwrap_or(0));
+        if now() < back {
+            return Err(link.to_string());
+        }
+        Ok(())
+    });
+    assert!((5..=30).contains(&attempts), "{attempts} attempts");
+    assert!(longest >= 10, "the longest delay seen is {longest} s");
+
+    bench.server_comes(port);
+    within(FOUND, "the server has been found again", || {
+        let link = supervisor.status()?["link"].take();
+        if link["state"] == "connected" {
+            return Ok(());
+        }
+        Err(link.to_string())
+    });
+    assert_eq!(bench.connected(&supervisor), uid);
+    bench.status(&uid, &hash, "APPLIED");
+    bench.healthy(&uid, true);
+    bench.flows("remote.json");
+    assert_eq!(supervisor.pid(), Some(pid), "the Collector did not notice");
+    let status = supervisor.status().unwrap();
     assert_eq!(status["restarts"], 0, "{status:#}");
 }
 
