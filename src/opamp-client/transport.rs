@@ -22,7 +22,8 @@ mod tls;
 
 pub use accept::{AcceptError, AcceptRules, accept};
 pub use client::{Change, Client, ClientConfig, ClientEvent, ClientHandle, Stopped};
-pub use dial::{DialClass, DialError, DialOptions, dial};
+pub use date::retry_after;
+pub use dial::{DialClass, DialError, DialOptions, connect, dial};
 pub use proxy::ProxyRules;
 pub use pump::{
     Closed, ClosedBy, ClosedClass, FrameReceiver, FrameSender, LinkClosed, Permit, Pump,

@@ -8,24 +8,19 @@
 //! Outgoing messages go through the [`FrameSender`] that comes with [`LinkReport::Up`]; it is bounded, and a caller who
 //! finds it full drops the link. Dropping the last sender closes the link in good order after what is queued.
 
-use std::path::{Path, PathBuf};
-
 use opamp_client::transport::{
-    ClientCertificate, Closed, ClosedBy, ClosedClass, Connection, DialError, DialOptions,
-    FrameSender, ProxyRules, Pump, PumpConfig, Target, TlsOptions, dial,
+    Closed, ClosedBy, ClosedClass, Connection, DialError, DialOptions, FrameSender, ProxyRules,
+    Pump, PumpConfig, Target, TlsOptions, dial,
 };
 use tokio::sync::mpsc;
 
 use crate::config::{Server, Tls};
 use crate::engine::message::{LinkLoss, LossKind};
-use crate::sys::durable::{Disk as _, RealDisk};
+use crate::sys::pem::{self, PemFiles};
 use crate::units::{AgentName, LinkId};
 
 /// Messages of all links that may wait for the loop; one more waits in its link.
 pub const QUEUE_MAX: usize = 16;
-
-/// Bytes of a PEM file; bundles of all public roots have a quarter of this.
-const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The header that names the instance (OpAMP R-036).
 const UID_HEADER: &str = "OpAMP-Instance-UID";
@@ -137,47 +132,17 @@ async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> L
 
 /// Reads the files now: they may have been replaced since the last attempt.
 async fn read_tls(tls: Tls) -> Result<TlsOptions, LinkLoss> {
-    let files = tls.ca_file.is_some() || tls.client_pair.is_some();
-    let Tls {
-        ca_file,
-        include_system_roots,
-        client_pair,
-        insecure_skip_verify,
-    } = tls;
     let options = TlsOptions {
         ca_pem: None,
-        include_system_roots,
-        insecure_skip_verify,
+        include_system_roots: tls.include_system_roots,
+        insecure_skip_verify: tls.insecure_skip_verify,
         client_certificate: None,
     };
-    if !files {
-        return Ok(options);
-    }
-    let read = move || {
-        Ok(TlsOptions {
-            ca_pem: ca_file.map(|path| pem(&path)).transpose()?,
-            client_certificate: client_pair.map(pair).transpose()?,
-            ..options
-        })
+    let files = PemFiles {
+        ca: tls.ca_file,
+        client_pair: tls.client_pair,
     };
-    // The disk may be slow, and other links must not wait for it.
-    match tokio::task::spawn_blocking(read).await {
-        Ok(options) => options.map_err(settings),
-        Err(error) => Err(settings(format!("read TLS files: {error}"))),
-    }
-}
-
-fn pair((chain, key): (PathBuf, PathBuf)) -> Result<ClientCertificate, String> {
-    Ok(ClientCertificate {
-        chain_pem: pem(&chain)?,
-        key_pem: pem(&key)?,
-    })
-}
-
-fn pem(path: &Path) -> Result<Vec<u8>, String> {
-    RealDisk
-        .read(path, PEM_BYTES_MAX)
-        .map_err(|error| format!("read {}: {error}", path.display()))
+    pem::complete(options, files).await.map_err(settings)
 }
 
 fn loss(kind: LossKind, reason: String) -> LinkLoss {

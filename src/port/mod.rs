@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod bundle;
 pub mod child;
+pub mod fetch;
 pub mod host;
 pub mod link;
 pub mod local;

@@ -4,23 +4,16 @@
 //! reads at most [`BODY_MAX`] bytes of the answer. Dropping the future closes the connection.
 //! Must never: retry, send credentials, or take a status code for an error: 503 is an answer.
 
-use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::{Either, select};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
-use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper::{Request, Uri};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::engine::message::HttpAnswer;
+use crate::sys::http::{Stream, exchange};
 use crate::units::format_duration;
 
 /// Bytes of a body that are kept; the rest is not read.
@@ -54,13 +47,13 @@ async fn get(url: &str) -> Result<HttpAnswer, String> {
             let stream = connect(&address)
                 .await
                 .map_err(|error| format!("connect to {address}: {error}"))?;
-            exchange(stream, &host, &path).await
+            ask(Box::new(stream), &host, &path).await
         }
         Target::Unix { socket, path } => {
             let stream = UnixStream::connect(&socket)
                 .await
                 .map_err(|error| format!("connect to {socket}: {error}"))?;
-            exchange(stream, "localhost", &path).await
+            ask(Box::new(stream), "localhost", &path).await
         }
     }
 }
@@ -128,77 +121,25 @@ impl Target {
     }
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<HttpAnswer, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
+async fn ask(stream: Box<dyn Stream>, host: &str, path: &str) -> Result<HttpAnswer, String> {
     let request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, concat!("adjutant/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
-        .body(Empty::<Bytes>::new())
+        .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let answer = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| format!("no HTTP answer: {}", chain(&error)))?;
-        read(response).await
-    };
-    driven(answer, connection).await
-}
-
-/// Polls the connection beside the answer, so that no task is left behind.
-async fn driven<A, C>(answer: A, connection: C) -> A::Output
-where
-    A: Future,
-    C: Future,
-{
-    let answer = pin!(answer);
-    let connection = pin!(connection);
-    match select(answer, connection).await {
-        Either::Left((answer, _)) => answer,
-        // The connection has ended, and its last bytes are with the answer.
-        Either::Right((_, answer)) => answer.await,
-    }
-}
-
-async fn read(response: Response<Incoming>) -> Result<HttpAnswer, String> {
-    let status = response.status().as_u16();
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    while bytes.len() < BODY_MAX
-        && let Some(frame) = body.frame().await
-    {
-        let frame = frame.map_err(|error| format!("read the body: {}", chain(&error)))?;
-        if let Some(data) = frame.data_ref() {
-            let room = BODY_MAX - bytes.len();
-            bytes.extend(data.iter().take(room));
-        }
-    }
+    let answer = exchange(stream, request, BODY_MAX)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(HttpAnswer {
-        status,
-        body: String::from_utf8_lossy(&bytes).into_owned(),
+        status: answer.status,
+        body: String::from_utf8_lossy(&answer.body).into_owned(),
     })
-}
-
-/// hyper names the class and hides the cause below it.
-fn chain(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
     use tokio::net::{TcpListener, UnixListener};
 
     use super::*;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 /// How long the answer asks to wait. `None` if it does not say, or not in a form that exists.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| {
         headers
             .get(name)

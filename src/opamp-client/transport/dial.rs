@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode, header};
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -172,6 +173,25 @@ pub async fn dial(target: &Target, options: DialOptions) -> Result<Connection, D
         upgrade(stream, target, options.max_message).await
     };
     timeout(options.timeout, attempt)
+        .await
+        .unwrap_or(Err(DialError::Timeout {
+            after: options.timeout,
+        }))
+}
+
+/// Connects to `target` without an upgrade, for embedders that speak plain HTTP there, too. Its headers and its path
+/// are the caller's to send.
+///
+/// # Errors
+/// As [`dial`] has them, but for those of the upgrade.
+///
+/// # Cancel safety
+/// Dropping the future drops the half-open connection and has no other effect.
+pub async fn connect(
+    target: &Target,
+    options: DialOptions,
+) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, DialError> {
+    timeout(options.timeout, open(target, options))
         .await
         .unwrap_or(Err(DialError::Timeout {
             after: options.timeout,

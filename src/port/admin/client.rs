@@ -10,14 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Uri};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::health::HealthDocument;
@@ -26,6 +23,7 @@ use super::wire::{
     AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RevisionsDocument,
     RollbackOrder, StatusDocument,
 };
+use crate::sys::http::{self, Stream};
 
 /// How long one exchange may take; longer than the server gives the loop for an order.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -160,7 +158,7 @@ impl Client {
     ) -> Result<(u16, Bytes), ClientError> {
         let place = self.place();
         let stream = connect(&self.state_dir).map_err(|source| unreachable(&place, source))?;
-        exchange(stream, &place, method, path, "localhost", body).await
+        exchange(Box::new(stream), &place, method, path, "localhost", body).await
     }
 }
 
@@ -187,7 +185,7 @@ pub async fn health_of(url: &str) -> Result<HealthDocument, ClientError> {
     };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let (status, body) = exchange(
-        stream,
+        Box::new(stream),
         url,
         Method::GET,
         path,
@@ -221,7 +219,7 @@ fn broken(place: &str, cause: &dyn std::fmt::Display) -> ClientError {
 }
 
 async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: Box<dyn Stream>,
     place: &str,
     method: Method,
     path: &str,
@@ -235,25 +233,13 @@ async fn exchange(
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(body))
         .map_err(|cause| broken(place, &cause))?;
-    let talk = async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|cause| broken(place, &cause))?;
-        let answer = async move {
-            let response = sender.send_request(request).await?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-            Ok::<_, hyper::Error>((status, body.collect().await))
-        };
-        // The connection's own end adds nothing: whatever breaks it breaks the answer too.
-        let (answer, _) = tokio::join!(answer, connection);
-        let (status, body) = answer.map_err(|cause| broken(place, &cause))?;
-        let body = body.map_err(|cause| broken(place, &cause))?;
-        Ok((status, body.to_bytes()))
-    };
-    tokio::time::timeout(TIMEOUT, talk)
-        .await
-        .unwrap_or_else(|_| Err(broken(place, &"no answer within 20 seconds")))
+    let talk = http::exchange(stream, request, ANSWER_BYTES_MAX);
+    match tokio::time::timeout(TIMEOUT, talk).await {
+        Ok(Ok(answer)) if answer.whole => Ok((answer.status, answer.body)),
+        Ok(Ok(_)) => Err(broken(place, &"the answer is longer than 24 MiB")),
+        Ok(Err(cause)) => Err(broken(place, &cause)),
+        Err(_) => Err(broken(place, &"no answer within 20 seconds")),
+    }
 }
 
 fn read<T: DeserializeOwned>(place: &str, status: u16, body: &[u8]) -> Result<T, ClientError> {
