@@ -148,6 +148,24 @@ fn latest_offer_wins_also_during_probation() {
 }
 
 #[test]
+fn with_nothing_last_good_the_newest_other_proven_config_is_gone_back_to() {
+    let mut world = World::new(10);
+    world.boot();
+    // Each inside the window of the one before: the built-in config, then a good one, then one that does not live.
+    world.run(Duration::from_secs(10));
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
+    assert_eq!(world.last_good(), None);
+    world.offer(Behaviour::DiesAtStart.text(2));
+    world.run(Duration::from_mins(5));
+    let (status, message) = world.server_status().unwrap();
+    assert_eq!(status, FAILED, "{message}");
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
+    settled(&mut world);
+}
+
+#[test]
 fn server_that_is_away_or_flaps_never_reaches_the_child() {
     let mut world = calm(6);
     world.offer(Behaviour::Ok.text(1));
