@@ -118,8 +118,32 @@ impl Engine {
             return self.begin_base(now);
         }
         self.raise(now);
+        self.own_up_to_current();
         self.follow_local_layers(now);
         self.resume_probation(now);
+    }
+
+    /// Reports the offer that runs where the journal knows only of an earlier one: its own window was cut short by a
+    /// later offer that never came to anything, or its commit was not journaled any more.
+    fn own_up_to_current(&mut self) {
+        let Some(current) = &self.current else { return };
+        let Some(offer) = &current.offer else { return };
+        let earlier = self
+            .remote
+            .as_ref()
+            .is_none_or(|remote| remote.outcome == OfferOutcome::Applied && &remote.offer != offer);
+        if earlier {
+            let outcome = if self.last_good.as_ref() == Some(&current.id) {
+                OfferOutcome::Applied
+            } else {
+                OfferOutcome::Applying
+            };
+            self.remote = Some(RemoteStatus {
+                offer: offer.clone(),
+                outcome,
+                message: String::new(),
+            });
+        }
     }
 
     fn begin_base(&mut self, now: Now) {

@@ -264,6 +264,37 @@ fn death_between_any_two_effects_is_finished_or_undone_by_the_next_start() {
     }
 }
 
+/// Four offers, the last two each in the window of the one before, and a death on the heels of the last.
+fn hurried(world: &mut World) {
+    world.boot();
+    world.run(Duration::from_secs(45));
+    for number in 0..2 {
+        world.offer(Behaviour::Ok.text(number));
+        world.run(Duration::from_secs(32));
+    }
+    for (number, span) in [(2, 10_000), (3, 20)] {
+        world.offer(Behaviour::Ok.text(number));
+        world.run(Duration::from_millis(span));
+    }
+    world.die(Death::Killed);
+    world.run(Duration::from_secs(1));
+}
+
+#[test]
+fn after_a_start_an_earlier_commit_is_not_reported_as_what_runs() {
+    let mut world = World::new(12);
+    hurried(&mut world);
+    let effects = world.effects;
+    for effect in 1..=effects {
+        let mut world = World::new(12);
+        world.die_at_effect(effect, Death::Killed);
+        hurried(&mut world);
+        settled(&mut world);
+        assert_eq!(world.current(), Some(Behaviour::Ok.text(3)), "{effect}");
+        assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    }
+}
+
 fn chaos(seed: u64) {
     let mut world = World::new(seed);
     world.faults = Faults {

@@ -269,7 +269,8 @@ impl Engine {
         }
         let job = Job {
             origin: current.origin,
-            offer: None,
+            // None if a later offer has been answered meanwhile: its answer stays.
+            offer: self.reported_offer(),
             source: Source::Stored(current.id.clone()),
             last_resort: false,
         };
