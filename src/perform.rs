@@ -21,8 +21,10 @@ use crate::engine::message::{
 use crate::port::child::{ChildDirs, Children};
 use crate::port::link::{self, Attempt, LinkKey, LinkReport, LinkReports};
 use crate::port::local::{LocalKey, LocalReport};
+use crate::port::notify::Notifier;
 use crate::port::probe;
 use crate::port::store::Writer;
+use crate::sys::clock;
 use crate::units::{AgentName, LinkId, Ticket};
 
 /// Reads the settings again.
@@ -65,6 +67,7 @@ pub(crate) struct Ports {
     pub(crate) link_reports: LinkReports,
     pub(crate) proxies: ProxyRules,
     pub(crate) settings: ReadSettings,
+    pub(crate) notifier: Notifier,
     links: BTreeMap<LinkKey, Link>,
     locals: BTreeMap<LocalKey, FrameSender>,
     questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
@@ -90,6 +93,7 @@ impl Ports {
         link_reports: LinkReports,
         proxies: ProxyRules,
         settings: ReadSettings,
+        notifier: Notifier,
     ) -> Self {
         Self {
             children,
@@ -99,6 +103,7 @@ impl Ports {
             link_reports,
             proxies,
             settings,
+            notifier,
             links: BTreeMap::new(),
             locals: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -131,6 +136,10 @@ impl Ports {
                 Performed::Quietly
             }
             Effect::Note(note) => Performed::Noted(note),
+            Effect::Announce(milestone) => {
+                self.notifier.announce(clock::monotonic(), milestone);
+                Performed::Quietly
+            }
             Effect::Exit(reason) => Performed::Left(reason),
         }
     }

@@ -51,7 +51,10 @@ pub(crate) async fn run(mut host: Host, ports: &mut Ports, inbox: &mut Inbox) ->
             event
         } else {
             let now = clock::now();
+            ports.notifier.turn(now.mono, || host.headline(now));
             let wait = pause(&host, now, ticked);
+            let feed = ports.notifier.deadline().map(|at| at.since(now.mono));
+            let wait = [wait, feed].into_iter().flatten().min();
             let Some(event) = next(ports, inbox, wait).await else {
                 effects = Vec::new();
                 continue;

@@ -22,6 +22,7 @@ use crate::port::child::{self, ChildDirs, Children};
 use crate::port::host::{self, HostFacts};
 use crate::port::link;
 use crate::port::local::{self, LocalDoor};
+use crate::port::notify::Notifier;
 use crate::port::store::{
     AgentStore, IdentityStore, LockError, StateDir, Writer, start_agent_writer,
 };
@@ -157,6 +158,7 @@ async fn assemble_and_run(
         link_reports,
         link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),
+        notifier(),
     );
     for door in served {
         let reports = local_reports.clone();
@@ -189,6 +191,15 @@ async fn assemble_and_run(
         questions,
     };
     Ok(run::run(host, &mut ports, &mut inbox).await)
+}
+
+/// The way to the service manager. One that cannot be used costs a line, not the start.
+fn notifier() -> Notifier {
+    let made = Notifier::new(|name| std::env::var(name).ok(), std::process::id());
+    made.unwrap_or_else(|error| {
+        tracing::warn!(error = %format_args!("{:#}", anyhow::Error::new(error)), "no service manager");
+        Notifier::default()
+    })
 }
 
 #[cfg(not(feature = "dev-server"))]

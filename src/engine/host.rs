@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::{Config, GiveUp, Stop};
 use crate::engine::message::{
     AgentEvent, ChildIdentity, Command, CommandId, DiskFault, Effect, Event, ExitReason,
-    HostSignal, Identity, Note, NoteLevel, RefusalKind, Reply, Snapshot,
+    HostSignal, Identity, Milestone, Note, NoteLevel, RefusalKind, Reply, Snapshot,
 };
 use crate::engine::{Engine, HostRequest, Outcome, Setup, view};
 use crate::units::{AgentName, Moment, Now, Ticket};
@@ -20,6 +20,9 @@ use crate::units::{AgentName, Moment, Now, Ticket};
 const GOODBYE: Duration = Duration::from_secs(1);
 /// After a forced stop: how long KILL may take to be confirmed.
 const FORCED: Duration = Duration::from_secs(1);
+/// When the host counts as started although a child has neither come up nor said why not. A service manager that
+/// waits for us must not end what can still be asked and ordered; systemd waits 90 s by default.
+const READY_BY: Duration = Duration::from_secs(30);
 
 /// What a host is built from.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Host {
     next_ticket: u64,
     stop: Stop,
     give_up: GiveUp,
+    /// Until when the first children are waited for; none once the host counts as started.
+    ready_by: Option<Moment>,
     stopping: Option<Stopping>,
     exited: bool,
 }
@@ -68,6 +73,7 @@ impl Host {
             next_ticket: 0,
             stop: setup.stop,
             give_up: setup.give_up,
+            ready_by: None,
             stopping: None,
             exited: false,
         }
@@ -76,6 +82,7 @@ impl Host {
     /// Starts every agent, in order.
     pub fn start(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.ready_by = Some(now.mono.after(READY_BY));
         let leftovers = std::mem::take(&mut self.leftovers);
         for (index, leftover) in leftovers.into_iter().enumerate() {
             if let Some(engine) = self.engines.get_mut(index) {
@@ -84,6 +91,7 @@ impl Host {
                 self.collect(now, &name, outcome, &mut effects);
             }
         }
+        self.look_whether_ready(now, &mut effects);
         effects
     }
 
@@ -97,12 +105,47 @@ impl Host {
                 self.identity_saved(now, ticket, result, &mut effects);
             }
             Event::Signal(HostSignal::Terminate) => self.terminate(now, &mut effects),
-            Event::Signal(HostSignal::Hangup) => effects.push(Effect::ReadSettings),
-            Event::Settings(settings) => self.settings(now, settings, &mut effects),
+            Event::Signal(HostSignal::Hangup) => {
+                self.announce(Milestone::Reloading, &mut effects);
+                effects.push(Effect::ReadSettings);
+            }
+            Event::Settings(settings) => {
+                self.settings(now, settings, &mut effects);
+                self.announce(Milestone::Ready, &mut effects);
+            }
             Event::Command { id, command } => self.command(now, id, command, &mut effects),
         }
         self.settle(now, &mut effects);
+        self.look_whether_ready(now, &mut effects);
         effects
+    }
+
+    /// Tells the service manager, who hears nothing of reloads before the start is over or after the stop has begun.
+    fn announce(&self, milestone: Milestone, effects: &mut Vec<Effect>) {
+        if self.ready_by.is_none() && self.stopping.is_none() {
+            effects.push(Effect::Announce(milestone));
+        }
+    }
+
+    fn look_whether_ready(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(by) = self.ready_by else {
+            return;
+        };
+        if by <= now.mono || self.engines.iter().all(|engine| engine.has_begun(now)) {
+            self.ready_by = None;
+            self.announce(Milestone::Ready, effects);
+        }
+    }
+
+    /// The whole host in one line, for a service manager.
+    pub fn headline(&self, now: Now) -> String {
+        let agents: Vec<_> = self.engines.iter().map(|it| it.headline(now)).collect();
+        let stopping = if self.stopping.is_some() {
+            "stopping; "
+        } else {
+            ""
+        };
+        format!("{stopping}{}", agents.join("; "))
     }
 
     /// The next moment the host wants to be called; none means only events wake it.
@@ -116,7 +159,7 @@ impl Host {
             .engines
             .iter()
             .filter_map(|engine| engine.deadline(now));
-        engines.chain(stopping).min()
+        engines.chain(stopping).chain(self.ready_by).min()
     }
 
     /// The names of the agents, in start order.
@@ -229,6 +272,8 @@ impl Host {
             return;
         }
         effects.push(Effect::Note(note(NoteLevel::Info, "stopping")));
+        effects.push(Effect::Announce(Milestone::Stopping));
+        self.ready_by = None;
         let exit_at = now.mono.after(self.stop.budget);
         self.stopping = Some(Stopping {
             reason,

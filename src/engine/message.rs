@@ -240,8 +240,21 @@ pub enum Effect {
     ReadSettings,
     /// A transition worth a log line and an entry in the event history.
     Note(Note),
+    /// Tell the service manager.
+    Announce(Milestone),
     /// Leave the loop.
     Exit(ExitReason),
+}
+
+/// What a service manager waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// Every child was started or has a reason not to be; also the end of a reload.
+    Ready,
+    /// The settings are being read again.
+    Reloading,
+    /// The way down has begun.
+    Stopping,
 }
 
 /// Why the program ends.

@@ -93,6 +93,31 @@ impl Engine {
         }
     }
 
+    /// Whether its child was started, or there is a reason that it is not.
+    pub(crate) fn has_begun(&self, now: Now) -> bool {
+        let word = self.condition(now).word;
+        self.life.running().is_some()
+            || !matches!(word.as_str(), "starting" | "stopping" | "restarting")
+    }
+
+    /// In one line: its condition, why it is not well, and whether the server hears of it.
+    pub(crate) fn headline(&self, now: Now) -> String {
+        let condition = self.condition(now);
+        let mut line = format!("{}: {}", self.name, condition.word);
+        if !condition.healthy {
+            line.extend([
+                " (",
+                condition.error.lines().next().unwrap_or_default(),
+                ")",
+            ]);
+        }
+        match self.uplink.snapshot(now.mono).state {
+            "disabled" => {}
+            state => line.extend([", server ", state]),
+        }
+        line
+    }
+
     fn runs_default(&self) -> bool {
         let current = self.current.as_ref();
         current.is_some_and(|current| current.origin == Origin::Default)

@@ -9,5 +9,6 @@ pub mod host;
 pub mod link;
 pub mod local;
 pub mod logs;
+pub mod notify;
 pub mod probe;
 pub mod store;

@@ -33,6 +33,16 @@ pub fn wall() -> WallTime {
     WallTime::from_unix_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Reads the kernel's monotonic clock as it is, for others on this machine who compare it with their own reading.
+pub fn since_boot() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither part is ever negative on this clock.
+    std::time::Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or_default(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
 /// Reads both clocks.
 pub fn now() -> Now {
     Now {

@@ -448,6 +448,7 @@ impl World {
                     }
                     self.say(format!("note {} {:?}", note.message, note.fields));
                 }
+                Effect::Announce(milestone) => self.say(format!("announce {milestone:?}")),
                 Effect::Reply { .. } | Effect::ReadSettings => {}
                 Effect::Exit(reason) => {
                     self.say(format!("exit {reason:?}"));

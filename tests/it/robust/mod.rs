@@ -17,6 +17,7 @@ mod crash;
 mod disk;
 mod hostile;
 mod lock;
+mod manager;
 mod pid1;
 mod proc;
 mod promote;
