@@ -13,6 +13,7 @@ use crate::units::AgentName;
 mod bundle;
 #[cfg(feature = "dev-server")]
 mod dev;
+mod doors;
 mod identity;
 mod settings;
 mod start;

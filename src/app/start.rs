@@ -11,18 +11,17 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use super::{AppError, AppErrorKind, RunOptions, identity};
+use super::{AppError, AppErrorKind, RunOptions, doors, identity};
 use crate::config::{Agent, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{ChildIdentity, DiskFault, ExitReason, Identity, Persisted};
 use crate::engine::{Places, Setup};
 use crate::perform::{AgentPorts, Ports, ReadSettings};
-use crate::port::admin::{self, Admin, BindError, Doors};
+use crate::port::admin::{self, Admin};
 use crate::port::child::{self, ChildDirs, Children};
 use crate::port::host::{self, HostFacts};
 use crate::port::link;
 use crate::port::local::{self, LocalDoor};
-use crate::port::notify::Notifier;
 use crate::port::store::{
     AgentStore, IdentityStore, LockError, StateDir, Writer, start_agent_writer,
 };
@@ -94,12 +93,7 @@ async fn assemble_and_run(
     })
     .map_err(|error| system("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
-    let doors = Admin::bind(&Doors {
-        state_dir: state.root().to_owned(),
-        listen: config.listen.clone(),
-        healthcheck: config.healthcheck,
-    })
-    .map_err(door_error)?;
+    let doors = doors::open(&config, state)?;
     #[cfg(feature = "dev-server")]
     let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
     #[cfg(not(feature = "dev-server"))]
@@ -158,7 +152,7 @@ async fn assemble_and_run(
         link_reports,
         link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),
-        notifier(),
+        doors::notifier(),
     );
     for door in served {
         let reports = local_reports.clone();
@@ -191,15 +185,6 @@ async fn assemble_and_run(
         questions,
     };
     Ok(run::run(host, &mut ports, &mut inbox).await)
-}
-
-/// The way to the service manager. One that cannot be used costs a line, not the start.
-fn notifier() -> Notifier {
-    let made = Notifier::new(|name| std::env::var(name).ok(), std::process::id());
-    made.unwrap_or_else(|error| {
-        tracing::warn!(error = %format_args!("{:#}", anyhow::Error::new(error)), "no service manager");
-        Notifier::default()
-    })
 }
 
 #[cfg(not(feature = "dev-server"))]
@@ -345,17 +330,6 @@ pub(super) fn system(
     AppError {
         kind: AppErrorKind::System,
         cause: anyhow::Error::new(error).context(what),
-    }
-}
-
-fn door_error(error: BindError) -> AppError {
-    let kind = match &error {
-        BindError::Control(_) => AppErrorKind::StateUnusable,
-        BindError::Address { .. } => AppErrorKind::Address,
-    };
-    AppError {
-        kind,
-        cause: error.into(),
     }
 }
 

@@ -142,7 +142,7 @@ pub enum Command {
         /// Where settings and state are.
         #[command(flatten)]
         place: Place,
-        /// Ask this http:// address instead of the control socket
+        /// Ask this http:// address instead of the control socket; `/health` is added to a bare host and port
         #[arg(long, conflicts_with_all = ["config", "state_dir"])]
         url: Option<String>,
     },

@@ -114,6 +114,9 @@ pub(super) fn render_list(document: &RevisionsDocument) -> String {
         if document.last_good.as_ref() == Some(&revision.id) {
             marks.push("last-good");
         }
+        if revision.rejected.is_some() {
+            marks.push("rejected");
+        }
         [
             revision.id.clone(),
             revision.at.clone(),

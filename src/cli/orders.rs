@@ -113,14 +113,25 @@ impl Before {
         }
         match timeout(wait.timeout, self.end(client, out)).await {
             Ok(done) => done,
-            Err(_) => Err(Failure::new(
-                ExitCode::NotApplied,
-                format!(
-                    "the rollout is not over after {}; it goes on, see `adjutant status`",
-                    format_duration(wait.timeout)
-                ),
-            )),
+            Err(_) => Err(self.not_over(client, wait).await),
         }
+    }
+
+    async fn not_over(&self, client: &Client, wait: &Wait) -> Failure {
+        let span = format_duration(wait.timeout);
+        let mut text =
+            format!("the rollout is not over after {span}; it goes on, see `adjutant status`");
+        // What holds it up, if it says so: a disk that refuses tells more than the time.
+        if let Ok(document) = client.status().await
+            && let Some(agent) = self.of(&document)
+            && !agent.phase_error.is_empty()
+        {
+            text = format!(
+                "the rollout is not over after {span}, it is held up in {}: {}; it goes on, see `adjutant status`",
+                agent.phase, agent.phase_error
+            );
+        }
+        Failure::new(ExitCode::NotApplied, text)
     }
 
     fn not_begun(&self) -> Failure {

@@ -109,6 +109,16 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
     if let Some(frozen) = &agent.frozen {
         remarks.push(format!("applies are frozen: {frozen}"));
     }
+    if let Some(deaths) = agent.crash_loop {
+        remarks.push(format!("crash loop: {deaths} deaths in a row"));
+    }
+    if !agent.phase_error.is_empty() && agent.history.first().is_some_and(|last| !last.over) {
+        remarks.push(format!(
+            "rollout in {}: {}",
+            agent.phase,
+            in_short(&agent.phase_error)
+        ));
+    }
     if let Some(last) = agent.history.first()
         && !last.reason.is_empty()
     {

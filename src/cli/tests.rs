@@ -26,6 +26,7 @@ impl Supervisor {
         let admin = Admin::bind(&Doors {
             state_dir: dir.path().to_owned(),
             listen: vec!["127.0.0.1:0".parse().unwrap()],
+            token: None,
             healthcheck: None,
         })
         .unwrap();
@@ -217,8 +218,13 @@ fn rolling(steps: Vec<(&'static str, Step)>, reason: &'static str) -> Supervisor
         // The history has every step, the newest first.
         for (phase, step) in &taken {
             all.agents[0].phase = phase;
-            let reason = if step.is_final() { reason } else { "" };
-            all.agents[0].history.insert(0, record(3, *step, reason));
+            let (said, held_up) = if step.is_final() {
+                (reason, "")
+            } else {
+                ("", reason)
+            };
+            all.agents[0].phase_error = held_up.to_owned();
+            all.agents[0].history.insert(0, record(3, *step, said));
         }
         Reply::Status(Box::new(all))
     })
@@ -272,7 +278,16 @@ async fn waiting_ends_when_nothing_begins_or_nothing_ends() {
         let house = rolling(vec![("probation", Step::Probation)], "");
         let (code, _, stderr) = house.asked("rollback --wait --timeout 20s").await;
         assert_eq!(code, 10);
-        assert!(stderr.contains("not over after 20s"), "{stderr}");
+        assert!(
+            stderr.contains("not over after 20s; it goes on"),
+            "{stderr}"
+        );
+        let held_up = vec![("promoting", Step::Validated)];
+        let house = rolling(held_up, "link /s/current: no space left on device");
+        let (code, _, stderr) = house.asked("rollback --wait --timeout 20s").await;
+        assert_eq!(code, 10);
+        let wanted = "held up in promoting: link /s/current: no space left on device; it goes on";
+        assert!(stderr.contains(wanted), "{stderr}");
     })
     .await;
 }
@@ -301,7 +316,12 @@ async fn revisions_are_listed_shown_and_compared() {
                 Reply::Revision(Box::new(revision(60, "a: 1\nb: 2\n")))
             }
             Order::Show { .. } => Reply::Revision(Box::new(revision(5, "a: 1\nb: 3\n"))),
-            _ => Reply::Status(Box::new(snapshot())),
+            _ => {
+                let mut all = snapshot();
+                let bad = stored(60, Origin::Manual).hash;
+                all.agents[0].rejected = vec![(bad, "the child died".to_owned())];
+                Reply::Status(Box::new(all))
+            }
         });
         let (new, old) = (stored(5, Origin::Offer).id, stored(60, Origin::Manual).id);
         let (code, stdout, _) = house.asked("config list").await;
@@ -311,7 +331,7 @@ async fn revisions_are_listed_shown_and_compared() {
             format!(
                 "REVISION                STAGED                    ORIGIN  FILES  BYTES\n\
                  {new}  2023-11-14T22:08:20.000Z  offer   1      120    current, last-good\n\
-                 {old}  2023-11-14T21:13:20.000Z  manual  1      120\n"
+                 {old}  2023-11-14T21:13:20.000Z  manual  1      120    rejected\n"
             )
         );
         let (_, stdout, _) = house.asked("config show").await;
@@ -385,7 +405,7 @@ async fn healthcheck_follows_the_table() {
             let house = Supervisor::showing(change);
             let (found, stdout, stderr) = house.asked("healthcheck").await;
             assert_eq!((found, stdout + &stderr), (code, said.to_owned()), "{name}");
-            let line = format!("healthcheck --url http://{}/health", house.address);
+            let line = format!("healthcheck --url http://{}", house.address);
             let (found, stdout, stderr) = run(&line).await;
             assert_eq!((found, stdout + &stderr), (code, said.to_owned()), "{name}");
         }

@@ -50,6 +50,8 @@ pub struct Config {
     pub give_up: GiveUp,
     /// Addresses of the health, metrics and status doors.
     pub listen: Vec<SocketAddr>,
+    /// File with the token that every address of `listen` but loopback asks for.
+    pub token_file: Option<PathBuf>,
     /// Address of the plain `/health` door of the `agent:` form.
     pub healthcheck: Option<SocketAddr>,
     /// Our own log.

@@ -140,6 +140,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         },
         give_up: GiveUp::Hold,
         listen: Vec::new(),
+        token_file: None,
         healthcheck,
         log,
         warnings: Vec::new(),

@@ -55,7 +55,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         &[("hold", GiveUp::Hold), ("exit", GiveUp::Exit)],
         ("hold", GiveUp::Hold),
     );
-    let listen = {
+    let (listen, token_file) = {
         let mut section = root.sub("http");
         let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
         let about = (
@@ -65,8 +65,21 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         let listen = section.list("listen", about, format!("[{default}]"), |_, text| {
             address(text)
         });
+        let token_file = section.path_value(
+            "token_file",
+            "file with the token that every address but loopback asks for",
+            "none",
+        );
+        let listen = listen.unwrap_or_else(|| vec![default]);
+        let open = listen.iter().find(|address| !address.ip().is_loopback());
+        if let Some(open) = open.filter(|_| !section.has("token_file")) {
+            section.problem(
+                "listen",
+                format!("{open} is not loopback; name a file with a token in http.token_file, or listen on 127.0.0.1"),
+            );
+        }
         section.finish();
-        listen.unwrap_or_else(|| vec![default])
+        (listen, token_file)
     };
     let log = {
         let mut section = root.sub("log");
@@ -104,6 +117,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         stop,
         give_up,
         listen,
+        token_file,
         healthcheck: None,
         log,
         warnings: Vec::new(),

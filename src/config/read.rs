@@ -464,12 +464,16 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         section
     }
 
-    /// A key that is known and not built: an error, unless it is left at what it would be anyway.
+    /// A key that is known and not built: an error. The form of the Collector's supervisor may leave it at what it
+    /// would be anyway, because generated settings do; in ours nobody has a reason to write it.
     pub(super) fn not_built(&mut self, keys: &[&'static str], why: &str) {
         for key in keys {
             self.later.push(key);
             self.reader.not_built.push(join(&self.doc, key));
+            let lenient = self.reader.form == Some(Form::Agent);
             let idle = |node: &Node| match &node.value {
+                // A header whose content is commented out says nothing.
+                _ if !lenient => node.is_null(),
                 Value::Scalar { text, .. } => {
                     node.is_null() || matches!(text.as_str(), "" | "false" | "0")
                 }

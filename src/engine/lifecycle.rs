@@ -18,6 +18,9 @@ use crate::units::{Moment, Ticket};
 /// gone.
 const KILL_REPEAT: Duration = Duration::from_secs(2);
 const SIGKILL: i32 = 9;
+/// Deaths in a row, with no stable time between them, that are a loop and no accident: by then it has been restarted
+/// at once, and after a pause.
+const LOOP_AFTER: u32 = 3;
 
 /// What a lifecycle wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -375,6 +378,15 @@ impl Lifecycle {
             Actual::GivenUp { reason } => Some(reason),
             _ => None,
         }
+    }
+
+    /// How often it died in a row, once that is a loop; a stable time ends it.
+    pub(crate) fn crash_loop(&self, now: Moment) -> Option<u32> {
+        let stable = self
+            .up_since()
+            .is_some_and(|since| now.since(since) >= self.policy.stable_after);
+        let looping = self.failures >= LOOP_AFTER || self.given_up().is_some();
+        (looping && !stable).then_some(self.failures)
     }
 
     /// Whether it had to be killed and is still there.

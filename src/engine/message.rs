@@ -793,8 +793,12 @@ pub struct AgentSnapshot {
     pub crashes: u64,
     /// How the last child ended, for people.
     pub last_exit: Option<String>,
+    /// How often the child died in a row without a stable time, once that is a loop.
+    pub crash_loop: Option<u32>,
     /// The word of the rollout's phase.
     pub phase: &'static str,
+    /// What keeps the rollout in its phase, such as a disk that refuses; empty otherwise.
+    pub phase_error: String,
     /// What `current` points to.
     pub current: Option<StoredRevision>,
     /// What `last-good` points to.
@@ -811,8 +815,8 @@ pub struct AgentSnapshot {
     pub components: BTreeMap<String, (bool, String)>,
     /// Whether the default config runs although a remote one was applied.
     pub on_default: bool,
-    /// Rejected revisions.
-    pub rejected: usize,
+    /// Revisions that are not tried again, with the reason of each.
+    pub rejected: Vec<(RevisionHash, String)>,
     /// Why applies are frozen.
     pub frozen: Option<String>,
     /// Counters by metric name (without prefix and `_total`).

@@ -61,6 +61,23 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Output of probes that is kept.
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
+/// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
+const COUNTED: [&str; 14] = [
+    "commits",
+    "crashes",
+    "disk_faults",
+    "failed_applies",
+    "ignored_session_events",
+    "malformed_frames",
+    "rejected_again",
+    "reloads",
+    "restart_commands",
+    "rollbacks",
+    "server_errors",
+    "spawn_failures",
+    "stale_answers",
+    "superseded",
+];
 
 /// What an engine is built from.
 #[derive(Debug)]
@@ -215,7 +232,7 @@ impl Engine {
             stopping: false,
             goodbye: false,
             effective_stale: true,
-            counters: BTreeMap::new(),
+            counters: COUNTED.iter().map(|kind| (*kind, 0)).collect(),
         }
     }
 
@@ -723,6 +740,7 @@ impl Engine {
     }
 
     fn count(&mut self, counter: &'static str) {
+        debug_assert!(COUNTED.contains(&counter), "{counter} is not in the list");
         let count = self.counters.entry(counter).or_default();
         *count = count.saturating_add(1);
     }

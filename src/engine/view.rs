@@ -201,11 +201,13 @@ impl Engine {
             restarts: self.life.restarts,
             crashes: self.life.crashes,
             last_exit: self.life.last_exit.clone(),
+            crash_loop: self.life.crash_loop(now.mono),
             phase: if self.held.is_some() {
                 "held"
             } else {
                 self.phase
             },
+            phase_error: report::bounded(&self.phase_error),
             current: current.map(stored_of),
             last_good: self.last_good.clone(),
             revisions,
@@ -214,7 +216,11 @@ impl Engine {
             link: self.uplink.snapshot(now.mono),
             components: report::components(self.child.health.as_ref()),
             on_default: self.runs_default() && self.offer_was_committed_last(),
-            rejected: self.rejected.len(),
+            rejected: self
+                .rejected
+                .iter()
+                .map(|bad| (bad.hash, bad.reason.clone()))
+                .collect(),
             frozen: self.frozen.clone(),
             counters,
         }

@@ -54,6 +54,22 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
+            "api: {}\npackages: []\ntelemetry: ''\nagents: {a: {cgroup: false}}\n",
+            &[
+                "s.yaml:1:6: api: not supported in this version, remove it",
+                "s.yaml:2:11: packages: not supported in this version, remove it",
+                "s.yaml:3:12: telemetry: not supported in this version, remove it",
+                "s.yaml:4:22: agents.a.cgroup: not supported in this version, remove it",
+            ],
+        ),
+        (
+            "http: {listen: ['127.0.0.1:1', '0.0.0.0:2']}\n",
+            &[
+                "s.yaml:1:16: http.listen: 0.0.0.0:2 is not loopback; name a file with a token in \
+                http.token_file, or listen on 127.0.0.1",
+            ],
+        ),
+        (
             "stop: {grace: 10s, budget: 5s}\n",
             &["s.yaml:1:28: stop.budget: not longer than stop.grace, leave time for KILL after it"],
         ),

@@ -183,7 +183,11 @@ pub async fn health_of(url: &str) -> Result<HealthDocument, ClientError> {
         Ok(Err(source)) => return Err(unreachable(url, source)),
         Err(_) => return Err(unreachable(url, io::ErrorKind::TimedOut.into())),
     };
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    // A base address will do: what is asked for is its health.
+    let path = match uri.path_and_query().map_or("/", |path| path.as_str()) {
+        "/" => "/health",
+        path => path,
+    };
     let (status, body) = exchange(
         Box::new(stream),
         url,

@@ -160,7 +160,13 @@ fn unready(snapshot: &Snapshot) -> Option<String> {
         return Some("stopping".to_owned());
     }
     snapshot.agents.iter().find_map(|agent| {
-        if agent.child.is_none() {
+        if let Some(deaths) = agent.crash_loop {
+            Some(format!(
+                "agent {}: crash loop, {}",
+                agent.name,
+                deaths_of(agent, deaths)
+            ))
+        } else if agent.child.is_none() {
             Some(format!(
                 "agent {}: no child runs ({})",
                 agent.name, agent.status
@@ -173,6 +179,14 @@ fn unready(snapshot: &Snapshot) -> Option<String> {
             None
         }
     })
+}
+
+fn deaths_of(agent: &AgentSnapshot, deaths: u32) -> String {
+    let last = agent
+        .last_exit
+        .as_deref()
+        .unwrap_or("for an unknown reason");
+    format!("{deaths} deaths in a row, the last: {last}")
 }
 
 fn why(agent: &AgentSnapshot) -> &str {
@@ -195,6 +209,11 @@ pub(crate) fn waiting_for_config(agent: &AgentSnapshot) -> bool {
 fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {
     let waiting = waiting_for_config(agent);
     let (level, message) = match (agent.healthy, agent.status.as_str()) {
+        // It runs again, as it did before it died the last times.
+        (true, status) if let Some(deaths) = agent.crash_loop => (
+            Level::Degraded,
+            format!("{status}, in a crash loop: {}", deaths_of(agent, deaths)),
+        ),
         (true, _) if waiting => (Level::Ok, "waiting for config".to_owned()),
         (true, status) => (Level::Ok, status.to_owned()),
         // On its way up or down: not yet a failure, and not what one wants to page for.
@@ -207,6 +226,8 @@ fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "pid": agent.child.as_ref().map(|child| child.pid),
         "restarts": agent.restarts,
         "crashes": agent.crashes,
+        "crash_loop": agent.crash_loop.is_some(),
+        "last_exit": agent.last_exit,
         "waiting_for_config": waiting,
     });
     component(level, message, timestamp, details)
@@ -228,7 +249,7 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "current": agent.current.as_ref().map(|current| current.id.as_str()),
         "last_good": agent.last_good.as_ref().map(crate::units::RevisionId::as_str),
         "on_default": agent.on_default,
-        "rejected": agent.rejected,
+        "rejected": agent.rejected.len(),
     });
     component(level, message, timestamp, details)
 }
@@ -285,7 +306,7 @@ mod tests {
     #[test]
     fn health_and_readiness_follow_the_table() {
         type Change = fn(&mut Snapshot);
-        let cases: [(&str, Change, (Level, u16, u16)); 11] = [
+        let cases: [(&str, Change, (Level, u16, u16)); 12] = [
             ("all well", |_| {}, (Level::Ok, 200, 200)),
             ("no agents", |all| all.agents.clear(), (Level::Ok, 200, 200)),
             (
@@ -309,6 +330,11 @@ mod tests {
                     all.agents[0].status = "backing off".to_owned();
                 },
                 (Level::Error, 503, 503),
+            ),
+            (
+                "up again in a crash loop",
+                |all| all.agents[0].crash_loop = Some(4),
+                (Level::Degraded, 200, 503),
             ),
             (
                 "one of two is given up",

@@ -71,6 +71,11 @@ fn host(registry: &mut Registry, snapshot: &Snapshot) {
 fn children(registry: &mut Registry, agents: &[AgentSnapshot]) {
     let up = gauges(registry, "up", "1 when the agent's process runs");
     let healthy = gauges(registry, "healthy", "1 when the agent is healthy over all");
+    let looping = gauges(
+        registry,
+        "crash_loop",
+        "1 when the agent's process dies again and again, or was given up",
+    );
     let component = gauges(
         registry,
         "component_healthy",
@@ -86,6 +91,9 @@ fn children(registry: &mut Registry, agents: &[AgentSnapshot]) {
         up.get_or_create(&labels)
             .set(i64::from(agent.child.is_some()));
         healthy.get_or_create(&labels).set(i64::from(agent.healthy));
+        looping
+            .get_or_create(&labels)
+            .set(i64::from(agent.crash_loop.is_some()));
         if let Some(child) = &agent.child {
             let at = std::time::Duration::from_millis(child.started.unix_millis());
             started.get_or_create(&labels).set(at.as_secs_f64());
@@ -138,7 +146,9 @@ fn revisions(registry: &mut Registry, agents: &[AgentSnapshot]) {
         stored
             .get_or_create(&labels)
             .set(count(agent.revisions.len()));
-        rejected.get_or_create(&labels).set(count(agent.rejected));
+        rejected
+            .get_or_create(&labels)
+            .set(count(agent.rejected.len()));
         on_default
             .get_or_create(&labels)
             .set(i64::from(agent.on_default));

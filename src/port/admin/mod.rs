@@ -16,6 +16,7 @@ mod metrics;
 mod routes;
 mod serve;
 mod socket;
+mod token;
 pub mod wire;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub(crate) mod testing;
 
 pub use serve::{Admin, BindError, Doors};
 pub use socket::{SOCKET, SocketError};
+pub use token::{Token, TokenError};
 
 /// How many questions may wait for the loop; one more is answered 503 at once.
 pub const QUEUE_MAX: usize = 64;

@@ -1,8 +1,8 @@
 //! What each door answers: four small routers over one question to the loop.
 //!
-//! Promises: every non-2xx answer but the health ones is `{"error":{"kind","reason"}}`; on TCP the `Host` must be a
-//! loopback name or the address itself, so that no web page can reach us by a name it made up; orders exist on the
-//! Unix socket only.
+//! Promises: every non-2xx answer but the health ones is `{"error":{"kind","reason"}}`; on loopback the `Host` must be
+//! a loopback name or the address itself, so that no web page can reach us by a name it made up; on any other address
+//! every path asks for the token; orders exist on the Unix socket only.
 //! Must never: answer from anything but the loop's reply.
 
 use std::net::IpAddr;
@@ -11,8 +11,10 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -28,7 +30,7 @@ use super::wire::{
     AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RevisionsDocument,
     RollbackOrder, StatusDocument,
 };
-use super::{BODY_BYTES_MAX, Questions, metrics};
+use super::{BODY_BYTES_MAX, Questions, Token, metrics};
 use crate::engine::message::{AgentSnapshot, Command, Refusal, RefusalKind, Reply, Snapshot};
 use crate::units::AgentName;
 
@@ -63,13 +65,22 @@ pub(crate) fn strangers() -> Router {
     })
 }
 
+/// Who gets in through an address of `listen`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Guard {
+    /// On loopback: whoever calls us by a name that only this host has.
+    Names(IpAddr),
+    /// Anywhere else: whoever has the token; nobody when there is none.
+    Token(Option<Token>),
+}
+
 /// An address of `listen`.
-pub(crate) fn pages(questions: Questions, ip: IpAddr) -> Router {
+pub(crate) fn pages(questions: Questions, guard: Guard) -> Router {
     common()
         .route("/", get(page))
         .route("/page.js", get(page_script))
         .route("/page.css", get(page_style))
-        .layer(from_fn_with_state(ip, check_host))
+        .layer(from_fn_with_state(guard, check_guest))
         .with_state(questions)
 }
 
@@ -125,21 +136,41 @@ async fn check_length(request: Request, next: Next) -> Response {
 
 /// Refuses names that only a rebound DNS entry would bring here (HTTP/1.0 probes send none and pass: browsers always
 /// do).
-async fn check_host(State(ip): State<IpAddr>, request: Request, next: Next) -> Response {
-    let allowed = match request.headers().get(HOST).map(|host| host.to_str()) {
-        None => true,
-        Some(Ok(host)) => is_ours(host, ip),
-        Some(Err(_)) => false,
-    };
-    if allowed {
-        next.run(request).await
-    } else {
-        denial(
-            StatusCode::MISDIRECTED_REQUEST,
-            "host",
-            "the Host header names neither localhost nor this address",
-        )
-        .into_response()
+async fn check_guest(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    match guard.refuses(request.headers()) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    }
+}
+
+impl Guard {
+    fn refuses(self, headers: &HeaderMap) -> Option<Response> {
+        let header = |name| headers.get(name).map(HeaderValue::to_str);
+        match self {
+            Self::Names(ip) => {
+                let allowed = match header(HOST) {
+                    None => true,
+                    Some(Ok(host)) => is_ours(host, ip),
+                    Some(Err(_)) => false,
+                };
+                let reason = "the Host header names neither localhost nor this address";
+                let denied = denial(StatusCode::MISDIRECTED_REQUEST, "host", reason);
+                (!allowed).then(|| denied.into_response())
+            }
+            Self::Token(token) => {
+                let presented = header(AUTHORIZATION).and_then(Result::ok);
+                let known = presented.is_some_and(|it| token.is_some_and(|token| token.is_in(it)));
+                let reason =
+                    "this address asks for the token of http.token_file, as a bearer or a password";
+                let denied = denial(StatusCode::UNAUTHORIZED, "token", reason);
+                // A browser asks for the password then, which makes the page usable.
+                let ask = [(
+                    WWW_AUTHENTICATE,
+                    "Basic realm=\"adjutant\", charset=\"UTF-8\"",
+                )];
+                (!known).then(|| (ask, denied).into_response())
+            }
+        }
     }
 }
 

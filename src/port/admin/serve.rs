@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use super::socket::{ControlSocket, SocketError};
-use super::{Questions, routes};
+use super::{Questions, Token, routes};
 
 /// Connections one door serves at the same time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -40,6 +40,8 @@ pub struct Doors {
     pub state_dir: PathBuf,
     /// Addresses of health, metrics and status.
     pub listen: Vec<SocketAddr>,
+    /// What those of them that are not on loopback ask for. Without it they are open to nobody.
+    pub token: Option<Token>,
     /// Address of the plain `/health` door of the `agent:` form.
     pub healthcheck: Option<SocketAddr>,
 }
@@ -49,6 +51,7 @@ pub struct Doors {
 pub struct Admin {
     control: ControlSocket,
     pages: Vec<TcpListener>,
+    token: Option<Token>,
     healthcheck: Option<TcpListener>,
     peers: Vec<u32>,
 }
@@ -83,6 +86,7 @@ impl Admin {
         Ok(Self {
             control: ControlSocket::bind(&doors.state_dir).map_err(BindError::Control)?,
             pages,
+            token: doors.token,
             healthcheck: doors.healthcheck.map(listen).transpose()?,
             peers: vec![0, nix::unistd::geteuid().as_raw()],
         })
@@ -113,7 +117,12 @@ impl Admin {
         }
         for listener in self.pages.drain(..) {
             let ip = listener.local_addr()?.ip();
-            let router = routes::pages(questions.clone(), ip);
+            let guard = if ip.is_loopback() {
+                routes::Guard::Names(ip)
+            } else {
+                routes::Guard::Token(self.token)
+            };
+            let router = routes::pages(questions.clone(), guard);
             loops.push(page_loop(listener, router).boxed_local());
         }
         if let Some(listener) = self.healthcheck.take() {

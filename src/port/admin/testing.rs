@@ -81,7 +81,9 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
         restarts: 3,
         crashes: 1,
         last_exit: Some("exit code 1".to_owned()),
+        crash_loop: None,
         phase: "idle",
+        phase_error: String::new(),
         last_good: Some(current.id.clone()),
         revisions: vec![current.clone(), older],
         current: Some(current),
@@ -94,7 +96,7 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
         },
         components: BTreeMap::new(),
         on_default: false,
-        rejected: 0,
+        rejected: Vec::new(),
         frozen: None,
         counters: BTreeMap::from([("stale_answers", 2)]),
     }

@@ -54,8 +54,14 @@ pub struct AgentDocument {
     pub crashes: u64,
     /// How the last child ended.
     pub last_exit: Option<String>,
+    /// How often the child died in a row without a stable time, once that is a loop.
+    #[serde(default)]
+    pub crash_loop: Option<u32>,
     /// The phase of the rollout.
     pub phase: String,
+    /// What keeps the rollout in its phase; empty otherwise.
+    #[serde(default)]
+    pub phase_error: String,
     /// What `current` points to.
     pub current: Option<RevisionDocument>,
     /// What `last-good` points to.
@@ -106,6 +112,9 @@ pub struct RevisionDocument {
     pub files: usize,
     /// How many bytes they hold.
     pub bytes: u64,
+    /// Why it is not tried again; absent when it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
 }
 
 /// One step of one transaction.
@@ -351,10 +360,12 @@ impl From<&AgentSnapshot> for AgentDocument {
             restarts: agent.restarts,
             crashes: agent.crashes,
             last_exit: agent.last_exit.clone(),
+            crash_loop: agent.crash_loop,
             phase: agent.phase.to_owned(),
+            phase_error: agent.phase_error.clone(),
             current: agent.current.as_ref().map(RevisionDocument::from),
             last_good: agent.last_good.as_ref().map(ToString::to_string),
-            revisions: agent.revisions.iter().map(RevisionDocument::from).collect(),
+            revisions: revisions(agent),
             history: agent.history.iter().map(RecordDocument::from).collect(),
             remote: agent.remote.as_ref().map(RemoteDocument::from),
             link: LinkDocument {
@@ -376,7 +387,7 @@ impl From<&AgentSnapshot> for AgentDocument {
                 })
                 .collect(),
             on_default: agent.on_default,
-            rejected: agent.rejected,
+            rejected: agent.rejected.len(),
             frozen: agent.frozen.clone(),
             counters: agent
                 .counters
@@ -397,6 +408,7 @@ impl From<&StoredRevision> for RevisionDocument {
             at: stored.at.to_string(),
             files: stored.files,
             bytes: stored.bytes,
+            rejected: None,
         }
     }
 }
@@ -437,7 +449,7 @@ impl From<&AgentSnapshot> for RevisionsDocument {
             agent: agent.name.to_string(),
             current: agent.current.as_ref().map(|stored| stored.id.to_string()),
             last_good: agent.last_good.as_ref().map(ToString::to_string),
-            revisions: agent.revisions.iter().map(RevisionDocument::from).collect(),
+            revisions: revisions(agent),
         }
     }
 }
@@ -468,6 +480,21 @@ impl From<RevisionFile> for FileDocument {
             ..Self::new(file.path, file.bytes)
         }
     }
+}
+
+/// The stored revisions, each with what is held against it.
+fn revisions(agent: &AgentSnapshot) -> Vec<RevisionDocument> {
+    let marked = agent.revisions.iter().map(|stored| {
+        let mut bad = agent
+            .rejected
+            .iter()
+            .filter(|(hash, _)| *hash == stored.hash);
+        RevisionDocument {
+            rejected: bad.next().map(|(_, reason)| reason.clone()),
+            ..RevisionDocument::from(stored)
+        }
+    });
+    marked.collect()
 }
 
 fn origin(origin: Origin) -> &'static str {

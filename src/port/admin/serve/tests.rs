@@ -14,6 +14,7 @@ use crate::port::admin::client::{Client, ClientError, health_of};
 use crate::port::admin::health::Level;
 use crate::port::admin::wire::{AgentOrder, ApplyOrder, FileDocument, RollbackOrder};
 use crate::port::admin::{QUEUE_MAX, Question, SOCKET, testing};
+use crate::sys::durable::{Disk as _, RealDisk};
 
 /// Doors in a directory of their own, served by one task and answered by another.
 struct House {
@@ -37,17 +38,19 @@ impl House {
     }
 
     fn open_to(behaviour: Loop, peers: Option<Vec<u32>>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut admin = Admin::bind(&Doors {
-            state_dir: dir.path().to_owned(),
-            listen: vec![any],
-            healthcheck: Some(any),
-        })
-        .unwrap();
+        let (dir, mut admin) = bound("127.0.0.1:0".parse().unwrap(), None);
         if let Some(peers) = peers {
             admin.peers = peers;
         }
+        Self::serve(dir, admin, behaviour)
+    }
+
+    fn open_at(address: SocketAddr, token: Option<Token>) -> Self {
+        let (dir, admin) = bound(address, token);
+        Self::serve(dir, admin, Loop::Answers)
+    }
+
+    fn serve(dir: tempfile::TempDir, admin: Admin, behaviour: Loop) -> Self {
         let addresses = admin.addresses();
         let (questions, queue) = mpsc::channel(QUEUE_MAX);
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -72,6 +75,17 @@ impl House {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         raw_tcp(self.addresses[0], &request).await
     }
+}
+
+fn bound(address: SocketAddr, token: Option<Token>) -> (tempfile::TempDir, Admin) {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = Admin::bind(&Doors {
+        state_dir: dir.path().to_owned(),
+        listen: vec![address],
+        token,
+        healthcheck: Some("127.0.0.1:0".parse().unwrap()),
+    });
+    (dir, admin.unwrap())
 }
 
 async fn answer_all(
@@ -236,8 +250,10 @@ async fn health_doors_answer_on_tcp() {
             assert_eq!(status, 200, "{path}");
             assert!(answer.contains(wanted), "{path}: {answer}");
         }
-        let health = health_of(&format!("http://{}/health", house.addresses[0])).await;
-        assert_eq!(health.unwrap().status, Level::Ok);
+        for path in ["/health", "/", ""] {
+            let health = health_of(&format!("http://{}{path}", house.addresses[0])).await;
+            assert_eq!(health.unwrap().status, Level::Ok, "{path}");
+        }
     })
     .await;
 }
@@ -326,6 +342,45 @@ async fn a_body_that_is_no_order_is_refused_with_its_place() {
     .await;
 }
 
+#[tokio::test]
+async fn a_door_off_loopback_opens_for_the_token_and_for_nothing_else() {
+    local(async {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        RealDisk
+            .write_file(&file, b"0123456789abcdef", 0o600)
+            .unwrap();
+        let anywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        for token in [Some(Token::read(&file).unwrap()), None] {
+            let house = House::open_at(anywhere, token);
+            let port = house.addresses[0].port();
+            let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+            let ask = async |path: &str, header: &str| {
+                let request = format!("GET {path} HTTP/1.1\r\nHost: node-7:{port}\r\n{header}\r\n");
+                raw_tcp(address, &request).await
+            };
+            for path in [
+                "/",
+                "/health",
+                "/health/live",
+                "/metrics",
+                "/status",
+                "/nothing",
+            ] {
+                let (status, answer) = ask(path, "").await;
+                assert_eq!(status, 401, "{path}");
+                assert!(answer.contains("www-authenticate: Basic"), "{answer}");
+                let (status, _) = ask(path, "Authorization: Bearer 0123456789abcdeX\r\n").await;
+                assert_eq!(status, 401, "{path}");
+            }
+            assert!(house.asked.lock().unwrap().is_empty());
+            let (status, _) = ask("/health", "Authorization: Bearer 0123456789abcdef\r\n").await;
+            assert_eq!(status, if token.is_some() { 200 } else { 401 });
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_sends_no_request_is_hung_up_on() {
     local(async {
@@ -359,6 +414,7 @@ async fn an_address_that_is_taken_is_named() {
     let error = Admin::bind(&Doors {
         state_dir: dir.path().to_owned(),
         listen: vec![address],
+        token: None,
         healthcheck: None,
     })
     .unwrap_err();
