@@ -490,7 +490,7 @@ fn hostile_senders_cost_nothing_but_their_own_connection() {
         stream.read_to_end(&mut bytes).ok();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    // 64 MiB of zeros, and a bomb that becomes 1 GiB.
+    // 64 MiB that are only announced, and a bomb of a few KiB that becomes 64 MiB.
     let head = |encoding: &str, length: usize| {
         format!(
             "POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n{encoding}Content-Length: {length}\r\n\r\n"
@@ -500,9 +500,9 @@ fn hostile_senders_cost_nothing_but_their_own_connection() {
     stream.write_all(head("", 64 << 20).as_bytes()).unwrap();
     assert!(answer(stream).starts_with("HTTP/1.1 413 "));
     let bomb = {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let zeros = vec![0; 1 << 20];
-        for _ in 0..1024 {
+        for _ in 0..64 {
             encoder.write_all(&zeros).unwrap();
         }
         encoder.finish().unwrap()

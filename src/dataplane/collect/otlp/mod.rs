@@ -263,7 +263,7 @@ impl Acceptor {
         self.turned_away.shutdown().await;
         let refused = self.shared.refused.load(Ordering::Relaxed);
         if refused > 0 {
-            tracing::info!(refused, "OTLP source stopped");
+            tracing::info!(refused, "senders were told to come again");
         }
         Some(listener)
     }
