@@ -90,12 +90,14 @@ pub async fn validate_bundle(
 /// # Errors
 /// The config is not acceptable, or it could not start.
 #[cfg(feature = "collect")]
-pub fn collect(directory: &Path, validate_only: bool) -> Result<(), AppError> {
+pub fn collect(directory: Option<&Path>, validate_only: bool) -> Result<(), AppError> {
     use crate::dataplane::{self, Args, Exit};
     use crate::sys::log;
 
     let failed = |kind, cause| Err(AppError { kind, cause });
-    if validate_only {
+    if let Some(directory) = directory
+        && validate_only
+    {
         return dataplane::validate(directory).or_else(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             failed(AppErrorKind::Settings, anyhow::Error::msg(lines.join("\n")))
@@ -105,7 +107,7 @@ pub fn collect(directory: &Path, validate_only: bool) -> Result<(), AppError> {
     if let Err(error) = level {
         return failed(AppErrorKind::System, error.into());
     }
-    let args = match Args::resolve(Some(directory.to_owned()), |name| std::env::var_os(name)) {
+    let args = match Args::resolve(directory.map(Path::to_owned), |name| std::env::var_os(name)) {
         Ok(args) => args,
         Err(error) => return failed(AppErrorKind::Settings, error.into()),
     };

@@ -170,11 +170,11 @@ pub enum Command {
     /// Run the data plane; normally the supervisor does
     #[cfg(feature = "collect")]
     Collect {
-        /// Directory that holds collect.yaml
+        /// Directory that holds collect.yaml; without one $ADJUTANT_CONFIG_DIR, or the built-in default
         #[arg(value_name = "DIR")]
-        directory: PathBuf,
+        directory: Option<PathBuf>,
         /// Only check the config, without side effects
-        #[arg(long)]
+        #[arg(long, requires = "directory")]
         validate: bool,
     },
 }

@@ -81,7 +81,10 @@ pub fn perform_outside(command: Command, out: &mut Out<'_>) -> Result<Command, E
         validate,
     } = &command
     {
-        return Err(finish(settings::collect(directory, *validate, out), out));
+        return Err(finish(
+            settings::collect(directory.as_deref(), *validate, out),
+            out,
+        ));
     }
     // Without the data plane nothing brings its own runtime.
     _ = out;
@@ -140,7 +143,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         Command::Collect {
             directory,
             validate,
-        } => settings::collect(&directory, validate, out),
+        } => settings::collect(directory.as_deref(), validate, out),
     }
 }
 

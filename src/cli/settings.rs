@@ -129,9 +129,11 @@ fn describe(place: &Place, config: &Config, json: bool, out: &mut Out<'_>) {
 }
 
 #[cfg(feature = "collect")]
-pub(super) fn collect(directory: &Path, validate: bool, out: &mut Out<'_>) -> Done {
+pub(super) fn collect(directory: Option<&Path>, validate: bool, out: &mut Out<'_>) -> Done {
     app::collect(directory, validate)?;
-    if validate {
+    if let Some(directory) = directory
+        && validate
+    {
         out.line(&format!("{}: valid", directory.display()));
     }
     Ok(ExitCode::Ok)

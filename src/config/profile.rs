@@ -18,7 +18,7 @@ const BUILT_IN: [(&str, &str, Option<&str>); 3] = [
     (
         "adjutant",
         include_str!("profiles/adjutant.yaml"),
-        Some(include_str!("profiles/adjutant-default.yaml")),
+        Some(include_str!("../dataplane/config/default.yaml")),
     ),
     ("otelcol", include_str!("profiles/otelcol.yaml"), None),
     ("generic", include_str!("profiles/generic.yaml"), None),

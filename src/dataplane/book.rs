@@ -16,8 +16,10 @@ pub(crate) enum Reason {
     SourceFull,
     /// The upload's queue was full.
     QueueFull,
-    /// No upload takes from this source.
+    /// No upload takes this signal from this source.
     NoUpload,
+    /// The upload's protocol has no form for this record.
+    Unsupported,
     /// The endpoint refused the record for good.
     Rejected,
     /// The record alone is larger than a request may be.
@@ -34,10 +36,11 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them, in the order of the counters.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::SourceFull,
         Self::QueueFull,
         Self::NoUpload,
+        Self::Unsupported,
         Self::Rejected,
         Self::TooLarge,
         Self::PartialSuccess,
@@ -52,6 +55,7 @@ impl Reason {
             Self::SourceFull => "source_full",
             Self::QueueFull => "queue_full",
             Self::NoUpload => "no_upload",
+            Self::Unsupported => "unsupported",
             Self::Rejected => "rejected",
             Self::TooLarge => "too_large",
             Self::PartialSuccess => "partial_success",

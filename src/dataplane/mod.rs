@@ -5,12 +5,14 @@
 //! Must never: import the engine, a port or a door. It is started by the supervisor, or alone; it knows only its
 //! directory, a link that the environment may name, and `units`, `yaml`, `sys` and the client crate.
 
+mod admission;
 mod book;
 mod collect;
 mod config;
 mod health;
 mod link;
 mod load;
+mod otlp;
 mod pipeline;
 mod record;
 mod reload;

@@ -18,13 +18,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use super::admission::{Gate, Takers};
 use super::book::{Book, Reason, Totals};
-use super::collect::{AnySource, Events, Source as _};
+use super::collect::otlp::Parked;
+use super::collect::{AnySource, Batch, Events, Source as _};
 use super::config::{Config, SourceConfig, UploadConfig};
 use super::health::{Health, HealthCell};
-use super::record::Record;
+use super::record::Signal;
 use super::upload::queue::{self, Inlet, Queued};
-use super::upload::{Order, Resource, Uploader};
+use super::upload::{self, Order, Resource, Uploader};
 
 /// Time that a vanished upload gets to empty its queue.
 const RETIRE_MAX: Duration = Duration::from_secs(30);
@@ -53,6 +55,8 @@ struct SourceSlot {
     backoff: Backoff,
     book: Arc<Book>,
     health: HealthCell,
+    /// Who takes from it, for its gate.
+    takers: watch::Sender<Takers>,
 }
 
 #[derive(Debug)]
@@ -71,7 +75,7 @@ struct UploadSlot {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A source emitted.
-    Records(usize, Vec<Record>),
+    Records(usize, Batch),
     /// A source's stream ended without a stop.
     SourceDied(usize),
     /// It is time to start a source again.
@@ -144,12 +148,12 @@ impl Pipeline {
     /// Does what an event asks for.
     pub(crate) async fn handle(&mut self, event: Event) {
         match event {
-            Event::Records(index, records) => {
+            Event::Records(index, batch) => {
                 if let Some(slot) = self.sources.get_mut(index) {
                     // It works: its next failure is a first one.
                     slot.backoff.reset();
                 }
-                self.route(index, records);
+                self.route(index, batch);
             }
             Event::SourceDied(index) => {
                 if let Some(slot) = self.sources.get_mut(index) {
@@ -182,11 +186,12 @@ impl Pipeline {
 
     /// Turns what runs into what `config` says.
     pub(crate) async fn apply(&mut self, config: &Config, resource: Resource) {
-        self.stop_sources(|slot| {
-            let wanted = config.sources.iter().find(|(id, _)| **id == *slot.id);
-            wanted.is_none_or(|(_, wanted)| *wanted != slot.config)
-        })
-        .await;
+        let mut parked = self
+            .stop_sources(|slot| {
+                let wanted = config.sources.iter().find(|(id, _)| **id == *slot.id);
+                wanted.is_none_or(|(_, wanted)| *wanted != slot.config)
+            })
+            .await;
         let fresh = self.resource != resource;
         self.resource = resource;
         self.arrange_uploads(config, fresh).await;
@@ -195,8 +200,14 @@ impl Pipeline {
                 continue;
             }
             let mut slot = SourceSlot::new(id, config.clone(), Arc::clone(&self.changed));
+            slot.source.inherit(&mut parked);
+            // It must know who is behind it before anybody can ask.
+            slot.tell(&self.uploads);
             slot.start().await;
             self.sources.push(slot);
+        }
+        for slot in &self.sources {
+            slot.tell(&self.uploads);
         }
         self.turn = 0;
         self.changed.notify_one();
@@ -273,8 +284,10 @@ impl Pipeline {
             .collect()
     }
 
-    /// Stops the sources chosen, routing what they had read.
-    async fn stop_sources(&mut self, chosen: impl Fn(&SourceSlot) -> bool) {
+    /// Stops the sources chosen, routing what they had read; their listening sockets stay open until the answer is
+    /// dropped.
+    async fn stop_sources(&mut self, chosen: impl Fn(&SourceSlot) -> bool) -> Vec<Parked> {
+        let mut parked = Vec::new();
         let mut index = 0;
         while let Some(slot) = self.sources.get_mut(index) {
             if !chosen(slot) {
@@ -282,39 +295,56 @@ impl Pipeline {
                 continue;
             }
             slot.source.stop().await;
+            parked.extend(slot.source.park());
             let mut rest = Vec::new();
             if let Some(mut events) = slot.events.take() {
-                while let Some(records) = std::future::poll_fn(|cx| events.poll_next(cx)).await {
-                    rest.push(records);
+                while let Some(batch) = std::future::poll_fn(|cx| events.poll_next(cx)).await {
+                    rest.push(batch);
                 }
             }
-            for records in rest {
-                self.route(index, records);
+            for batch in rest {
+                self.route(index, batch);
             }
             let slot = self.sources.remove(index);
             let totals = slot.book.totals();
             tracing::info!(source = %slot.id, books = %totals, "source stopped");
         }
+        parked
     }
 
-    fn route(&self, index: usize, records: Vec<Record>) {
+    /// Hands records to the uploads that take them from this source and can carry them.
+    fn route(&self, index: usize, batch: Batch) {
         let Some(slot) = self.sources.get(index) else {
             return;
         };
         let targets: Vec<_> = self
             .uploads
             .iter()
-            .filter_map(|upload| Some((&upload.inlet, upload.book_of(&slot.id)?)))
+            .filter_map(|upload| Some((upload, upload.book_of(&slot.id)?)))
             .collect();
-        if targets.is_empty() {
-            slot.book
-                .lose_delivered(records.len() as u64, Reason::NoUpload);
-            return;
-        }
+        let Batch {
+            records,
+            mut reserved,
+            ..
+        } = batch;
         for record in records {
             let record = Arc::new(record);
-            for (inlet, book) in &targets {
-                inlet.push(&record, &slot.id, book);
+            let mut taken = false;
+            for (upload, book) in &targets {
+                if !upload.config.kind.carries(record.signal()) {
+                    continue;
+                }
+                taken = true;
+                if !upload::can_say(&upload.config.kind, &record) {
+                    book.receive(1);
+                    book.drop_pending(1, Reason::Unsupported);
+                    continue;
+                }
+                let place = reserved.iter_mut().find(|room| room.is_in(&upload.inlet));
+                upload.inlet.push(&record, &slot.id, book, place);
+            }
+            if !taken {
+                slot.book.lose_delivered(1, Reason::NoUpload);
             }
         }
     }
@@ -353,9 +383,10 @@ impl SourceSlot {
     fn new(id: &str, config: SourceConfig, changed: Arc<Notify>) -> Self {
         let book = Arc::new(Book::default());
         let health = HealthCell::new(&format!("source.{id}"), changed);
+        let (takers, gate) = Gate::new();
         Self {
             id: id.into(),
-            source: AnySource::build(id, &config, Arc::clone(&book), health.clone()),
+            source: AnySource::build(id, &config, Arc::clone(&book), gate, health.clone()),
             config,
             events: None,
             restart: None,
@@ -367,7 +398,21 @@ impl SourceSlot {
             }),
             book,
             health,
+            takers,
         }
+    }
+
+    /// Says who takes what from it.
+    fn tell(&self, uploads: &[UploadSlot]) {
+        let mut takers = Takers::default();
+        for upload in uploads.iter().filter(|upload| upload.takes(&self.id)) {
+            let signals = Signal::ALL
+                .into_iter()
+                .filter(|signal| upload.config.kind.carries(*signal))
+                .collect();
+            takers.add(&upload.id, signals, upload.inlet.room());
+        }
+        self.takers.send_replace(takers);
     }
 
     async fn start(&mut self) {

@@ -1,12 +1,14 @@
-//! What flows through the data plane: typed metric points and raw log records.
+//! What flows through the data plane: typed metric points, raw log records, and records that came by OTLP.
 //!
 //! Promises: a point carries its kind and unit from the place that measured it, so nobody downstream guesses from a
 //! name (F-095); a record carries the time of collection, never the time of sending, so that a repeated delivery is
 //! the same delivery.
-//! Must never: know a source, an upload or a wire format.
+//! A record that came by OTLP stays the bytes it came as.
+//! Must never: know a source or an upload, or look into those bytes.
 
 use std::sync::Arc;
 
+use super::otlp::OtlpRecord;
 use crate::units::WallTime;
 
 /// The kinds of telemetry there are.
@@ -16,14 +18,20 @@ pub(crate) enum Signal {
     Metrics,
     /// Raw records with a time.
     Logs,
+    /// Spans.
+    Traces,
 }
 
 impl Signal {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Metrics, Self::Logs, Self::Traces];
+
     /// The word for it in settings and messages.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Metrics => "metrics",
             Self::Logs => "logs",
+            Self::Traces => "traces",
         }
     }
 }
@@ -239,6 +247,8 @@ pub(crate) enum Record {
     Point(Point),
     /// A log line.
     Log(LogRecord),
+    /// What came by OTLP.
+    Otlp(OtlpRecord),
 }
 
 impl Record {
@@ -247,6 +257,7 @@ impl Record {
         match self {
             Self::Point(_) => Signal::Metrics,
             Self::Log(_) => Signal::Logs,
+            Self::Otlp(record) => record.signal,
         }
     }
 
@@ -255,6 +266,7 @@ impl Record {
         let variable = match self {
             Self::Point(point) => point.attributes.len() * size_of::<(&str, Arc<str>)>(),
             Self::Log(log) => log.body.len(),
+            Self::Otlp(record) => record.weight(),
         };
         size_of::<Self>() + variable
     }

@@ -1,10 +1,11 @@
-//! What ports and data plane both need from the system: clocks, durable writes, signals, logs, TLS, one HTTP exchange.
-//! Only declares.
+//! What ports and data plane both need from the system: clocks, durable writes, signals, logs, TLS, one HTTP exchange,
+//! who holds a port. Only declares.
 //!
 //! Must never: import anything of ours but `units`.
 
 pub mod clock;
 pub mod durable;
+pub mod holder;
 pub mod http;
 pub mod log;
 pub mod pem;

@@ -5,5 +5,6 @@
 mod alone;
 mod lines;
 mod metrics;
+mod otlp;
 pub(crate) mod rig;
 mod rollback;

@@ -13,11 +13,13 @@ pub(crate) mod host_metrics;
 pub(crate) mod lines;
 pub(crate) mod memory;
 pub(crate) mod network;
+pub(crate) mod otlp;
 pub(crate) mod socket_file;
 pub(crate) mod thermal;
 pub(crate) mod unix_socket;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,11 +27,14 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
+use super::admission::Gate;
 use super::book::{Book, Held, Reason};
 use super::config::{Bounds, SourceConfig, SourceKind};
 use super::health::{Health, HealthCell};
 use super::record::Record;
+use super::upload::queue::Reserved;
 use host_metrics::HostMetrics;
+use otlp::{Otlp, Parked};
 use unix_socket::UnixSocket;
 
 /// Batches between a source and the pipeline; the bounds of [`Bounds`] are reached first unless batches are tiny.
@@ -48,6 +53,14 @@ pub(crate) enum StartError {
         path: PathBuf,
         /// What is there and what to do.
         why: String,
+    },
+    /// The address is not there or not for us.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why it did not work.
+        source: io::Error,
     },
     /// The system refused.
     #[error("{what} {path}: {source}")]
@@ -89,6 +102,8 @@ pub(crate) enum AnySource {
     HostMetrics(HostMetrics),
     /// Lines from a stream socket.
     UnixSocket(UnixSocket),
+    /// OTLP over HTTP.
+    Otlp(Otlp),
 }
 
 impl AnySource {
@@ -97,6 +112,7 @@ impl AnySource {
         id: &str,
         config: &SourceConfig,
         book: Arc<Book>,
+        gate: Gate,
         health: HealthCell,
     ) -> Self {
         let buffer = Buffer {
@@ -110,6 +126,23 @@ impl AnySource {
             SourceKind::UnixSocket(socket) => {
                 Self::UnixSocket(UnixSocket::new(id, socket, buffer, health))
             }
+            SourceKind::Otlp(otlp) => Self::Otlp(Otlp::new(id, otlp, buffer, gate, health)),
+        }
+    }
+
+    /// Gives the listening socket of a stopped source away, so that its successor can have it.
+    pub(crate) fn park(&mut self) -> Option<Parked> {
+        match self {
+            Self::Otlp(source) => source.park(),
+            Self::HostMetrics(_) | Self::UnixSocket(_) => None,
+        }
+    }
+
+    /// Takes over the socket that it would have to bind, if it is there.
+    pub(crate) fn inherit(&mut self, parked: &mut Vec<Parked>) {
+        match self {
+            Self::Otlp(source) => source.inherit(parked),
+            Self::HostMetrics(_) | Self::UnixSocket(_) => {}
         }
     }
 }
@@ -119,6 +152,7 @@ impl Source for AnySource {
         match self {
             Self::HostMetrics(source) => source.name(),
             Self::UnixSocket(source) => source.name(),
+            Self::Otlp(source) => source.name(),
         }
     }
 
@@ -126,6 +160,7 @@ impl Source for AnySource {
         match self {
             Self::HostMetrics(source) => source.start().await,
             Self::UnixSocket(source) => source.start().await,
+            Self::Otlp(source) => source.start().await,
         }
     }
 
@@ -133,6 +168,7 @@ impl Source for AnySource {
         match self {
             Self::HostMetrics(source) => source.stop().await,
             Self::UnixSocket(source) => source.stop().await,
+            Self::Otlp(source) => source.stop().await,
         }
     }
 
@@ -140,6 +176,7 @@ impl Source for AnySource {
         match self {
             Self::HostMetrics(source) => source.events(),
             Self::UnixSocket(source) => source.events(),
+            Self::Otlp(source) => source.events(),
         }
     }
 
@@ -147,6 +184,7 @@ impl Source for AnySource {
         match self {
             Self::HostMetrics(source) => source.healthy(),
             Self::UnixSocket(source) => source.healthy(),
+            Self::Otlp(source) => source.healthy(),
         }
     }
 }
@@ -196,8 +234,11 @@ pub(crate) struct Outlet {
 
 /// Records that were read together.
 #[derive(Debug, Default)]
-struct Batch {
-    records: Vec<Record>,
+pub(crate) struct Batch {
+    /// The records, in order.
+    pub(crate) records: Vec<Record>,
+    /// Room for them in the queues of uploads, where it was asked for before.
+    pub(crate) reserved: Vec<Reserved>,
     bytes: usize,
 }
 
@@ -235,7 +276,48 @@ impl Outlet {
         if fitting == 0 {
             return;
         }
-        let batch = Batch { records, bytes };
+        self.send(Batch {
+            records,
+            reserved: Vec::new(),
+            bytes,
+        });
+    }
+
+    /// Offers records that belong together: all of them or none. Those that do not fit stay with their sender, so
+    /// nothing is booked for them.
+    pub(crate) fn offer_whole(
+        &self,
+        records: Vec<Record>,
+        bytes: usize,
+        reserved: Vec<Reserved>,
+    ) -> bool {
+        let fits = |bound: usize, used: &AtomicUsize, more: usize| {
+            used.load(Ordering::Relaxed).saturating_add(more) <= bound
+        };
+        let bounds = self.buffer.bounds;
+        if self.tx.capacity() == 0
+            || self.tx.is_closed()
+            || !fits(bounds.records, &self.fill.records, records.len())
+            || !fits(bounds.bytes, &self.fill.bytes, bytes)
+        {
+            return false;
+        }
+        self.send(Batch {
+            records,
+            reserved,
+            bytes,
+        });
+        true
+    }
+
+    /// The buffer's bounds and the book of the source.
+    pub(crate) const fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    fn send(&self, batch: Batch) {
+        let (fitting, bytes) = (batch.records.len(), batch.bytes);
+        let book = &self.buffer.book;
         let held = Held::receive(batch, fitting as u64, Arc::clone(book));
         self.fill.records.fetch_add(fitting, Ordering::Relaxed);
         self.fill.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -260,21 +342,22 @@ pub(crate) struct Events {
 
 impl Events {
     /// The next records; nothing more when the source has ended.
-    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<Record>>> {
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Batch>> {
         self.rx.poll_recv(context).map(|held| {
             let batch = held?.take();
             self.fill
                 .records
                 .fetch_sub(batch.records.len(), Ordering::Relaxed);
             self.fill.bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
-            Some(batch.records)
+            Some(batch)
         })
     }
 
     /// Waits for the next records.
     #[cfg(test)]
     pub(crate) async fn next(&mut self) -> Option<Vec<Record>> {
-        std::future::poll_fn(|context| self.poll_next(context)).await
+        let batch = std::future::poll_fn(|context| self.poll_next(context)).await;
+        batch.map(|batch| batch.records)
     }
 }
 

@@ -84,7 +84,8 @@ async fn every_source_keeps_the_contract() {
         let kind = config.kind.word();
         let book = Arc::new(Book::default());
         let cell = HealthCell::new(kind, Arc::default());
-        let mut source = AnySource::build("me", &config, Arc::clone(&book), cell);
+        let (_takers, gate) = Gate::new();
+        let mut source = AnySource::build("me", &config, Arc::clone(&book), gate, cell);
         assert_eq!(source.name(), "me");
         assert_eq!(source.healthy(), Health::Starting, "{kind}");
         assert!(

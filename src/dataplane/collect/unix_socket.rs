@@ -324,7 +324,7 @@ mod tests {
                 .into_iter()
                 .map(|record| match record {
                     Record::Log(log) => log,
-                    Record::Point(point) => panic!("{point:?}"),
+                    other => panic!("{other:?}"),
                 })
                 .collect(),
         )

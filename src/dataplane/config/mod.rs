@@ -9,6 +9,7 @@ mod fields;
 mod parse;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,17 +20,8 @@ use crate::dataplane::record::Signal;
 /// The name of the file in a config directory.
 pub const FILE_NAME: &str = "collect.yaml";
 
-/// What runs when nobody has configured anything: host metrics are read, so that health is true, and go nowhere.
-pub const DEFAULT_CONFIG: &str = "\
-# Built-in default: waiting for a config.
-# Host metrics are read every 10 s so that health is real; they go nowhere until an upload is configured,
-# and are counted as dropped with the reason no_upload.
-sources:
-  host:
-    kind: host_metrics
-    interval: 10s
-uploads: {}
-";
+/// What runs when nobody has configured anything. The supervisor's profile has the same file as its default.
+pub const DEFAULT_CONFIG: &str = include_str!("default.yaml");
 
 /// One thing wrong with a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,14 +80,17 @@ pub(crate) enum SourceKind {
     HostMetrics(HostMetricsConfig),
     /// Lines written to a stream socket.
     UnixSocket(UnixSocketConfig),
+    /// OTLP over HTTP.
+    Otlp(OtlpConfig),
 }
 
 impl SourceKind {
-    /// The signal it emits.
-    pub(crate) const fn signal(&self) -> Signal {
+    /// The signals it emits.
+    pub(crate) const fn signals(&self) -> &'static [Signal] {
         match self {
-            Self::HostMetrics(_) => Signal::Metrics,
-            Self::UnixSocket(_) => Signal::Logs,
+            Self::HostMetrics(_) => &[Signal::Metrics],
+            Self::UnixSocket(_) => &[Signal::Logs],
+            Self::Otlp(_) => &Signal::ALL,
         }
     }
 
@@ -104,6 +99,7 @@ impl SourceKind {
         match self {
             Self::HostMetrics(_) => "host_metrics",
             Self::UnixSocket(_) => "unix_socket",
+            Self::Otlp(_) => "otlp",
         }
     }
 }
@@ -167,6 +163,19 @@ pub(crate) struct UnixSocketConfig {
     pub(crate) line_bytes_max: usize,
     /// Writers at one time; more are hung up on.
     pub(crate) connections_max: usize,
+}
+
+/// Settings of the OTLP receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtlpConfig {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// Bytes of a request's body, compressed or not, beyond which it is refused.
+    pub(crate) body_bytes_max: usize,
+    /// Connections at one time; more are answered that it is too many.
+    pub(crate) connections_max: usize,
+    /// Longest time for the head of a request, and again for its body.
+    pub(crate) timeout: Duration,
 }
 
 /// How much a queue holds: whichever bound is reached first.
@@ -259,17 +268,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_default_reads_the_host_and_uploads_nothing() {
+    fn the_built_in_default_reads_the_host_and_listens_and_uploads_nothing() {
         let config = parse(FILE_NAME, DEFAULT_CONFIG).unwrap();
-        let [(id, source)] = config.sources.as_slice() else {
+        let [(id, source), (other, otlp)] = config.sources.as_slice() else {
             panic!("{config:?}")
         };
-        assert_eq!(id, "host");
+        assert_eq!((id.as_str(), other.as_str()), ("host", "otlp"));
         let SourceKind::HostMetrics(host) = &source.kind else {
             panic!("{source:?}")
         };
         assert_eq!(host.interval, Duration::from_secs(10));
         assert_eq!(host.collectors, CollectorKind::ALL);
+        let SourceKind::Otlp(otlp) = &otlp.kind else {
+            panic!("{otlp:?}")
+        };
+        assert_eq!(otlp.listen.to_string(), "127.0.0.1:4318");
         assert_eq!(config.uploads, []);
     }
 

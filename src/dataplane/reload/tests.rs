@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
 use crate::dataplane::book::Reason;
@@ -78,7 +78,7 @@ async fn the_built_in_default_waits_for_a_config() {
         .unwrap();
     let report = plane.report();
     assert_eq!(report.summary, "waiting for config");
-    assert_eq!(report.parts.len(), 1);
+    assert_eq!(report.parts.len(), 2);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn a_config_that_is_refused_changes_nothing_and_is_failed_with_its_words()
     assert_ne!(*revision, plane.running.revision);
     assert_eq!(
         why,
-        "collect.yaml:1:23: sources.app.kind: not supported in this version: sources of kind \"kafka\" (supported: host_metrics, unix_socket)"
+        "collect.yaml:1:23: sources.app.kind: not supported in this version: sources of kind \"kafka\" (supported: host_metrics, unix_socket, otlp)"
     );
     writer.write_all(b"still here\n").await.unwrap();
     until(&mut plane, "a line", |plane| {
@@ -275,4 +275,136 @@ async fn a_stop_flushes_what_is_queued() {
     assert!(totals.closed());
     assert_eq!((totals.delivered, totals.pending), (6, 0));
     assert_eq!(endpoint.next().await.lines.len(), 6);
+}
+
+/// A port that nobody listens on; asked for once more if somebody else got it meanwhile.
+fn free_address() -> std::net::SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+/// Sends one log record on a connection that stays open; the status of the answer.
+async fn send_log(stream: &mut TcpStream) -> u16 {
+    let body = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityText":"x"}]}]}]}"#;
+    let length = body.len();
+    let request = format!(
+        "POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let count = stream.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
+    status.unwrap_or_else(|| panic!("{answer:?}"))
+}
+
+#[tokio::test]
+async fn a_receiver_keeps_its_connections_over_a_reload_and_its_port_over_its_own_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = free_address();
+    let config = |interval: &str, body: &str| {
+        format!(
+            "sources:\n  host: {{kind: host_metrics, collectors: [memory], interval: {interval}}}\n  otlp: {{kind: otlp, listen: '{at}', max_body: {body}}}\nuploads: {{out: {{kind: console, from: [otlp], interval: 1h}}}}\n"
+        )
+    };
+    put(dir.path(), FILE_NAME, &config("1h", "1MiB"));
+    let mut plane = plane(dir.path()).await;
+    let mut sender = TcpStream::connect(at).await.unwrap();
+    assert_eq!(send_log(&mut sender).await, 200);
+    put(dir.path(), FILE_NAME, &config("2h", "1MiB"));
+    plane.reload().await;
+    assert_eq!(send_log(&mut sender).await, 200, "the same connection");
+
+    put(dir.path(), FILE_NAME, &config("2h", "2MiB"));
+    let knocking = async {
+        let mut count = 0;
+        for _ in 0..200 {
+            drop(TcpStream::connect(at).await.expect("nobody is refused"));
+            count += 1;
+            tokio::task::yield_now().await;
+        }
+        count
+    };
+    let (count, ()) = tokio::join!(knocking, plane.reload());
+    assert_eq!(count, 200);
+    let mut sender = TcpStream::connect(at).await.unwrap();
+    assert_eq!(send_log(&mut sender).await, 200);
+    until(&mut plane, "the third record", |plane| {
+        totals(plane, "upload.out").received == 3
+    })
+    .await;
+    // Nobody wants it any more: the port is free.
+    put(dir.path(), FILE_NAME, "sources: {}\n");
+    plane.reload().await;
+    drop(std::net::TcpListener::bind(at).unwrap());
+}
+
+#[tokio::test]
+async fn senders_wait_for_a_stalled_endpoint_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = free_address();
+    // Accepts and never answers.
+    let stalled = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = |upload: &str| {
+        format!(
+            "sources: {{otlp: {{kind: otlp, listen: '{at}'}}}}\nuploads: {{out: {{{upload}, from: [otlp], interval: 100ms, queue: {{records: 4}}}}}}\n"
+        )
+    };
+    let endpoint = stalled.local_addr().unwrap();
+    put(
+        dir.path(),
+        FILE_NAME,
+        &config(&format!("kind: otlp_http, endpoint: 'http://{endpoint}'")),
+    );
+    let mut plane = plane(dir.path()).await;
+    let mut sender = TcpStream::connect(at).await.unwrap();
+    for count in 1..=4 {
+        assert_eq!(send_log(&mut sender).await, 200, "{count}");
+    }
+    assert_eq!(send_log(&mut sender).await, 503);
+    until(&mut plane, "four records wait", |plane| {
+        totals(plane, "upload.out").pending == 4
+    })
+    .await;
+    assert_eq!(send_log(&mut sender).await, 503);
+    assert_eq!(totals(&plane, "source.otlp").received, 4);
+    // Another endpoint takes them, and there is room again.
+    put(dir.path(), FILE_NAME, &config("kind: console"));
+    plane.reload().await;
+    until(&mut plane, "all are delivered", |plane| {
+        totals(plane, "upload.out").delivered == 4
+    })
+    .await;
+    assert_eq!(send_log(&mut sender).await, 200);
+    until(&mut plane, "the last one too", |plane| {
+        totals(plane, "upload.out").delivered == 5
+    })
+    .await;
+    let totals = totals(&plane, "upload.out");
+    assert_eq!((totals.received, totals.dropped_total()), (5, 0));
+    plane.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_receiver_whose_port_is_taken_degrades_and_the_rest_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = other.local_addr().unwrap();
+    let config = format!(
+        "sources:\n  otlp: {{kind: otlp, listen: '{at}'}}\n  host: {{kind: host_metrics, collectors: [memory], interval: 1h}}\n"
+    );
+    put(dir.path(), FILE_NAME, &config);
+    let mut plane = plane(dir.path()).await;
+    until(&mut plane, "host metrics, and a sentence", |plane| {
+        let parts = plane.pipeline.parts();
+        totals(plane, "source.host").received == 6
+            && matches!(&parts[0].health, Health::Degraded(why) if why.contains("is taken by"))
+    })
+    .await;
+    drop(other);
+    until(&mut plane, "the port", |plane| {
+        plane.pipeline.parts()[0].health.is_ok()
+    })
+    .await;
+    plane.stop(Duration::from_secs(5)).await;
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Resource;
 use super::outcome::Outcome;
+use crate::dataplane::otlp;
 use crate::dataplane::record::{Kind, Number, Record, Wholeness};
 
 /// Writes lines.
@@ -90,6 +91,7 @@ fn line(record: &Record, resource: &Map<String, Value>) -> Value {
             },
             "resource": resource,
         }),
+        Record::Otlp(record) => Value::Object(otlp::print(record)),
     }
 }
 

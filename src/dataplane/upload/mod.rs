@@ -11,6 +11,7 @@ mod http;
 mod otlp;
 mod outcome;
 pub(crate) mod queue;
+mod series;
 mod victoria;
 
 use std::collections::VecDeque;
@@ -318,6 +319,14 @@ impl Uploader {
         for queued in self.staged.drain(..count) {
             queued.give_up(reason);
         }
+    }
+}
+
+/// Whether an upload has a form for a record whose signal it carries.
+pub(crate) fn can_say(kind: &UploadKind, record: &Record) -> bool {
+    match (kind, record) {
+        (UploadKind::VictoriaMetrics(_), Record::Otlp(record)) => series::can_say(record),
+        _ => true,
     }
 }
 

@@ -1,7 +1,7 @@
-//! OTLP over HTTP: metrics and logs as protobuf, gzip.
+//! OTLP over HTTP: metrics, logs and traces as protobuf, gzip.
 //!
 //! Promises: points of one metric are sent as one metric with kind, unit and start time; a log keeps its bytes, its
-//! own time and the time we read it; records that the server says it rejected are counted and not sent again.
+//! own time and the time we read it; what came by OTLP goes out as it came, its resource included; records that the server says it rejected are counted and not sent again.
 //! Must never: mix signals in one request.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1::{
     AnyValue, InstrumentationScope, KeyValue, any_value::Value,
 };
@@ -28,6 +29,7 @@ use super::http::HttpClient;
 use super::outcome::{Outcome, of_answer, of_error};
 use super::{Resource, gzip};
 use crate::dataplane::config::HttpConfig;
+use crate::dataplane::otlp::{self, OtlpRecord};
 use crate::dataplane::record::{Kind, LogRecord, Number, Point, Record, Signal, Wholeness};
 use crate::sys::clock;
 
@@ -60,7 +62,10 @@ impl Otlp {
         let (path, body) = match signal {
             Signal::Metrics => ("/v1/metrics", self.metrics(records).encode_to_vec()),
             Signal::Logs => ("/v1/logs", self.logs(records).encode_to_vec()),
+            Signal::Traces => ("/v1/traces", Vec::new()),
         };
+        // Two requests one after the other are one request with the parts of both.
+        let body = [body, otlp::join(&passing(records))].concat();
         let body = match gzip(&body) {
             Ok(body) => body,
             Err(error) => return Outcome::retry(format!("compress: {error}")),
@@ -92,6 +97,9 @@ impl Otlp {
                 points.push(data_point(point));
             }
         }
+        if metrics.is_empty() {
+            return ExportMetricsServiceRequest::default();
+        }
         let metrics = metrics
             .into_values()
             .map(|(first, points)| metric(first, points))
@@ -114,9 +122,12 @@ impl Otlp {
             .iter()
             .filter_map(|record| match record {
                 Record::Log(log) => Some(log_record(log)),
-                Record::Point(_) => None,
+                Record::Point(_) | Record::Otlp(_) => None,
             })
-            .collect();
+            .collect::<Vec<_>>();
+        if log_records.is_empty() {
+            return ExportLogsServiceRequest::default();
+        }
         ExportLogsServiceRequest {
             resource_logs: vec![ResourceLogs {
                 resource: Some(self.resource.clone()),
@@ -129,6 +140,15 @@ impl Otlp {
             }],
         }
     }
+}
+
+/// The records that came by OTLP.
+fn passing<'a>(records: &[&'a Record]) -> Vec<&'a OtlpRecord> {
+    let came = |record: &&'a Record| match record {
+        Record::Otlp(record) => Some(record),
+        Record::Point(_) | Record::Log(_) => None,
+    };
+    records.iter().filter_map(came).collect()
 }
 
 fn scope() -> InstrumentationScope {
@@ -229,6 +249,10 @@ fn accepted(signal: Signal, body: &[u8]) -> Outcome {
             .ok()
             .and_then(|answer| answer.partial_success)
             .map(|partial| (partial.rejected_log_records, partial.error_message)),
+        Signal::Traces => ExportTraceServiceResponse::decode(body)
+            .ok()
+            .and_then(|answer| answer.partial_success)
+            .map(|partial| (partial.rejected_spans, partial.error_message)),
     }
     .unwrap_or_default();
     Outcome::Accepted {

@@ -1,7 +1,8 @@
 //! The queue of one upload: bounded in records and bytes, what was taken but not acknowledged included.
 //!
 //! Promises: pushing never waits; what does not fit is dropped, newest first, and booked; room is given back when a
-//! record is settled and not when it is taken.
+//! record is settled and not when it is taken; room that was reserved is there when its records come, and is given
+//! back when they do not.
 //! Must never: lose a record without its book knowing.
 
 use std::sync::Arc;
@@ -18,6 +19,84 @@ use crate::dataplane::record::{Record, Signal};
 pub(crate) struct Fill {
     records: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+impl Fill {
+    /// Takes room for so much if there is.
+    fn take(&self, bounds: Bounds, records: usize, bytes: usize) -> bool {
+        let fits = |used: &AtomicUsize, more: usize, bound: usize| {
+            used.load(Ordering::Relaxed).saturating_add(more) <= bound
+        };
+        let room =
+            fits(&self.records, records, bounds.records) && fits(&self.bytes, bytes, bounds.bytes);
+        if room {
+            self.records.fetch_add(records, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        room
+    }
+
+    fn give_back(&self, records: usize, bytes: usize) {
+        self.records.fetch_sub(records, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How much room a queue has, for those who ask before they take a record in.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    fill: Arc<Fill>,
+    bounds: Bounds,
+}
+
+impl Room {
+    /// Whether so much could ever fit.
+    pub(crate) const fn could_hold(&self, records: usize, bytes: usize) -> bool {
+        records <= self.bounds.records && bytes <= self.bounds.bytes
+    }
+
+    /// Reserves room if there is.
+    pub(crate) fn reserve(&self, records: usize, bytes: usize) -> Option<Reserved> {
+        self.fill
+            .take(self.bounds, records, bytes)
+            .then(|| Reserved {
+                fill: Arc::clone(&self.fill),
+                records,
+                bytes,
+            })
+    }
+}
+
+/// Room in one queue; what is not used is given back.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    fill: Arc<Fill>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Reserved {
+    /// Whether it is in this queue.
+    pub(crate) fn is_in(&self, inlet: &Inlet) -> bool {
+        Arc::ptr_eq(&self.fill, &inlet.fill)
+    }
+
+    /// Hands over the room of one record.
+    fn use_for(&mut self, bytes: usize) -> bool {
+        match (self.records.checked_sub(1), self.bytes.checked_sub(bytes)) {
+            (Some(records), Some(left)) => {
+                (self.records, self.bytes) = (records, left);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.fill.give_back(self.records, self.bytes);
+    }
 }
 
 /// The end that the pipeline pushes to.
@@ -45,23 +124,22 @@ pub(crate) fn open(bounds: Bounds, fill: Arc<Fill>) -> (Inlet, mpsc::Receiver<Qu
 }
 
 impl Inlet {
-    /// Pushes a record, or drops and books it when there is no room.
-    pub(crate) fn push(&self, record: &Arc<Record>, source: &Arc<str>, book: &Arc<Book>) {
+    /// Pushes a record, into reserved room if it has some; drops and books it when there is no room.
+    pub(crate) fn push(
+        &self,
+        record: &Arc<Record>,
+        source: &Arc<str>,
+        book: &Arc<Book>,
+        reserved: Option<&mut Reserved>,
+    ) {
         let weight = record.weight();
         let held = Held::receive((), 1, Arc::clone(book));
-        let full = self.fill.records.load(Ordering::Relaxed) >= self.bounds.records
-            || self
-                .fill
-                .bytes
-                .load(Ordering::Relaxed)
-                .saturating_add(weight)
-                > self.bounds.bytes;
-        if full {
+        let room = reserved.is_some_and(|reserved| reserved.use_for(weight))
+            || self.fill.take(self.bounds, 1, weight);
+        if !room {
             held.give_up(Reason::QueueFull);
             return;
         }
-        self.fill.records.fetch_add(1, Ordering::Relaxed);
-        self.fill.bytes.fetch_add(weight, Ordering::Relaxed);
         let queued = Queued {
             held: Some(held),
             record: Arc::clone(record),
@@ -75,6 +153,14 @@ impl Inlet {
                 // The uploader died and is about to be replaced.
                 mpsc::error::TrySendError::Closed(queued) => queued.give_up(Reason::Abandoned),
             }
+        }
+    }
+
+    /// Its room, for those who ask before they take a record in.
+    pub(crate) fn room(&self) -> Room {
+        Room {
+            fill: self.fill(),
+            bounds: self.bounds,
         }
     }
 
@@ -100,6 +186,7 @@ impl Queued {
         match &*self.record {
             Record::Point(point) => (Signal::Metrics, point.time.unix_millis()),
             Record::Log(_) => (Signal::Logs, 0),
+            Record::Otlp(record) => (record.signal, 0),
         }
     }
 
@@ -120,7 +207,6 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.fill.records.fetch_sub(1, Ordering::Relaxed);
-        self.fill.bytes.fetch_sub(self.weight, Ordering::Relaxed);
+        self.fill.give_back(1, self.weight);
     }
 }

@@ -178,7 +178,7 @@ impl Fixture {
                 time: WallTime::from_unix_millis(1_700_000_000_000 + value),
                 start: WallTime::default(),
             }));
-            self.inlet.push(&record, &"s".into(), &self.book);
+            self.inlet.push(&record, &"s".into(), &self.book, None);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Promises: names come from the point's type and unit, never from a guess at the name (F-095); lines are sorted by
 //! series and values by time; timestamps are whole milliseconds of the collection; every label is a string; a body
-//! beyond 256 KiB compressed is halved. Only gzip is used: servers in the field answer 204 to zstd and store nothing.
+//! beyond 256 KiB compressed is halved; a point that came by OTLP brings its own labels and gets none of ours. Only gzip is used: servers in the field answer 204 to zstd and store nothing.
 //! Must never: send a value that is not finite — the server would discard the line and still answer 204.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 
 use super::http::HttpClient;
 use super::outcome::{Outcome, of_answer, of_error};
-use super::{Resource, Shipment, gzip};
+use super::{Resource, Shipment, gzip, series};
 use crate::dataplane::config::HttpConfig;
 use crate::dataplane::record::{Kind, Metric, Number, Point, Record};
 use crate::sys::clock;
@@ -79,20 +79,34 @@ const fn name(text: &'static str) -> HeaderName {
     HeaderName::from_static(text)
 }
 
-/// The lines of a chunk. Records that are no points do not come here: the link check refuses them.
+/// The lines of a chunk. Records of other signals and such as have no form here do not come: they are not routed here.
 fn lines(records: &[&Record], labels: &[(String, String)]) -> String {
-    let mut series: BTreeMap<String, Vec<(u64, Number)>> = BTreeMap::new();
+    let mut series: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
     for record in records {
-        let Record::Point(point) = record else {
-            continue;
-        };
-        if matches!(point.value, Number::Float(value) if !value.is_finite()) {
-            continue;
+        match record {
+            Record::Log(_) => {}
+            Record::Point(point) => {
+                let value = match point.value {
+                    Number::Int(value) => value.to_string(),
+                    Number::Float(value) if value.is_finite() => value.to_string(),
+                    Number::Float(_) => continue,
+                };
+                series
+                    .entry(identity(point, labels))
+                    .or_default()
+                    .push((point.time.unix_millis(), value));
+            }
+            // Our own labels are not theirs: what came by OTLP says itself where it comes from.
+            Record::Otlp(record) => {
+                for sample in series::samples(record) {
+                    let identity = serde_json::to_string(&sample.labels).unwrap_or_default();
+                    series
+                        .entry(identity)
+                        .or_default()
+                        .push((sample.unix_millis, sample.value));
+                }
+            }
         }
-        series
-            .entry(identity(point, labels))
-            .or_default()
-            .push((point.time.unix_millis(), point.value));
     }
     let mut text = String::new();
     for (identity, mut samples) in series {
@@ -102,20 +116,15 @@ fn lines(records: &[&Record], labels: &[(String, String)]) -> String {
         text.push_str(",\"values\":[");
         join(
             &mut text,
-            samples.iter().map(|(_, value)| *value),
-            |text, value| {
-                // Writing to a String cannot fail.
-                _ = match value {
-                    Number::Int(value) => write!(text, "{value}"),
-                    Number::Float(value) => write!(text, "{value}"),
-                };
-            },
+            samples.iter().map(|(_, value)| value),
+            |text, value| text.push_str(value),
         );
         text.push_str("],\"timestamps\":[");
         join(
             &mut text,
             samples.iter().map(|(time, _)| *time),
             |text, time| {
+                // Writing to a String cannot fail.
                 _ = write!(text, "{time}");
             },
         );
@@ -170,7 +179,7 @@ pub(super) fn prometheus_name(metric: &Metric) -> String {
 }
 
 /// Anything but letters, digits and `_` becomes `_`.
-fn label(name: &str) -> String {
+pub(super) fn label(name: &str) -> String {
     let mut label = String::with_capacity(name.len());
     if name.starts_with(|c: char| c.is_ascii_digit()) {
         label.push('_');

@@ -311,6 +311,13 @@ impl Rig {
         processes_with(self.path("state/agents/a/current").as_os_str())
     }
 
+    /// What one part in the health tree says is wrong.
+    pub(crate) fn part_error(&self, name: &str) -> Result<String, String> {
+        let agent = self.agent()?;
+        let part = find(&agent["health"], name).ok_or_else(|| agent["health"].to_string())?;
+        Ok(part["last_error"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// One part's status in the health tree, such as `ok: received 4 …`.
     pub(crate) fn part(&self, name: &str) -> Result<String, String> {
         let agent = self.agent()?;
@@ -431,21 +438,51 @@ pub(crate) fn installed(path: &str, package: &str) -> PathBuf {
 pub(crate) struct Collector {
     /// Where it takes OTLP over HTTP.
     pub(crate) at: SocketAddr,
-    _process: Process,
+    process: Process,
     dir: tempfile::TempDir,
 }
 
 impl Collector {
     pub(crate) fn start() -> Self {
+        Self::exporting("127.0.0.1:0", "")
+    }
+
+    /// One that listens on a given address.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self::exporting(&address.to_string(), "")
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// One that also sends what it gets on; `exporter` is its exporter `otlp_http`, a flow map.
+    pub(crate) fn forwarding(exporter: &str) -> Self {
+        Self::exporting("127.0.0.1:0", &format!("otlp_http: {exporter}, "))
+    }
+
+    fn exporting(listen: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yaml");
         let out = dir.path().join("out.json").display().to_string();
-        let mut text = String::from(
-            "receivers: {otlp: {protocols: {http: {endpoint: \"127.0.0.1:0\"}}}}\nservice:\n  telemetry: {metrics: {level: none}}\n",
+        let mut text = format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: \"{listen}\"}}}}}}}}\nservice:\n  telemetry: {{metrics: {{level: none}}}}\n  pipelines:\n",
         );
-        write!(
+        let exporters = if more.is_empty() {
+            "file"
+        } else {
+            "file, otlp_http"
+        };
+        for signal in ["logs", "metrics", "traces"] {
+            writeln!(
+                text,
+                "    {signal}: {{receivers: [otlp], exporters: [{exporters}]}}"
+            )
+            .unwrap();
+        }
+        writeln!(
             text,
-            "  pipelines:\n    logs: {{receivers: [otlp], exporters: [file]}}\n    metrics: {{receivers: [otlp], exporters: [file]}}\nexporters: {{file: {{path: {out}, flush_interval: 100ms}}}}\n"
+            "exporters: {{{more}file: {{path: {out}, flush_interval: 100ms}}}}"
         )
         .unwrap();
         put(&config, &text);
@@ -453,11 +490,7 @@ impl Collector {
         command.arg("--config").arg(&config);
         let mut process = Process::start(&mut command, &dir.path().join("log"));
         let at = process.listens();
-        Self {
-            at,
-            _process: process,
-            dir,
-        }
+        Self { at, process, dir }
     }
 
     /// The whole requests it wrote so far.

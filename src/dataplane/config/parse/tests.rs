@@ -118,7 +118,7 @@ spool: {}
             "collect.yaml:5:5: sources.host.intervall: unknown key, did you mean \"interval\"?",
             "collect.yaml:6:15: sources.host.interval: duration \"10\" is not a number with a unit (ns, us, ms, s, m, h), such as 30s",
             "collect.yaml:7:34: sources.app.path: \"rel/ative\" is not an absolute path without ..",
-            "collect.yaml:8:15: sources.jrn.kind: not supported in this version: sources of kind \"journald\" (supported: host_metrics, unix_socket)",
+            "collect.yaml:8:15: sources.jrn.kind: not supported in this version: sources of kind \"journald\" (supported: host_metrics, unix_socket, otlp)",
             "collect.yaml:10:71: uploads.vm.from: no source \"hots\", did you mean \"host\"?",
             "collect.yaml:11:1: spool: not supported in this version: the section \"spool\"",
         ]
