@@ -18,6 +18,7 @@ needs=(
   strace:strace
   ps:procps
   unshare:util-linux
+  ip:iproute2
   mkfs.ext4:e2fsprogs
   python3:python3
 )

@@ -170,7 +170,7 @@ pub enum Command {
     /// Run the data plane; normally the supervisor does
     #[cfg(feature = "collect")]
     Collect {
-        /// Directory that holds collect.yaml; without one $ADJUTANT_CONFIG_DIR, or the built-in default
+        /// Directory that holds collect.yaml; without one the directory of the environment, or the built-in default
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
         /// Only check the config, without side effects

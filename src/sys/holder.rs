@@ -41,7 +41,7 @@ pub fn socket_at(address: SocketAddr) -> Option<Holder> {
 
 /// Looks for the process of a socket.
 #[must_use]
-pub fn with_process(holder: Holder) -> Holder {
+pub fn with_process(holder: &Holder) -> Holder {
     let wanted = format!("socket:[{}]", holder.inode);
     let holds = |pid: u32| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -63,7 +63,7 @@ pub fn with_process(holder: Holder) -> Holder {
         let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
         (pid, name)
     });
-    Holder { process, ..holder }
+    Holder { process, ..*holder }
 }
 
 fn row(line: &str, wanted: SocketAddr) -> Option<Holder> {
@@ -112,7 +112,7 @@ mod tests {
         for at in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
             let listener = TcpListener::bind(at).unwrap();
             let address = listener.local_addr().unwrap();
-            let found = with_process(socket_at(address).unwrap());
+            let found = with_process(&socket_at(address).unwrap());
             let (pid, name) = found.process.clone().unwrap();
             assert_eq!(pid, std::process::id(), "{at}");
             assert_eq!(found.to_string(), format!("{name} (pid {pid})"));
@@ -130,7 +130,7 @@ mod tests {
             process: None,
         };
         assert_eq!(
-            with_process(holder).to_string(),
+            with_process(&holder).to_string(),
             "a process of uid 7 that we may not look into"
         );
     }

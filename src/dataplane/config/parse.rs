@@ -5,7 +5,8 @@
 //! in an endpoint are refused.
 //! Must never: touch the disk or the network.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod otlp;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::fields::{Errors, Fields, join};
 use super::{
-    Bounds, CollectorKind, Config, ConfigError, HostMetricsConfig, HttpConfig, OtlpConfig,
-    SourceConfig, SourceKind, UnixSocketConfig, UploadConfig, UploadKind,
+    Bounds, CollectorKind, Config, ConfigError, HostMetricsConfig, HttpConfig, SourceConfig,
+    SourceKind, UnixSocketConfig, UploadConfig, UploadKind,
 };
 use crate::yaml::{self, Limits, Node, Value, nearest};
 
@@ -28,9 +29,6 @@ const PARTS_MAX: usize = 64;
 const PAIRS_MAX: usize = 64;
 /// `sun_path` holds 108 bytes with the zero at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-/// Where programs look for an OTLP receiver on HTTP.
-const OTLP_HTTP_PORT: u16 = 4318;
 
 const SOURCE_KINDS: [&str; 3] = ["host_metrics", "unix_socket", "otlp"];
 const UPLOAD_KINDS: [&str; 3] = ["victoria_metrics", "otlp_http", "console"];
@@ -74,7 +72,7 @@ fn root(tree: &Node, errors: &mut Errors) -> Option<Config> {
     let resource = resource(&mut fields);
     let sources = parts(&mut fields, "sources", source);
     let uploads = parts(&mut fields, "uploads", upload);
-    listeners(&mut fields, &sources);
+    otlp::listen_once(&mut fields, &sources);
     links(&mut fields, &sources, &uploads);
     fields.finish();
     Some(Config {
@@ -198,7 +196,7 @@ fn source(mut fields: Fields<'_, '_>) -> Option<SourceConfig> {
     let buffer = bounds(&mut fields, "buffer", default);
     let kind = match word {
         "host_metrics" => Some(SourceKind::HostMetrics(host_metrics(&mut fields))),
-        "otlp" => Some(SourceKind::Otlp(otlp(&mut fields))),
+        "otlp" => otlp::read(&mut fields).map(SourceKind::Otlp),
         _ => unix_socket(&mut fields).map(SourceKind::UnixSocket),
     };
     fields.finish();
@@ -243,59 +241,6 @@ fn host_metrics(fields: &mut Fields<'_, '_>) -> HostMetricsConfig {
         interval,
         collectors,
         root,
-    }
-}
-
-fn otlp(fields: &mut Fields<'_, '_>) -> OtlpConfig {
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, OTLP_HTTP_PORT));
-    let listen = fields.text("listen").map_or(default, |(node, text)| {
-        let literal = match text.split_once(':') {
-            Some(("localhost", port)) => format!("{}:{port}", Ipv4Addr::LOCALHOST),
-            _ => text.to_owned(),
-        };
-        match literal.parse::<SocketAddr>() {
-            Ok(address) if address.port() > 0 => address,
-            _ => {
-                let message = format!(
-                    "{text:?} is no address with a port, such as 127.0.0.1:4318 or [::1]:4318"
-                );
-                fields.fail(node, "listen", message);
-                default
-            }
-        }
-    });
-    OtlpConfig {
-        listen,
-        body_bytes_max: fields.size("max_body", 16 * MIB, (KIB, 64 * MIB)),
-        connections_max: fields.count("max_connections", 128, (1, 4096)),
-        timeout: fields.duration("timeout", Duration::from_secs(10)),
-    }
-}
-
-/// One address cannot be listened on twice.
-fn listeners(fields: &mut Fields<'_, '_>, sources: &[(String, Option<SourceConfig>)]) {
-    let mut seen: Vec<(SocketAddr, &str)> = Vec::new();
-    for (id, source) in sources {
-        let Some(SourceKind::Otlp(OtlpConfig { listen, .. })) =
-            source.as_ref().map(|source| &source.kind)
-        else {
-            continue;
-        };
-        let clash = seen.iter().find(|(other, _)| {
-            let any = other.ip().is_unspecified() || listen.ip().is_unspecified();
-            other.port() == listen.port() && (any || other.ip() == listen.ip())
-        });
-        if let Some((_, other)) = clash {
-            let node = fields.node;
-            fields.fail(
-                node.get("sources")
-                    .and_then(|all| all.get(id))
-                    .unwrap_or(node),
-                &format!("sources.{id}.listen"),
-                format!("{listen} is listened on by the source {other:?} already"),
-            );
-        }
-        seen.push((*listen, id));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The JSON form of OTLP, by the same table as its protobuf.
 //!
-//! Promises: reading streams, so that memory is bounded by the size of what is written; 64-bit numbers are taken as text
-//! or number, ids as hexadecimal, bytes as base64, keys in lower camel case; unknown keys and nulls are skipped, as
-//! the protocol asks; an unknown word for an enumeration is an error, because it would become another value.
+//! Promises: reading streams, so that memory is bounded by the size of what is written; 64-bit numbers are taken as
+//! text or number, ids as hexadecimal, bytes as base64, keys in lower camel case; unknown keys and nulls are skipped,
+//! as the protocol asks; an unknown word for an enumeration is an error, because it would become another value.
 //! Must never: build the tree of a text that a stranger wrote.
 
 use std::fmt;
@@ -138,6 +138,10 @@ impl Slot<'_> {
         reason = "the check stands before it"
     )]
     #[expect(clippy::cast_sign_loss, reason = "the wire form of a negative number")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a float belongs there and a whole number was written"
+    )]
     fn whole<E: serde::de::Error>(mut self, value: i128) -> Result<(), E> {
         self.single()?;
         let (min, max) = match self.field.kind {
@@ -406,11 +410,13 @@ fn value(kind: Kind, value: Value<'_>) -> Json {
             let bits = bits as u32;
             (((bits >> 1) as i32) ^ -((bits & 1) as i32)).into()
         }
-        (Kind::Int64, Value::Varint(bits)) => (bits as i64).to_string().into(),
-        (Kind::Uint64, Value::Varint(bits)) => bits.to_string().into(),
         (Kind::Fixed32, Value::Fixed32(bits)) => bits.into(),
-        (Kind::Fixed64, Value::Fixed64(bits)) => bits.to_string().into(),
-        (Kind::Sfixed64, Value::Fixed64(bits)) => (bits as i64).to_string().into(),
+        (Kind::Uint64, Value::Varint(bits)) | (Kind::Fixed64, Value::Fixed64(bits)) => {
+            bits.to_string().into()
+        }
+        (Kind::Int64, Value::Varint(bits)) | (Kind::Sfixed64, Value::Fixed64(bits)) => {
+            (bits as i64).to_string().into()
+        }
         (Kind::Double, Value::Fixed64(bits)) => {
             let value = f64::from_bits(bits);
             if value.is_finite() {
@@ -458,7 +464,11 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |bits: u8| char::from_digit(u32::from(bits), 16).unwrap_or('0');
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
+        .collect()
 }
 
 /// Both alphabets, padded or not.

@@ -337,4 +337,6 @@ pub(crate) fn status(code: u32, message: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(super) mod samples;
+#[cfg(test)]
+mod tests;

@@ -5,310 +5,15 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{
-    AnyValue, ArrayValue, EntityRef, InstrumentationScope, KeyValue, KeyValueList, any_value,
-};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
-use opentelemetry_proto::tonic::metrics::v1::summary_data_point::ValueAtQuantile;
-use opentelemetry_proto::tonic::metrics::v1::{
-    Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram,
-    HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary,
-    SummaryDataPoint, exemplar, metric::Data, number_data_point,
-};
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
+use opentelemetry_proto::tonic::common::v1::any_value;
 use proptest::prelude::*;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
 
+use super::samples::{as_json, logs, metrics, traces};
 use super::*;
 
 const MANY: usize = 1000;
-
-fn any(value: any_value::Value) -> AnyValue {
-    AnyValue { value: Some(value) }
-}
-
-fn pair(key: &str, value: any_value::Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(any(value)),
-        ..KeyValue::default()
-    }
-}
-
-/// One attribute of every type.
-fn attributes() -> Vec<KeyValue> {
-    use any_value::Value;
-    let list = ArrayValue {
-        values: vec![any(Value::IntValue(-1)), any(Value::BoolValue(true))],
-    };
-    let map = KeyValueList {
-        values: vec![pair("inner", Value::StringValue("x".to_owned()))],
-    };
-    vec![
-        pair("text", Value::StringValue("zwölf \"".to_owned())),
-        pair("bit", Value::BoolValue(false)),
-        pair("int", Value::IntValue(i64::MIN)),
-        pair("float", Value::DoubleValue(-0.5)),
-        pair("bytes", Value::BytesValue(vec![0, 255, 62, 63])),
-        pair("list", Value::ArrayValue(list)),
-        pair("map", Value::KvlistValue(map)),
-    ]
-}
-
-fn resource(name: &str) -> Option<Resource> {
-    let mut attributes = attributes();
-    attributes.push(pair(
-        "service.name",
-        any_value::Value::StringValue(name.to_owned()),
-    ));
-    Some(Resource {
-        attributes,
-        dropped_attributes_count: 3,
-        entity_refs: vec![EntityRef {
-            schema_url: "s".to_owned(),
-            r#type: "host".to_owned(),
-            id_keys: vec!["a".to_owned(), "b".to_owned()],
-            description_keys: vec!["c".to_owned()],
-        }],
-    })
-}
-
-fn scope(name: &str) -> Option<InstrumentationScope> {
-    Some(InstrumentationScope {
-        name: name.to_owned(),
-        version: "1".to_owned(),
-        attributes: attributes(),
-        dropped_attributes_count: 4,
-    })
-}
-
-fn log(body: &str) -> LogRecord {
-    LogRecord {
-        time_unix_nano: u64::MAX,
-        observed_time_unix_nano: 2,
-        severity_number: 9,
-        severity_text: "Info".to_owned(),
-        body: Some(any(any_value::Value::StringValue(body.to_owned()))),
-        attributes: attributes(),
-        dropped_attributes_count: 5,
-        flags: 1,
-        trace_id: vec![7; 16],
-        span_id: vec![8; 8],
-        event_name: "e".to_owned(),
-    }
-}
-
-pub(in crate::dataplane) fn logs() -> ExportLogsServiceRequest {
-    let scope_logs = |name: &str, count: usize| ScopeLogs {
-        scope: scope(name),
-        log_records: (0..count)
-            .map(|index| log(&format!("{name}{index}")))
-            .collect(),
-        schema_url: "schema".to_owned(),
-    };
-    ExportLogsServiceRequest {
-        resource_logs: vec![
-            ResourceLogs {
-                resource: resource("one"),
-                scope_logs: vec![scope_logs("a", 2), scope_logs("b", 1)],
-                schema_url: "schema".to_owned(),
-            },
-            ResourceLogs {
-                resource: resource("two"),
-                scope_logs: vec![scope_logs("a", 1)],
-                schema_url: String::new(),
-            },
-        ],
-    }
-}
-
-pub(in crate::dataplane) fn traces() -> ExportTraceServiceRequest {
-    let span = Span {
-        trace_id: vec![1; 16],
-        span_id: vec![2; 8],
-        trace_state: "a=b".to_owned(),
-        parent_span_id: vec![3; 8],
-        flags: 0x101,
-        name: "GET /".to_owned(),
-        kind: 2,
-        start_time_unix_nano: 10,
-        end_time_unix_nano: 20,
-        attributes: attributes(),
-        dropped_attributes_count: 1,
-        events: vec![Event {
-            time_unix_nano: 11,
-            name: "e".to_owned(),
-            attributes: attributes(),
-            dropped_attributes_count: 2,
-        }],
-        dropped_events_count: 3,
-        links: vec![Link {
-            trace_id: vec![4; 16],
-            span_id: vec![5; 8],
-            trace_state: "c=d".to_owned(),
-            attributes: attributes(),
-            dropped_attributes_count: 6,
-            flags: 1,
-        }],
-        dropped_links_count: 7,
-        status: Some(Status {
-            message: "bad".to_owned(),
-            code: 2,
-        }),
-    };
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans {
-            resource: resource("one"),
-            scope_spans: vec![ScopeSpans {
-                scope: scope("a"),
-                spans: vec![span.clone(), span],
-                schema_url: String::new(),
-            }],
-            schema_url: String::new(),
-        }],
-    }
-}
-
-fn exemplars() -> Vec<Exemplar> {
-    let exemplar = |value| Exemplar {
-        filtered_attributes: attributes(),
-        time_unix_nano: 5,
-        span_id: vec![1; 8],
-        trace_id: vec![2; 16],
-        value: Some(value),
-    };
-    vec![
-        exemplar(exemplar::Value::AsInt(-7)),
-        exemplar(exemplar::Value::AsDouble(0.25)),
-    ]
-}
-
-fn number(value: number_data_point::Value) -> NumberDataPoint {
-    NumberDataPoint {
-        attributes: attributes(),
-        start_time_unix_nano: 1_000_000,
-        time_unix_nano: 5_000_000,
-        exemplars: exemplars(),
-        flags: 0,
-        value: Some(value),
-    }
-}
-
-/// A metric of every kind.
-pub(in crate::dataplane) fn metrics() -> ExportMetricsServiceRequest {
-    use number_data_point::Value::{AsDouble, AsInt};
-    let metric = |name: &str, unit: &str, data| Metric {
-        name: name.to_owned(),
-        description: "what".to_owned(),
-        unit: unit.to_owned(),
-        metadata: attributes(),
-        data: Some(data),
-    };
-    let histogram = HistogramDataPoint {
-        attributes: attributes(),
-        start_time_unix_nano: 1_000_000,
-        time_unix_nano: 5_000_000,
-        count: 6,
-        sum: Some(9.5),
-        bucket_counts: vec![1, 2, 3],
-        explicit_bounds: vec![0.5, 10.0],
-        exemplars: exemplars(),
-        flags: 0,
-        min: Some(0.1),
-        max: Some(11.0),
-    };
-    let exponential = ExponentialHistogramDataPoint {
-        attributes: attributes(),
-        start_time_unix_nano: 1_000_000,
-        time_unix_nano: 5_000_000,
-        count: 6,
-        sum: Some(-9.5),
-        scale: -3,
-        zero_count: 1,
-        positive: Some(Buckets {
-            offset: -4,
-            bucket_counts: vec![1, 300],
-        }),
-        negative: Some(Buckets {
-            offset: 4,
-            bucket_counts: vec![2],
-        }),
-        flags: 0,
-        exemplars: exemplars(),
-        min: Some(-1.0),
-        max: Some(1.0),
-        zero_threshold: 0.01,
-    };
-    let summary = SummaryDataPoint {
-        attributes: attributes(),
-        start_time_unix_nano: 1_000_000,
-        time_unix_nano: 5_000_000,
-        count: 2,
-        sum: 3.0,
-        quantile_values: vec![ValueAtQuantile {
-            quantile: 0.5,
-            value: 1.5,
-        }],
-        flags: 0,
-    };
-    let sum = |temporality, monotonic| {
-        Data::Sum(Sum {
-            data_points: vec![number(AsInt(-7))],
-            aggregation_temporality: temporality,
-            is_monotonic: monotonic,
-        })
-    };
-    let all = vec![
-        metric(
-            "queue.size",
-            "{item}",
-            Data::Gauge(Gauge {
-                data_points: vec![number(AsDouble(0.5)), number(AsInt(3))],
-            }),
-        ),
-        metric("http.requests", "1", sum(2, true)),
-        metric("connections", "", sum(2, false)),
-        metric("deltas", "By", sum(1, true)),
-        metric(
-            "latency",
-            "ms",
-            Data::Histogram(Histogram {
-                data_points: vec![histogram],
-                aggregation_temporality: 2,
-            }),
-        ),
-        metric(
-            "fine",
-            "s",
-            Data::ExponentialHistogram(ExponentialHistogram {
-                data_points: vec![exponential],
-                aggregation_temporality: 2,
-            }),
-        ),
-        metric(
-            "old",
-            "s",
-            Data::Summary(Summary {
-                data_points: vec![summary],
-            }),
-        ),
-    ];
-    ExportMetricsServiceRequest {
-        resource_metrics: vec![ResourceMetrics {
-            resource: resource("one"),
-            scope_metrics: vec![ScopeMetrics {
-                scope: scope("a"),
-                metrics: all,
-                schema_url: "schema".to_owned(),
-            }],
-            schema_url: String::new(),
-        }],
-    }
-}
 
 fn parts(signal: Signal, request: &[u8]) -> Vec<OtlpRecord> {
     split(signal, request, MANY).unwrap()
@@ -316,20 +21,6 @@ fn parts(signal: Signal, request: &[u8]) -> Vec<OtlpRecord> {
 
 fn whole(records: &[OtlpRecord]) -> Vec<u8> {
     join(&records.iter().collect::<Vec<_>>())
-}
-
-/// The same record as a request in JSON.
-pub(in crate::dataplane) fn as_json(record: &OtlpRecord) -> Json {
-    let names = match record.signal {
-        Signal::Logs => ("resourceLogs", "scopeLogs", "logRecords", "logRecord"),
-        Signal::Metrics => ("resourceMetrics", "scopeMetrics", "metrics", "metric"),
-        Signal::Traces => ("resourceSpans", "scopeSpans", "spans", "span"),
-    };
-    let mut line = print(record);
-    json!({names.0: [{
-        "resource": line.remove("resource"),
-        names.1: [{"scope": line.remove("scope"), names.2: [line.remove(names.3)]}],
-    }]})
 }
 
 #[test]
@@ -426,6 +117,7 @@ fn strip_schema(signal: Signal, request: &[u8]) -> Vec<u8> {
 
 #[test]
 fn json_is_read_as_the_protocol_says() {
+    use any_value::Value::{BoolValue, BytesValue, DoubleValue, IntValue};
     let text = r#"{"resourceLogs":[{"resource":null,"later":{"x":[1,{}]},"scopeLogs":[{"logRecords":[{
         "timeUnixNano":"1544712660300000000","observedTimeUnixNano":1544712660300000001,
         "severityNumber":10,"severityText":"In\u0066ormation","traceId":"5B8EFFF798038103D269B633813FC60C",
@@ -449,7 +141,6 @@ fn json_is_read_as_the_protocol_says() {
     let Some(any_value::Value::ArrayValue(list)) = log.body.clone().unwrap().value else {
         panic!("{log:?}")
     };
-    use any_value::Value::{BoolValue, BytesValue, DoubleValue, IntValue};
     let values: Vec<_> = list.values.into_iter().map(|value| value.value).collect();
     assert!(matches!(values[2], Some(DoubleValue(value)) if value.is_nan()));
     assert_eq!(values[..2], [Some(IntValue(-12)), Some(IntValue(7))]);
@@ -529,7 +220,7 @@ fn protobuf_that_is_wrong_is_refused() {
     let request = |log: &[u8]| {
         let mut out = Vec::new();
         nest(&mut out, 1, |out| {
-            nest(out, 2, |out| put_bytes(out, 2, log))
+            nest(out, 2, |out| put_bytes(out, 2, log));
         });
         out
     };

@@ -123,10 +123,9 @@ fn check_at(message: &Message, bytes: &[u8], depth: usize) -> Result<(), Malform
                     return Err(Malformed::Id(field.name));
                 }
             }
-            (Kind::Bytes, Value::Bytes(_)) => {}
             (kind, Value::Varint(_)) if kind.is_varint() => {}
             (kind, Value::Fixed64(_)) if kind.is_fixed64() => {}
-            (Kind::Fixed32, Value::Fixed32(_)) => {}
+            (Kind::Bytes, Value::Bytes(_)) | (Kind::Fixed32, Value::Fixed32(_)) => {}
             (kind, Value::Bytes(bytes)) if field.many && kind.is_number() => packed(kind, bytes)?,
             _ => return Err(Malformed::Kind(field.name)),
         }

@@ -1,7 +1,8 @@
 //! OTLP over HTTP: metrics, logs and traces as protobuf, gzip.
 //!
 //! Promises: points of one metric are sent as one metric with kind, unit and start time; a log keeps its bytes, its
-//! own time and the time we read it; what came by OTLP goes out as it came, its resource included; records that the server says it rejected are counted and not sent again.
+//! own time and the time we read it; what came by OTLP goes out as it came, its resource included; records that the
+//! server says it rejected are counted and not sent again.
 //! Must never: mix signals in one request.
 
 use std::collections::BTreeMap;

@@ -341,3 +341,148 @@ fn plural(unit: &str) -> Option<&'static str> {
         .find(|(known, _)| *known == unit)
         .map(|(_, word)| *word)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::otlp::{samples as made, split};
+    use crate::dataplane::record::Signal;
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::metrics::v1::metric;
+
+    fn records(request: &ExportMetricsServiceRequest) -> Vec<OtlpRecord> {
+        split(Signal::Metrics, &request.encode_to_vec(), 100).unwrap()
+    }
+
+    /// Name, the one label that tells series of a metric apart, and value.
+    fn shown(record: &OtlpRecord) -> Vec<(String, String, String)> {
+        let sample = |sample: Sample| {
+            assert_eq!(sample.unix_millis, 5);
+            let label = |name: &str| sample.labels.get(name).cloned().unwrap_or_default();
+            let apart = label("le") + &label("quantile");
+            (label("__name__"), apart, sample.value.clone())
+        };
+        samples(record).into_iter().map(sample).collect()
+    }
+
+    #[test]
+    fn every_kind_that_has_a_form_becomes_series() {
+        let records = records(&made::metrics());
+        let said: Vec<_> = records.iter().map(can_say).collect();
+        assert_eq!(said, [true, true, true, true, false, true, false, true]);
+        let row = |name: &str, apart: &str, value: &str| {
+            (name.to_owned(), apart.to_owned(), value.to_owned())
+        };
+        let all: Vec<_> = records
+            .iter()
+            .filter(|record| can_say(record))
+            .flat_map(shown)
+            .collect();
+        assert_eq!(
+            all,
+            [
+                row("queue_size", "", "0.5"),
+                row("queue_size", "", "3"),
+                row("http_requests_total", "", "-7"),
+                row("connections", "", "-7"),
+                row("latency_milliseconds_bucket", "0.5", "1"),
+                row("latency_milliseconds_bucket", "10", "3"),
+                row("latency_milliseconds_bucket", "+Inf", "6"),
+                row("latency_milliseconds_sum", "", "9.5"),
+                row("latency_milliseconds_count", "", "6"),
+                row("old_seconds", "0.5", "1.5"),
+                row("old_seconds_sum", "", "3"),
+                row("old_seconds_count", "", "2"),
+            ]
+        );
+    }
+
+    #[test]
+    fn labels_are_those_of_point_scope_and_resource_in_this_order() {
+        let mut request = made::metrics();
+        let attribute = |key: &str, value: &str| KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue {
+                value: Some(any_value::Value::StringValue(value.to_owned())),
+            }),
+            ..KeyValue::default()
+        };
+        let metric = &mut request.resource_metrics[0].scope_metrics[0].metrics[0];
+        let Some(metric::Data::Gauge(gauge)) = &mut metric.data else {
+            panic!("{metric:?}")
+        };
+        gauge.data_points[0].attributes =
+            vec![attribute("service.name", "mine"), attribute("empty", "")];
+        let first = &samples(&records(&request)[0])[0];
+        let label = |name: &str| first.labels.get(name).map(String::as_str);
+        assert_eq!(label("service_name"), Some("mine"));
+        assert_eq!(
+            (label("otel_scope_name"), label("otel_scope_version")),
+            (Some("a"), Some("1"))
+        );
+        assert_eq!(label("int"), Some("-9223372036854775808"));
+        assert_eq!(
+            (label("bit"), label("float")),
+            (Some("false"), Some("-0.5"))
+        );
+        assert_eq!(
+            (label("list"), label("map")),
+            (Some("[-1,true]"), Some("{\"inner\":\"x\"}"))
+        );
+        assert_eq!(label("empty"), None);
+    }
+
+    #[test]
+    fn a_point_without_a_value_or_a_time_has_no_form() {
+        let spoil = |change: fn(&mut NumberDataPoint)| {
+            let mut request = made::metrics();
+            let metric = &mut request.resource_metrics[0].scope_metrics[0].metrics[0];
+            if let Some(metric::Data::Gauge(gauge)) = &mut metric.data {
+                change(&mut gauge.data_points[0]);
+            }
+            can_say(&records(&request)[0])
+        };
+        assert!(spoil(|_| {}));
+        assert!(!spoil(|point| point.flags = 1));
+        assert!(!spoil(|point| point.time_unix_nano = 0));
+        assert!(!spoil(|point| point.value = None));
+        let nan = number_data_point::Value::AsDouble(f64::NAN);
+        let mut request = made::metrics();
+        let metric = &mut request.resource_metrics[0].scope_metrics[0].metrics[0];
+        if let Some(metric::Data::Gauge(gauge)) = &mut metric.data {
+            gauge.data_points[0].value = Some(nan);
+        }
+        assert!(!can_say(&records(&request)[0]));
+    }
+
+    #[test]
+    fn names_come_from_unit_and_type() {
+        let cases = [
+            (
+                "http.server.duration",
+                "ms",
+                Data::Histogram,
+                "http_server_duration_milliseconds",
+            ),
+            (
+                "process.memory.usage",
+                "By",
+                Data::Sum(false),
+                "process_memory_usage_bytes",
+            ),
+            ("disk.bytes", "By", Data::Sum(true), "disk_bytes_total"),
+            ("disk_total", "By", Data::Sum(true), "disk_bytes_total"),
+            ("requests", "{request}", Data::Sum(true), "requests_total"),
+            ("utilization", "1", Data::Gauge, "utilization_ratio"),
+            ("things", "1", Data::Sum(true), "things_total"),
+            ("load", "%", Data::Gauge, "load_percent"),
+            ("speed", "By/s", Data::Gauge, "speed_bytes_per_second"),
+            ("rate", "{packet}/min", Data::Gauge, "rate_per_minute"),
+            ("9lives", "", Data::Gauge, "_9lives"),
+            ("odd", "furlong", Data::Gauge, "odd_furlong"),
+        ];
+        for (given, unit, data, wanted) in cases {
+            assert_eq!(name(given, unit, data), wanted, "{given} in {unit}");
+        }
+    }
+}

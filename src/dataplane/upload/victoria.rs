@@ -2,7 +2,8 @@
 //!
 //! Promises: names come from the point's type and unit, never from a guess at the name (F-095); lines are sorted by
 //! series and values by time; timestamps are whole milliseconds of the collection; every label is a string; a body
-//! beyond 256 KiB compressed is halved; a point that came by OTLP brings its own labels and gets none of ours. Only gzip is used: servers in the field answer 204 to zstd and store nothing.
+//! beyond 256 KiB compressed is halved; a point that came by OTLP brings its own labels and gets none of ours. Only
+//! gzip is used: servers in the field answer 204 to zstd and store nothing.
 //! Must never: send a value that is not finite — the server would discard the line and still answer 204.
 
 use std::collections::BTreeMap;

@@ -342,7 +342,7 @@ async fn look(found: Option<Holder>) -> Option<Holder> {
     let mut looking = JoinSet::new();
     looking.spawn_blocking({
         let found = found.clone();
-        move || holder::with_process(found)
+        move || holder::with_process(&found)
     });
     match looking.join_next().await {
         Some(Ok(holder)) => Some(holder),

@@ -209,12 +209,12 @@ async fn take(
     let bytes = match form {
         Form::Protobuf => bytes,
         Form::Json => {
-            otlp::transcode(signal, &bytes, max).map_err(|error| unreadable(signal, error))?
+            otlp::transcode(signal, &bytes, max).map_err(|error| unreadable(signal, &error))?
         }
     };
     let bounds = shared.outlet.buffer().bounds;
     let records =
-        otlp::split(signal, &bytes, bounds.records).map_err(|error| unreadable(signal, error))?;
+        otlp::split(signal, &bytes, bounds.records).map_err(|error| unreadable(signal, &error))?;
     let records: Vec<_> = records.into_iter().map(Record::Otlp).collect();
     store(records, shared, signal)
 }
@@ -297,7 +297,7 @@ fn refusal(trouble: Trouble, shared: &Shared) -> Refusal {
     }
 }
 
-fn unreadable(signal: Signal, error: Malformed) -> Refusal {
+fn unreadable(signal: Signal, error: &Malformed) -> Refusal {
     let status = match error {
         Malformed::Large(_) | Malformed::Many(_) => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,

@@ -145,17 +145,17 @@ async fn every_signal_comes_in_in_every_form() {
         (
             Signal::Logs,
             "/v1/logs",
-            wire::tests::logs().encode_to_vec(),
+            wire::samples::logs().encode_to_vec(),
         ),
         (
             Signal::Traces,
             "/v1/traces",
-            wire::tests::traces().encode_to_vec(),
+            wire::samples::traces().encode_to_vec(),
         ),
         (
             Signal::Metrics,
             "/v1/metrics",
-            wire::tests::metrics().encode_to_vec(),
+            wire::samples::metrics().encode_to_vec(),
         ),
     ];
     let mut count = 0;
@@ -180,7 +180,7 @@ async fn every_signal_comes_in_in_every_form() {
             count += expected.len() as u64;
         }
         let record = &expected[0];
-        let text = wire::tests::as_json(record).to_string();
+        let text = wire::samples::as_json(record).to_string();
         for (headers, body) in [
             (JSON.to_owned(), text.clone().into_bytes()),
             (format!("{JSON}{GZIP}"), gzip(text.as_bytes())),
@@ -210,7 +210,7 @@ async fn every_signal_comes_in_in_every_form() {
 async fn what_cannot_be_taken_is_refused_in_words_and_the_next_one_is_taken() {
     let mut fixture = started(1000, |_| {}).await;
     let at = fixture.at;
-    let good = wire::tests::logs().encode_to_vec();
+    let good = wire::samples::logs().encode_to_vec();
     let mut cut = gzip(&good);
     cut.truncate(cut.len() - 9);
     let bomb = gzip(&vec![0; 64 * 1024 * KIB]);
@@ -327,7 +327,7 @@ async fn a_length_that_is_only_claimed_is_refused_before_anything_is_read() {
 async fn a_full_queue_tells_senders_to_come_again_and_loses_nothing() {
     let mut fixture = started(5, |_| {}).await;
     let taken = fixture.inlet.room().reserve(4, 1).unwrap();
-    let body = wire::tests::traces().encode_to_vec();
+    let body = wire::samples::traces().encode_to_vec();
     for _ in 0..3 {
         let said = post(fixture.at, "/v1/traces", PROTOBUF, &body).await;
         assert_eq!(said.status, 503);
@@ -348,7 +348,7 @@ async fn a_full_queue_tells_senders_to_come_again_and_loses_nothing() {
     assert_eq!(said.status, 200);
     assert_eq!(next(&mut fixture.events).await.len(), 2);
     // More than could ever fit will not get better.
-    let many = wire::tests::metrics().encode_to_vec();
+    let many = wire::samples::metrics().encode_to_vec();
     let said = post(fixture.at, "/v1/metrics", PROTOBUF, &many).await;
     assert_eq!(said.status, 413);
     assert!(
@@ -376,7 +376,7 @@ async fn what_nobody_takes_is_said_to_the_sender_and_counted() {
     let mut all = Takers::default();
     all.add(&"far".into(), vec![Signal::Metrics], fixture.inlet.room());
     fixture.takers.send_replace(all);
-    let body = wire::tests::traces().encode_to_vec();
+    let body = wire::samples::traces().encode_to_vec();
     let said = post(fixture.at, "/v1/traces", PROTOBUF, &body).await;
     assert_eq!(said.status, 200);
     let answer = ExportTraceServiceResponse::decode(&*said.body).unwrap();

@@ -1,6 +1,7 @@
 //! What a config may say, and the words for each mistake.
 
 use super::*;
+use crate::dataplane::config::OtlpConfig;
 
 fn errors(text: &str) -> Vec<String> {
     match parse("collect.yaml", text) {
@@ -292,12 +293,13 @@ resource: {deployment.environment: production}
 sources:
   host: {kind: host_metrics}
   app: {kind: unix_socket, path: /run/app/log.sock}
+  programs: {kind: otlp}
 uploads:
-  metrics: {kind: victoria_metrics, endpoint: "http://127.0.0.1:8428", from: [host]}
+  metrics: {kind: victoria_metrics, endpoint: "http://127.0.0.1:8428", from: [host, programs]}
   logs:
     kind: otlp_http
     endpoint: https://otlp.example:4318
-    from: [app, host]
+    from: [app, host, programs]
     headers: {x-tenant: one}
     bearer_token_file: /etc/adjutant/token
     ca_file: /etc/adjutant/ca.pem
@@ -305,4 +307,62 @@ uploads:
 "#,
     );
     assert_eq!(full, bare.unwrap());
+}
+
+#[test]
+fn a_receiver_listens_on_loopback_by_default_and_never_twice_on_one_address() {
+    let text = "sources: {a: {kind: otlp}, b: {kind: otlp, listen: '[::1]:4319', max_body: 1MiB, max_connections: 2, timeout: 3s}}\n";
+    let config = parse("collect.yaml", text).unwrap();
+    let [(_, first), (_, second)] = config.sources.as_slice() else {
+        panic!("{config:?}")
+    };
+    assert_eq!(
+        first.kind,
+        SourceKind::Otlp(OtlpConfig {
+            listen: "127.0.0.1:4318".parse().unwrap(),
+            body_bytes_max: 16 * MIB,
+            connections_max: 128,
+            timeout: Duration::from_secs(10),
+        })
+    );
+    assert_eq!(first.buffer.bytes, 32 * MIB);
+    assert_eq!(
+        second.kind,
+        SourceKind::Otlp(OtlpConfig {
+            listen: "[::1]:4319".parse().unwrap(),
+            body_bytes_max: MIB,
+            connections_max: 2,
+            timeout: Duration::from_secs(3),
+        })
+    );
+    let text = "sources:
+  a: {kind: otlp, listen: 'localhost:4318'}
+  b: {kind: otlp, listen: 'example.test:1'}
+  c: {kind: otlp, listen: '127.0.0.1:0'}
+  d: {kind: otlp, listen: '0.0.0.0:4319', max_body: 65MiB}
+  e: {kind: otlp, listen: '127.0.0.1:4319', endpoint: x}
+";
+    assert_eq!(
+        errors(text),
+        [
+            "collect.yaml:3:27: sources.b.listen: \"example.test:1\" is no address with a port, such as 127.0.0.1:4318 or [::1]:4318",
+            "collect.yaml:4:27: sources.c.listen: \"127.0.0.1:0\" is no address with a port, such as 127.0.0.1:4318 or [::1]:4318",
+            "collect.yaml:5:53: sources.d.max_body: \"65MiB\" is not from 1KiB to 64MiB",
+            "collect.yaml:6:6: sources.e.listen: 127.0.0.1:4319 is listened on by the source \"d\" already",
+            "collect.yaml:6:45: sources.e.endpoint: unknown key, known here: kind, buffer, listen, max_body, max_connections, timeout",
+        ]
+    );
+}
+
+#[test]
+fn an_upload_takes_of_a_receiver_what_it_can_carry() {
+    let text = "sources: {in: {kind: otlp}, app: {kind: unix_socket, path: /s}}\nuploads: {vm: {kind: victoria_metrics, endpoint: 'http://x:1', from: [in]}}\n";
+    assert_eq!(errors(text), [] as [&str; 0]);
+    let text = text.replace("from: [in]", "from: [in, app]");
+    assert_eq!(
+        errors(&text),
+        [
+            "collect.yaml:2:75: uploads.vm.from: victoria_metrics cannot carry logs, which the source \"app\" (unix_socket) emits"
+        ]
+    );
 }
