@@ -75,6 +75,7 @@ pub(super) async fn read(
 }
 
 async fn gather(mut body: Incoming, max: usize, mut lease: Lease<'_>) -> Result<Vec<u8>, Trouble> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0);
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Trouble::Broken(error.to_string()))?;
@@ -84,7 +85,14 @@ async fn gather(mut body: Incoming, max: usize, mut lease: Lease<'_>) -> Result<
         if bytes.len() + data.len() > max {
             return Err(Trouble::Large);
         }
-        if !lease.grow(data.len()) {
+        // Twice what is there, as vectors grow, but not beyond what was announced.
+        let more = bytes
+            .len()
+            .min(announced.saturating_sub(bytes.len()))
+            .max(data.len());
+        let room =
+            bytes.capacity() - bytes.len() >= data.len() || bytes.try_reserve_exact(more).is_ok();
+        if !room || !lease.grow(data.len()) {
             return Err(Trouble::Crowded);
         }
         bytes.extend_from_slice(&data);

@@ -41,6 +41,8 @@ const CALM: Duration = Duration::from_secs(10);
 const TURNED_AWAY_MAX: usize = 32;
 /// How long one of them may take to ask.
 const TURNED_AWAY_TIME: Duration = Duration::from_secs(2);
+/// A connection older than this is closed at the end of its request: one that never reads its answers has no other end.
+const AGE_MAX: Duration = Duration::from_mins(10);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -403,6 +405,11 @@ async fn serve(
         () = told(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = tokio::time::sleep(AGE_MAX) => {
+            connection.as_mut().graceful_shutdown();
+            // Whatever is under way then has had its time.
+            tokio::time::timeout(shared.config.timeout, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

@@ -416,7 +416,13 @@ async fn who_sends_too_slowly_is_cut_off() {
         "{}",
         said.text()
     );
-    for stream in [&mut silent, &mut slow_head] {
+    let mut idle = TcpStream::connect(fixture.at).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    let mut answer = [0; 12];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    for stream in [&mut silent, &mut slow_head, &mut idle] {
         let mut rest = Vec::new();
         let ended = stream.read_to_end(&mut rest);
         drop(
@@ -427,6 +433,26 @@ async fn who_sends_too_slowly_is_cut_off() {
     }
     let said = post(fixture.at, "/v1/logs", JSON, LOG.as_bytes()).await;
     assert_eq!(said.status, 200);
+}
+
+#[tokio::test]
+async fn who_never_reads_its_answers_loses_the_connection_at_last() {
+    let fixture = started(1000, |_| {}).await;
+    let mut stream = TcpStream::connect(fixture.at).await.unwrap();
+    let requests = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    // Until its answers have nowhere to go, and it is not listened to any more.
+    let stuck = Duration::from_secs(1);
+    while let Ok(written) = tokio::time::timeout(stuck, stream.write_all(&requests)).await {
+        written.unwrap();
+    }
+    tokio::time::pause();
+    tokio::time::advance(AGE_MAX).await;
+    tokio::time::advance(fixture.source.config.timeout * 2).await;
+    tokio::time::resume();
+    let closed = async { while stream.write_all(&requests).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), closed)
+        .await
+        .expect("it is closed");
 }
 
 #[tokio::test]
