@@ -281,7 +281,14 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
         .collect();
     let mut root = node(errors.is_empty(), report.summary.clone(), errors.join("; "));
     for part in &report.parts {
-        let status = format!("{}: {}", part.health.word(), part.totals);
+        let word = part.health.word();
+        let status = match &part.health {
+            // Doors show one text per part, and here the reason says more than empty books.
+            Health::Unsupported(why) => format!("{word}: {why}"),
+            Health::Starting | Health::Ok | Health::Degraded(_) | Health::Down(_) => {
+                format!("{word}: {}", part.totals)
+            }
+        };
         let error = part.health.error().to_owned();
         root.component_health_map
             .insert(part.name.clone(), node(!down(part), status, error));

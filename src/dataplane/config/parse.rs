@@ -32,7 +32,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Where programs look for an OTLP receiver on HTTP.
 const OTLP_HTTP_PORT: u16 = 4318;
 
-const SOURCE_KINDS: [&str; 3] = ["host_metrics", "unix_socket", "otlp"];
+const SOURCE_KINDS: [&str; 4] = ["host_metrics", "unix_socket", "otlp", "kernel"];
 const UPLOAD_KINDS: [&str; 3] = ["victoria_metrics", "otlp_http", "console"];
 
 /// Reads a config. `file` names it in errors.
@@ -76,6 +76,7 @@ fn root(tree: &Node, errors: &mut Errors) -> Option<Config> {
     let uploads = parts(&mut fields, "uploads", upload);
     listeners(&mut fields, &sources);
     links(&mut fields, &sources, &uploads);
+    kernel::alone(&mut fields, &sources);
     fields.finish();
     Some(Config {
         resource,
@@ -199,6 +200,7 @@ fn source(mut fields: Fields<'_, '_>) -> Option<SourceConfig> {
     let kind = match word {
         "host_metrics" => Some(SourceKind::HostMetrics(host_metrics(&mut fields))),
         "otlp" => Some(SourceKind::Otlp(otlp(&mut fields))),
+        "kernel" => Some(SourceKind::Kernel(kernel::kernel(&mut fields))),
         _ => unix_socket(&mut fields).map(SourceKind::UnixSocket),
     };
     fields.finish();
@@ -511,5 +513,6 @@ fn carries_any(upload: &UploadKind, source: &SourceKind) -> bool {
         .any(|signal| upload.carries(*signal))
 }
 
+mod kernel;
 #[cfg(test)]
 mod tests;
