@@ -14,7 +14,7 @@ pub(crate) enum Attached {}
 ///
 /// # Errors
 /// Always.
-pub(crate) fn attach(_: &KernelConfig, _: bool) -> Result<Attached, String> {
+pub(crate) fn attach(_: &KernelConfig, _: bool) -> Result<Box<Attached>, String> {
     Err("this executable was built without kernel events (feature ebpf)".to_owned())
 }
 

@@ -21,7 +21,7 @@ use crate::dataplane::ebpf::{self, Attached};
 use crate::dataplane::health::{Health, HealthCell};
 
 /// What became of the programs: attached, or the reason why not.
-pub(crate) type Prepared = Result<Attached, String>;
+pub(crate) type Prepared = Result<Box<Attached>, String>;
 
 /// Attaches what a config asks for and gives up every capability of this thread and those it will start. Without a
 /// kernel source nothing happens at all.
@@ -121,7 +121,11 @@ impl Source for Kernel {
 }
 
 #[cfg(feature = "ebpf")]
-fn run(attached: Attached, buffer: &Buffer, health: &HealthCell) -> Result<Running, StartError> {
+fn run(
+    attached: Box<Attached>,
+    buffer: &Buffer,
+    health: &HealthCell,
+) -> Result<Running, StartError> {
     let (outlet, events) = buffer.open();
     let (stop, stopped) = oneshot::channel();
     let without: Vec<_> = attached
@@ -151,6 +155,6 @@ fn run(attached: Attached, buffer: &Buffer, health: &HealthCell) -> Result<Runni
 }
 
 #[cfg(not(feature = "ebpf"))]
-fn run(attached: Attached, _: &Buffer, _: &HealthCell) -> Result<Running, StartError> {
-    match attached {}
+fn run(attached: Box<Attached>, _: &Buffer, _: &HealthCell) -> Result<Running, StartError> {
+    match *attached {}
 }

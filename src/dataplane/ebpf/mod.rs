@@ -72,19 +72,19 @@ impl Counters {
 ///
 /// # Errors
 /// The reason why this host does not do it, for people.
-pub(crate) fn attach(config: &KernelConfig, supervised: bool) -> Result<Attached, String> {
+pub(crate) fn attach(config: &KernelConfig, supervised: bool) -> Result<Box<Attached>, String> {
     if let Some(missing) = privilege::missing() {
         return Err(missing);
     }
     let own = Own::find(supervised);
     let loaded = load::load(config, &own).map_err(|error| error.to_string())?;
-    Ok(Attached {
+    Ok(Box::new(Attached {
         programs: Some(loaded.programs),
         ring: loaded.ring,
         counts: loaded.counts,
         cgroups: Cgroups::find(clock::monotonic()),
         without: loaded.without,
-    })
+    }))
 }
 
 impl Attached {

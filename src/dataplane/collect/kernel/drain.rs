@@ -5,6 +5,7 @@
 //! everything they wrote is read.
 //! Must never: keep the other tasks of the runtime waiting for a flood to end.
 
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -34,7 +35,7 @@ const LAST_WAITS: u32 = 100;
 
 /// Empties the ring until told to stop.
 pub(super) struct Drain {
-    attached: Attached,
+    attached: Box<Attached>,
     ready: AsyncFd<OwnedFd>,
     outlet: Outlet,
     health: HealthCell,
@@ -59,7 +60,11 @@ impl Drain {
     ///
     /// # Errors
     /// The system refuses.
-    pub(super) fn new(attached: Attached, outlet: Outlet, health: HealthCell) -> io::Result<Self> {
+    pub(super) fn new(
+        attached: Box<Attached>,
+        outlet: Outlet,
+        health: HealthCell,
+    ) -> io::Result<Self> {
         Ok(Self {
             ready: attached.watch()?,
             attached,
@@ -185,10 +190,11 @@ impl Drain {
     /// Detaches, and reads what was written until then.
     async fn last(&mut self) {
         self.attached.detach();
+        let mut counters = self.attached.counters();
         for _ in 0..LAST_WAITS {
             while self.round().await {}
             // A program may have been in the middle of an event when it was detached.
-            let counters = self.attached.counters();
+            counters = self.attached.counters();
             let sum = |count: fn(&Counters, Kind) -> u64| {
                 Kind::ALL
                     .iter()
@@ -201,6 +207,18 @@ impl Drain {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let mut events = String::new();
+        for kind in told_kinds().filter(|kind| counters.seen(*kind) > 0) {
+            let between = if events.is_empty() { "" } else { ", " };
+            let (seen, lost) = (counters.seen(kind), counters.lost(kind));
+            // Writing to a string cannot fail.
+            _ = write!(
+                events,
+                "{between}{} {seen} lost {lost}",
+                super::event::name(kind)
+            );
+        }
+        tracing::info!(events, "kernel programs detached");
     }
 }
 

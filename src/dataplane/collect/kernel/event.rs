@@ -79,7 +79,7 @@ impl Clock {
     }
 }
 
-const fn name(kind: Kind) -> &'static str {
+pub(super) const fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Exec => "process.exec",
         Kind::Exit => "process.exit",
