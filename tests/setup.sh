@@ -21,6 +21,9 @@ needs=(
   ip:iproute2
   mkfs.ext4:e2fsprogs
   python3:python3
+  clang-14:clang-14
+  llvm-strip-14:llvm-14
+  bpftool:bpftool
 )
 
 die() { echo "tests/setup.sh: $*" >&2; exit 1; }
@@ -33,6 +36,7 @@ missing() {
   done
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+  [ -e /usr/include/bpf/bpf_helpers.h ] || echo libbpf-dev
 }
 
 # Debian starts a service as soon as its package is installed, unless this file says no.

@@ -95,7 +95,8 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
         remarks.push(agent.last_error.clone());
     }
     for (path, component) in &agent.components {
-        if !component.healthy {
+        // A source that this host cannot do makes nobody unhealthy, and yet somebody may be looking for it.
+        if !component.healthy || component.status.starts_with("unsupported: ") {
             remarks.push(format!("component {path}: {}", component.status));
         }
     }

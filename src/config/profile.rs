@@ -181,7 +181,7 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
         restart_sections: root
             .texts(
                 "restart_sections",
-                "sections whose change needs a restart",
+                "sections whose change needs a restart; `a[key=value]`: entries of `a` that say so",
                 "none",
             )
             .unwrap_or_default(),

@@ -96,6 +96,8 @@ mod tests {
 
     fn log() -> Arc<Record> {
         Arc::new(Record::Log(LogRecord {
+            event: None,
+            attributes: Vec::new(),
             body: b"x".as_slice().into(),
             time: None,
             observed: WallTime::default(),

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) enum Reason {
     /// The source's own buffer was full.
     SourceFull,
+    /// The kernel found no room between its programs and us.
+    RingFull,
     /// The upload's queue was full.
     QueueFull,
     /// No upload takes this signal from this source.
@@ -36,8 +38,9 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them, in the order of the counters.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::SourceFull,
+        Self::RingFull,
         Self::QueueFull,
         Self::NoUpload,
         Self::Unsupported,
@@ -53,6 +56,7 @@ impl Reason {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::SourceFull => "source_full",
+            Self::RingFull => "ring_full",
             Self::QueueFull => "queue_full",
             Self::NoUpload => "no_upload",
             Self::Unsupported => "unsupported",

@@ -17,6 +17,8 @@ pub(crate) enum Health {
     Ok,
     /// Does part of its job, or does it again soon.
     Degraded(String),
+    /// This host cannot do its job, and nothing is wrong with the config: the same one may run on many hosts.
+    Unsupported(String),
     /// Does not do its job; somebody may have to act.
     Down(String),
 }
@@ -34,6 +36,7 @@ impl Health {
             Self::Starting => "starting",
             Self::Ok => "ok",
             Self::Degraded(_) => "degraded",
+            Self::Unsupported(_) => "unsupported",
             Self::Down(_) => "error",
         }
     }
@@ -42,7 +45,7 @@ impl Health {
     pub(crate) fn error(&self) -> &str {
         match self {
             Self::Starting | Self::Ok => "",
-            Self::Degraded(error) | Self::Down(error) => error,
+            Self::Degraded(error) | Self::Unsupported(error) | Self::Down(error) => error,
         }
     }
 }
@@ -82,6 +85,7 @@ impl HealthCell {
             Health::Starting => {}
             Health::Ok => tracing::info!(part, "part healthy"),
             Health::Degraded(reason) => tracing::warn!(part, reason, "part degraded"),
+            Health::Unsupported(reason) => tracing::warn!(part, reason, "part unsupported"),
             Health::Down(reason) => tracing::error!(part, reason, "part down"),
         }
         self.changed.notify_one();

@@ -282,7 +282,11 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
     let mut root = node(errors.is_empty(), report.summary.clone(), errors.join("; "));
     for part in &report.parts {
         let status = format!("{}: {}", part.health.word(), part.totals);
-        let error = part.health.error().to_owned();
+        let error = match &part.health {
+            // Doors show one text per part; this one is no error, and has to say so itself.
+            Health::Unsupported(why) => format!("unsupported: {why}"),
+            other => other.error().to_owned(),
+        };
         root.component_health_map
             .insert(part.name.clone(), node(!down(part), status, error));
     }
@@ -333,6 +337,12 @@ mod tests {
             host.status,
             "degraded: received 0 delivered 0 pending 0 dropped 0"
         );
+        report.parts[1].health = Health::Unsupported("needs wings".to_owned());
+        let tree = health(&report, WallTime::from_unix_millis(1));
+        assert!(tree.healthy);
+        let unsupported = &tree.component_health_map["upload.vm"];
+        assert!(unsupported.healthy);
+        assert_eq!(unsupported.last_error, "unsupported: needs wings");
         report.parts[1].health = Health::Down("no answer".to_owned());
         let tree = health(&report, WallTime::from_unix_millis(1));
         assert!(!tree.healthy);

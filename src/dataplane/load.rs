@@ -40,7 +40,7 @@ pub(crate) struct LoadError {
 }
 
 impl LoadError {
-    fn one(revision: Option<RevisionHash>, file: &str, message: String) -> Self {
+    pub(super) fn one(revision: Option<RevisionHash>, file: &str, message: String) -> Self {
         let error = ConfigError {
             file: file.to_owned(),
             line: 0,

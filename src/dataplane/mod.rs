@@ -9,6 +9,11 @@ mod admission;
 mod book;
 mod collect;
 mod config;
+#[cfg(feature = "ebpf")]
+mod ebpf;
+#[cfg(not(feature = "ebpf"))]
+#[path = "no_ebpf.rs"]
+mod ebpf;
 mod health;
 mod link;
 mod load;

@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 
 use super::admission::{Gate, Takers};
 use super::book::{Book, Reason, Totals};
+use super::collect::kernel::Prepared;
 use super::collect::otlp::Parked;
 use super::collect::{AnySource, Batch, Events, Source as _};
 use super::config::{Config, SourceConfig, UploadConfig};
@@ -41,6 +42,8 @@ pub(crate) struct Pipeline {
     /// Totals of pairs that are no more.
     past: Totals,
     changed: Arc<Notify>,
+    /// What was attached for the source of kernel events, until it is built.
+    prepared: Option<Prepared>,
     /// The source that is looked at first, so that a loud one does not starve the rest.
     turn: usize,
 }
@@ -107,8 +110,15 @@ impl Pipeline {
             retiring: Vec::new(),
             past: Totals::default(),
             changed,
+            prepared: None,
             turn: 0,
         }
+    }
+
+    /// Takes what was attached for the source of kernel events.
+    pub(crate) fn prepared(mut self, prepared: Option<Prepared>) -> Self {
+        self.prepared = prepared;
+        self
     }
 
     /// Waits for something to handle.
@@ -199,7 +209,8 @@ impl Pipeline {
             if self.sources.iter().any(|slot| *slot.id == **id) {
                 continue;
             }
-            let mut slot = SourceSlot::new(id, config.clone(), Arc::clone(&self.changed));
+            let changed = Arc::clone(&self.changed);
+            let mut slot = SourceSlot::new(id, config.clone(), changed, &mut self.prepared);
             slot.source.inherit(&mut parked);
             // It must know who is behind it before anybody can ask.
             slot.tell(&self.uploads);
@@ -380,13 +391,25 @@ impl Pipeline {
 }
 
 impl SourceSlot {
-    fn new(id: &str, config: SourceConfig, changed: Arc<Notify>) -> Self {
+    fn new(
+        id: &str,
+        config: SourceConfig,
+        changed: Arc<Notify>,
+        prepared: &mut Option<Prepared>,
+    ) -> Self {
         let book = Arc::new(Book::default());
         let health = HealthCell::new(&format!("source.{id}"), changed);
         let (takers, gate) = Gate::new();
         Self {
             id: id.into(),
-            source: AnySource::build(id, &config, Arc::clone(&book), gate, health.clone()),
+            source: AnySource::build(
+                id,
+                &config,
+                Arc::clone(&book),
+                gate,
+                health.clone(),
+                prepared,
+            ),
             config,
             events: None,
             restart: None,

@@ -225,9 +225,58 @@ pub(crate) enum Wholeness {
     Partial,
 }
 
-/// One log line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an attribute of a log record holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    /// Text.
+    Text(Arc<str>),
+    /// A whole number.
+    Int(i64),
+    /// Any other number; finite.
+    Float(f64),
+    /// Several texts in order.
+    List(Vec<Box<str>>),
+}
+
+impl Value {
+    /// Bytes beside the value itself.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Int(_) | Self::Float(_) => 0,
+            Self::List(words) => words
+                .iter()
+                .map(|word| size_of::<Box<str>>() + word.len())
+                .sum(),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Int(number.into())
+    }
+}
+
+/// One log line, or one event with attributes.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LogRecord {
+    /// The name of the kind of event; a plain line has none.
+    pub(crate) event: Option<&'static str>,
+    /// What is known of it beside the body.
+    pub(crate) attributes: Vec<(&'static str, Value)>,
     /// The bytes of the line without its end.
     pub(crate) body: Box<[u8]>,
     /// The time the line itself names.
@@ -265,7 +314,12 @@ impl Record {
     pub(crate) fn weight(&self) -> usize {
         let variable = match self {
             Self::Point(point) => point.attributes.len() * size_of::<(&str, Arc<str>)>(),
-            Self::Log(log) => log.body.len(),
+            Self::Log(log) => log
+                .attributes
+                .iter()
+                .fold(log.body.len(), |sum, (_, value)| {
+                    sum + size_of::<(&str, Value)>() + value.weight()
+                }),
             Self::Otlp(record) => record.weight(),
         };
         size_of::<Self>() + variable
@@ -298,15 +352,17 @@ mod tests {
     }
 
     #[test]
-    fn a_log_weighs_at_least_its_body() {
+    fn a_log_weighs_at_least_its_body_and_attributes() {
         let log = Record::Log(LogRecord {
+            event: None,
+            attributes: vec![("a", Value::from("x".repeat(500).as_str()))],
             body: vec![b'x'; 1000].into(),
             time: None,
             observed: WallTime::default(),
             severity: None,
             wholeness: Wholeness::Whole,
         });
-        assert!(log.weight() > 1000);
+        assert!(log.weight() > 1500);
         assert_eq!(log.signal(), Signal::Logs);
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::collect::kernel;
+use super::config::{self, Config};
 use super::link::{ConfigStatus, Report};
 use super::load::{self, LoadError, Loaded};
 use super::pipeline::{Event, Pipeline};
@@ -23,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// `service.instance.id`.
     pub(crate) instance_id: String,
+    /// Whether our parent is the supervisor.
+    pub(crate) supervised: bool,
 }
 
 impl Host {
@@ -64,10 +68,11 @@ impl Plane {
             Some(dir) => load::load(dir)?,
             None => load::built_in()?,
         };
+        let prepared = kernel::prepare(&running.config, host.supervised);
         let mut plane = Self {
             dir,
             host,
-            pipeline: Pipeline::new(changed),
+            pipeline: Pipeline::new(changed).prepared(prepared),
             status: ConfigStatus::Applied(running.revision),
             running,
         };
@@ -92,7 +97,7 @@ impl Plane {
             Some(dir) => load::load(dir),
             None => load::built_in(),
         };
-        match loaded {
+        match loaded.and_then(|loaded| self.needs_no_restart(loaded)) {
             Ok(loaded) => {
                 self.status = ConfigStatus::Applied(loaded.revision);
                 self.running = loaded;
@@ -104,6 +109,23 @@ impl Plane {
                 self.status = ConfigStatus::Failed(error.revision, reason);
             }
         }
+    }
+
+    /// Refuses a config that asks for other kernel events: their programs were attached with privileges that this
+    /// process no longer has. The supervisor knows this of the profile and restarts instead of asking.
+    fn needs_no_restart(&self, loaded: Loaded) -> Result<Loaded, LoadError> {
+        let part = |config: &Config| {
+            let (id, source, _) = config.kernel()?;
+            Some((id.to_owned(), source.clone()))
+        };
+        if part(&loaded.config) == part(&self.running.config) {
+            return Ok(loaded);
+        }
+        Err(LoadError::one(
+            Some(loaded.revision),
+            config::FILE_NAME,
+            "sources of kind kernel change, which needs a restart of the data plane".to_owned(),
+        ))
     }
 
     /// Waits for something to handle.

@@ -91,6 +91,7 @@ async fn main(args: Args) -> Exit {
     let host = Host {
         name: identity.host.clone(),
         instance_id: uid.to_string(),
+        supervised: args.link.is_some(),
     };
     let changed = Arc::new(Notify::new());
     let mut plane = match Plane::start(args.dir, host, Arc::clone(&changed)).await {

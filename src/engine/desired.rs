@@ -464,22 +464,10 @@ pub(crate) fn needs_restart(
         .profile
         .restart_sections
         .iter()
-        .find(|section| subtrees(settings, old, section) != subtrees(settings, new, section))
-        .map(|section| format!("section {section} changes"))
-}
-
-fn subtrees(settings: &Agent, files: &[RevisionFile], section: &str) -> Vec<String> {
-    let path: Vec<&str> = section.split('.').collect();
-    files
-        .iter()
-        .filter(|file| matches!(file.layer, LayerKind::Local | LayerKind::Remote))
-        .filter_map(|file| {
-            let node = parse(settings, file).ok().flatten()?;
-            let span = &node.at(&path)?.span;
-            let text = file.bytes.get(span.start..span.end)?;
-            Some(String::from_utf8_lossy(text).into_owned())
+        .find(|section| {
+            sections::texts(settings, old, section) != sections::texts(settings, new, section)
         })
-        .collect()
+        .map(|section| format!("section {section} changes"))
 }
 
 /// The offered files of a stored revision, as they came.
@@ -495,5 +483,6 @@ pub(crate) fn offered(files: &[RevisionFile]) -> Vec<OfferedFile> {
         .collect()
 }
 
+mod sections;
 #[cfg(test)]
 mod tests;

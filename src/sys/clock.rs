@@ -1,11 +1,11 @@
-//! The two clocks of the process, and the only file that may read them.
+//! The clocks of the process, and the only file that may read them.
 //!
 //! Promises: `monotonic` never goes back and starts near zero at the first call; `wall` may jump and says so by its
 //! type.
 //! Must never: be called by the engine, which takes time as a value.
 
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::units::{Moment, Now, WallTime};
 
@@ -34,13 +34,19 @@ pub fn wall() -> WallTime {
 }
 
 /// Reads the kernel's monotonic clock as it is, for others on this machine who compare it with their own reading.
-pub fn since_boot() -> std::time::Duration {
+pub fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Neither part is ever negative on this clock.
-    std::time::Duration::new(
+    Duration::new(
         u64::try_from(time.tv_sec).unwrap_or_default(),
         u32::try_from(time.tv_nsec).unwrap_or_default(),
     )
+}
+
+/// Reads the clock that counts from boot and does not stop in suspend; the kernel stamps its events with it.
+pub fn boottime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Reads both clocks.

@@ -11,6 +11,7 @@
 mod collector;
 mod dataplane;
 mod fleet;
+mod kernel;
 mod lifecycle;
 mod page;
 mod peers;

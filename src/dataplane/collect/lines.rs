@@ -80,6 +80,8 @@ pub(crate) fn record(line: &[u8], wholeness: Wholeness, observed: WallTime) -> L
         Said::default()
     };
     LogRecord {
+        event: None,
+        attributes: Vec::new(),
         body: line.into(),
         time: said.time(),
         observed,

@@ -10,6 +10,7 @@ pub(crate) mod cpu;
 pub(crate) mod disk;
 pub(crate) mod host;
 pub(crate) mod host_metrics;
+pub(crate) mod kernel;
 pub(crate) mod lines;
 pub(crate) mod memory;
 pub(crate) mod network;
@@ -34,6 +35,7 @@ use super::health::{Health, HealthCell};
 use super::record::Record;
 use super::upload::queue::Reserved;
 use host_metrics::HostMetrics;
+use kernel::{Kernel, Prepared};
 use otlp::{Otlp, Parked};
 use unix_socket::UnixSocket;
 
@@ -62,6 +64,11 @@ pub(crate) enum StartError {
         /// Why it did not work.
         source: io::Error,
     },
+    /// Its programs were detached, and privileges do not come back.
+    #[error(
+        "the kernel programs of source {0} are gone; restart the data plane to have them again"
+    )]
+    Detached(Arc<str>),
     /// The system refused.
     #[error("{what} {path}: {source}")]
     Io {
@@ -104,16 +111,19 @@ pub(crate) enum AnySource {
     UnixSocket(UnixSocket),
     /// OTLP over HTTP.
     Otlp(Otlp),
+    /// Kernel events.
+    Kernel(Kernel),
 }
 
 impl AnySource {
-    /// Builds a source; nothing is read or opened before `start`.
+    /// Builds a source; nothing is read or opened before `start`. The kernel's takes what was prepared for it.
     pub(crate) fn build(
         id: &str,
         config: &SourceConfig,
         book: Arc<Book>,
         gate: Gate,
         health: HealthCell,
+        prepared: &mut Option<Prepared>,
     ) -> Self {
         let buffer = Buffer {
             bounds: config.buffer,
@@ -126,6 +136,7 @@ impl AnySource {
             SourceKind::UnixSocket(socket) => {
                 Self::UnixSocket(UnixSocket::new(id, socket, buffer, health))
             }
+            SourceKind::Kernel(_) => Self::Kernel(Kernel::new(id, prepared.take(), buffer, health)),
             SourceKind::Otlp(otlp) => Self::Otlp(Otlp::new(id, otlp, buffer, gate, health)),
         }
     }
@@ -134,7 +145,7 @@ impl AnySource {
     pub(crate) fn park(&mut self) -> Option<Parked> {
         match self {
             Self::Otlp(source) => source.park(),
-            Self::HostMetrics(_) | Self::UnixSocket(_) => None,
+            Self::HostMetrics(_) | Self::UnixSocket(_) | Self::Kernel(_) => None,
         }
     }
 
@@ -142,7 +153,7 @@ impl AnySource {
     pub(crate) fn inherit(&mut self, parked: &mut Vec<Parked>) {
         match self {
             Self::Otlp(source) => source.inherit(parked),
-            Self::HostMetrics(_) | Self::UnixSocket(_) => {}
+            Self::HostMetrics(_) | Self::UnixSocket(_) | Self::Kernel(_) => {}
         }
     }
 }
@@ -153,6 +164,7 @@ impl Source for AnySource {
             Self::HostMetrics(source) => source.name(),
             Self::UnixSocket(source) => source.name(),
             Self::Otlp(source) => source.name(),
+            Self::Kernel(source) => source.name(),
         }
     }
 
@@ -161,6 +173,7 @@ impl Source for AnySource {
             Self::HostMetrics(source) => source.start().await,
             Self::UnixSocket(source) => source.start().await,
             Self::Otlp(source) => source.start().await,
+            Self::Kernel(source) => source.start().await,
         }
     }
 
@@ -169,6 +182,7 @@ impl Source for AnySource {
             Self::HostMetrics(source) => source.stop().await,
             Self::UnixSocket(source) => source.stop().await,
             Self::Otlp(source) => source.stop().await,
+            Self::Kernel(source) => source.stop().await,
         }
     }
 
@@ -177,6 +191,7 @@ impl Source for AnySource {
             Self::HostMetrics(source) => source.events(),
             Self::UnixSocket(source) => source.events(),
             Self::Otlp(source) => source.events(),
+            Self::Kernel(source) => source.events(),
         }
     }
 
@@ -185,6 +200,7 @@ impl Source for AnySource {
             Self::HostMetrics(source) => source.healthy(),
             Self::UnixSocket(source) => source.healthy(),
             Self::Otlp(source) => source.healthy(),
+            Self::Kernel(source) => source.healthy(),
         }
     }
 }
@@ -267,12 +283,7 @@ impl Outlet {
             })
             .count();
         records.truncate(fitting);
-        let book = &self.buffer.book;
-        let lost = (offered - fitting) as u64;
-        if lost > 0 {
-            book.receive(lost);
-            book.drop_pending(lost, Reason::SourceFull);
-        }
+        self.lose((offered - fitting) as u64, Reason::SourceFull);
         if fitting == 0 {
             return;
         }
@@ -329,6 +340,16 @@ impl Outlet {
                     held.give_up(Reason::SourceFull);
                 }
             }
+        }
+    }
+}
+
+impl Outlet {
+    /// Books records that were lost before they could be offered.
+    pub(crate) fn lose(&self, count: u64, reason: Reason) {
+        if count > 0 {
+            self.buffer.book.receive(count);
+            self.buffer.book.drop_pending(count, reason);
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) fn buffer(bounds: Bounds) -> (Buffer, Arc<Book>) {
 
 fn log(body: &str) -> Record {
     Record::Log(LogRecord {
+        event: None,
+        attributes: Vec::new(),
         body: body.as_bytes().into(),
         time: None,
         observed: WallTime::default(),
@@ -85,7 +87,7 @@ async fn every_source_keeps_the_contract() {
         let book = Arc::new(Book::default());
         let cell = HealthCell::new(kind, Arc::default());
         let (_takers, gate) = Gate::new();
-        let mut source = AnySource::build("me", &config, Arc::clone(&book), gate, cell);
+        let mut source = AnySource::build("me", &config, Arc::clone(&book), gate, cell, &mut None);
         assert_eq!(source.name(), "me");
         assert_eq!(source.healthy(), Health::Starting, "{kind}");
         assert!(

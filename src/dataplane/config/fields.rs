@@ -188,6 +188,21 @@ impl<'a, 'e> Fields<'a, 'e> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let Some((node, text)) = self.text(key) else {
+            return default;
+        };
+        match text {
+            "true" => true,
+            "false" => false,
+            _ => {
+                self.fail(node, key, format!("{text:?} is neither true nor false"));
+                default
+            }
+        }
+    }
+
     /// An absolute path without `..`.
     pub(super) fn path(&mut self, key: &'static str) -> Option<(&'a Node, PathBuf)> {
         let (node, text) = self.text(key)?;

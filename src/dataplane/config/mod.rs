@@ -64,6 +64,20 @@ pub(crate) struct Config {
     pub(crate) uploads: Vec<(String, UploadConfig)>,
 }
 
+impl Config {
+    /// The source of kernel events, of which there is one at most.
+    pub(crate) fn kernel(&self) -> Option<(&str, &SourceConfig, &KernelConfig)> {
+        self.sources
+            .iter()
+            .find_map(|(id, source)| match &source.kind {
+                SourceKind::Kernel(kernel) => Some((id.as_str(), source, kernel)),
+                SourceKind::HostMetrics(_) | SourceKind::UnixSocket(_) | SourceKind::Otlp(_) => {
+                    None
+                }
+            })
+    }
+}
+
 /// A source of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SourceConfig {
@@ -82,6 +96,8 @@ pub(crate) enum SourceKind {
     UnixSocket(UnixSocketConfig),
     /// OTLP over HTTP.
     Otlp(OtlpConfig),
+    /// Processes, connections and OOM kills, from programs in the kernel.
+    Kernel(KernelConfig),
 }
 
 impl SourceKind {
@@ -89,7 +105,7 @@ impl SourceKind {
     pub(crate) const fn signals(&self) -> &'static [Signal] {
         match self {
             Self::HostMetrics(_) => &[Signal::Metrics],
-            Self::UnixSocket(_) => &[Signal::Logs],
+            Self::UnixSocket(_) | Self::Kernel(_) => &[Signal::Logs],
             Self::Otlp(_) => &Signal::ALL,
         }
     }
@@ -100,6 +116,7 @@ impl SourceKind {
             Self::HostMetrics(_) => "host_metrics",
             Self::UnixSocket(_) => "unix_socket",
             Self::Otlp(_) => "otlp",
+            Self::Kernel(_) => "kernel",
         }
     }
 }
@@ -176,6 +193,49 @@ pub(crate) struct OtlpConfig {
     pub(crate) connections_max: usize,
     /// Longest time for the head of a request, and again for its body.
     pub(crate) timeout: Duration,
+}
+
+/// Settings of kernel events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KernelConfig {
+    /// The kinds to report, each once.
+    pub(crate) events: Vec<KernelEvents>,
+    /// Whether command lines are read; they may hold secrets.
+    pub(crate) command_args: bool,
+    /// Ports whose connections are left out.
+    pub(crate) exclude_ports: Vec<u16>,
+    /// Bytes between the kernel and us; a power of two.
+    pub(crate) ring_bytes: usize,
+    /// Connections that are followed at one time.
+    pub(crate) connections_max: usize,
+}
+
+/// The kinds of kernel events there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KernelEvents {
+    /// A process runs another program.
+    Exec,
+    /// A process ends.
+    Exit,
+    /// TCP connections come, fail and go.
+    Tcp,
+    /// The kernel kills a process for its memory.
+    Oom,
+}
+
+impl KernelEvents {
+    /// All of them; the default.
+    pub(crate) const ALL: [Self; 4] = [Self::Exec, Self::Exit, Self::Tcp, Self::Oom];
+
+    /// The word in settings.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Exit => "exit",
+            Self::Tcp => "tcp",
+            Self::Oom => "oom",
+        }
+    }
 }
 
 /// How much a queue holds: whichever bound is reached first.

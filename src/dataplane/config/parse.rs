@@ -30,7 +30,7 @@ const PAIRS_MAX: usize = 64;
 /// `sun_path` holds 108 bytes with the zero at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-const SOURCE_KINDS: [&str; 3] = ["host_metrics", "unix_socket", "otlp"];
+const SOURCE_KINDS: [&str; 4] = ["host_metrics", "unix_socket", "otlp", "kernel"];
 const UPLOAD_KINDS: [&str; 3] = ["victoria_metrics", "otlp_http", "console"];
 
 /// Reads a config. `file` names it in errors.
@@ -74,6 +74,7 @@ fn root(tree: &Node, errors: &mut Errors) -> Option<Config> {
     let uploads = parts(&mut fields, "uploads", upload);
     otlp::listen_once(&mut fields, &sources);
     links(&mut fields, &sources, &uploads);
+    kernel::alone(&mut fields, &sources);
     fields.finish();
     Some(Config {
         resource,
@@ -197,6 +198,7 @@ fn source(mut fields: Fields<'_, '_>) -> Option<SourceConfig> {
     let kind = match word {
         "host_metrics" => Some(SourceKind::HostMetrics(host_metrics(&mut fields))),
         "otlp" => otlp::read(&mut fields).map(SourceKind::Otlp),
+        "kernel" => Some(SourceKind::Kernel(kernel::kernel(&mut fields))),
         _ => unix_socket(&mut fields).map(SourceKind::UnixSocket),
     };
     fields.finish();
@@ -456,5 +458,6 @@ fn carries_any(upload: &UploadKind, source: &SourceKind) -> bool {
         .any(|signal| upload.carries(*signal))
 }
 
+mod kernel;
 #[cfg(test)]
 mod tests;

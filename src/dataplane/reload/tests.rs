@@ -14,6 +14,7 @@ use crate::dataplane::upload::tests::{Endpoint, reply};
 
 async fn plane(dir: &Path) -> Plane {
     let host = Host {
+        supervised: false,
         name: "h1".to_owned(),
         instance_id: "i1".to_owned(),
     };
@@ -157,7 +158,7 @@ async fn a_config_that_is_refused_changes_nothing_and_is_failed_with_its_words()
     assert_ne!(*revision, plane.running.revision);
     assert_eq!(
         why,
-        "collect.yaml:1:23: sources.app.kind: not supported in this version: sources of kind \"kafka\" (supported: host_metrics, unix_socket, otlp)"
+        "collect.yaml:1:23: sources.app.kind: not supported in this version: sources of kind \"kafka\" (supported: host_metrics, unix_socket, otlp, kernel)"
     );
     writer.write_all(b"still here\n").await.unwrap();
     until(&mut plane, "a line", |plane| {

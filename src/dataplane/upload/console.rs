@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::Resource;
 use super::outcome::Outcome;
 use crate::dataplane::otlp;
-use crate::dataplane::record::{Kind, Number, Record, Wholeness};
+use crate::dataplane::record::{self, Kind, Number, Record, Wholeness};
 
 /// Writes lines.
 #[derive(Debug)]
@@ -80,10 +80,22 @@ fn line(record: &Record, resource: &Map<String, Value>) -> Value {
                 "resource": resource,
             })
         }
+        Record::Log(log) if log.event.is_some() => json!({
+            "@timestamp": log.time.unwrap_or(log.observed).to_string(),
+            "event": log.event,
+            "body": String::from_utf8_lossy(&log.body),
+            "severity": log.severity.map(record::Severity::word),
+            "attributes": log
+                .attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), shown(value)))
+                .collect::<Map<_, _>>(),
+            "resource": resource,
+        }),
         Record::Log(log) => json!({
             "@timestamp": log.time.unwrap_or(log.observed).to_string(),
             "body": String::from_utf8_lossy(&log.body),
-            "severity": log.severity.map(crate::dataplane::record::Severity::word),
+            "severity": log.severity.map(record::Severity::word),
             "line": match log.wholeness {
                 Wholeness::Whole => "whole",
                 Wholeness::Cut => "cut",
@@ -92,6 +104,15 @@ fn line(record: &Record, resource: &Map<String, Value>) -> Value {
             "resource": resource,
         }),
         Record::Otlp(record) => Value::Object(otlp::print(record)),
+    }
+}
+
+fn shown(value: &record::Value) -> Value {
+    match value {
+        record::Value::Text(text) => Value::from(&**text),
+        record::Value::Int(number) => Value::from(*number),
+        record::Value::Float(number) => Value::from(*number),
+        record::Value::List(words) => words.iter().map(|word| Value::from(&**word)).collect(),
     }
 }
 
@@ -128,6 +149,8 @@ mod tests {
             })
         );
         let log = Record::Log(LogRecord {
+            event: None,
+            attributes: Vec::new(),
             body: b"a\nb\xff".as_slice().into(),
             time: None,
             observed: WallTime::from_unix_millis(0),

@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1::{
-    AnyValue, InstrumentationScope, KeyValue, any_value::Value,
+    AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value,
 };
 use opentelemetry_proto::tonic::logs::v1::{LogRecord as OtlpLog, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -31,7 +31,7 @@ use super::outcome::{Outcome, of_answer, of_error};
 use super::{Resource, gzip};
 use crate::dataplane::config::HttpConfig;
 use crate::dataplane::otlp::{self, OtlpRecord};
-use crate::dataplane::record::{Kind, LogRecord, Number, Point, Record, Signal, Wholeness};
+use crate::dataplane::record::{self, Kind, LogRecord, Number, Point, Record, Signal, Wholeness};
 use crate::sys::clock;
 
 /// Sends OTLP.
@@ -164,6 +164,22 @@ fn text(value: &str) -> Value {
     Value::StringValue(value.to_owned())
 }
 
+fn value(held: &record::Value) -> Value {
+    match held {
+        record::Value::Text(held) => text(held),
+        record::Value::Int(number) => Value::IntValue(*number),
+        record::Value::Float(number) => Value::DoubleValue(*number),
+        record::Value::List(words) => Value::ArrayValue(ArrayValue {
+            values: words
+                .iter()
+                .map(|word| AnyValue {
+                    value: Some(text(word)),
+                })
+                .collect(),
+        }),
+    }
+}
+
 fn attribute(name: &str, value: Value) -> KeyValue {
     KeyValue {
         key: name.to_owned(),
@@ -223,17 +239,18 @@ fn log_record(log: &LogRecord) -> OtlpLog {
     OtlpLog {
         time_unix_nano: log.time.map_or(0, crate::units::WallTime::unix_nanos),
         observed_time_unix_nano: log.observed.unix_nanos(),
-        severity_number: log
-            .severity
-            .map_or(0, crate::dataplane::record::Severity::number),
+        severity_number: log.severity.map_or(0, record::Severity::number),
         severity_text: log
             .severity
             .map_or_else(String::new, |severity| severity.word().to_owned()),
         body: Some(AnyValue { value: Some(body) }),
-        attributes: mark
-            .map(|mark| attribute(mark, Value::BoolValue(true)))
-            .into_iter()
+        attributes: log
+            .attributes
+            .iter()
+            .map(|(name, held)| attribute(name, value(held)))
+            .chain(mark.map(|mark| attribute(mark, Value::BoolValue(true))))
             .collect(),
+        event_name: log.event.unwrap_or_default().to_owned(),
         ..OtlpLog::default()
     }
 }
@@ -326,6 +343,8 @@ mod tests {
     #[test]
     fn a_log_keeps_bytes_times_and_mark() {
         let mut log = LogRecord {
+            event: None,
+            attributes: Vec::new(),
             body: b"hello".as_slice().into(),
             time: Some(WallTime::from_unix_millis(1)),
             observed: WallTime::from_unix_millis(2),

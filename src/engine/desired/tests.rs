@@ -219,6 +219,36 @@ fn reload_needs_a_restart_when_the_set_of_layers_changes_and_not_when_a_file_doe
 }
 
 #[test]
+fn a_change_of_kernel_events_restarts_the_data_plane_and_no_other_change_does() {
+    let agent = agent("{profile: adjutant}");
+    let files = |text: &str| {
+        let offer = offered(&[("collect.yaml", text)]);
+        compose(&agent, &places(), &[], &offer).unwrap().files
+    };
+    let plain = files("sources: {h: {kind: host_metrics}}\n");
+    let kernel = files("sources: {h: {kind: host_metrics}, k: {kind: kernel, events: [exec]}}\n");
+    let slower = files(
+        "sources: {h: {kind: host_metrics, interval: 1m}, k: {kind: kernel, events: [exec]}}\n",
+    );
+    let renamed = files("sources: {h: {kind: host_metrics}, j: {kind: kernel, events: [exec]}}\n");
+    let wider =
+        files("sources: {h: {kind: host_metrics}, k: {kind: kernel, events: [exec, oom]}}\n");
+    let reason = "section sources[kind=kernel] changes";
+    for (old, new, wanted) in [
+        (&plain, &kernel, Some(reason)),
+        (&kernel, &slower, None),
+        (&kernel, &renamed, Some(reason)),
+        (&kernel, &wider, Some(reason)),
+        (&wider, &plain, Some(reason)),
+    ] {
+        assert_eq!(
+            needs_restart(&agent, &places(), old, new).as_deref(),
+            wanted
+        );
+    }
+}
+
+#[test]
 fn hostile_names_and_programs_are_refused_with_file_and_place() {
     let agent = agent("{profile: otelcol, executable: /bin/sh}");
     for name in ["../x", "/etc/x", "a/../../b", "a\0b", &"x".repeat(300)] {

@@ -1,7 +1,7 @@
 //! What a config may say, and the words for each mistake.
 
 use super::*;
-use crate::dataplane::config::OtlpConfig;
+use crate::dataplane::config::{KernelConfig, KernelEvents, OtlpConfig};
 
 fn errors(text: &str) -> Vec<String> {
     match parse("collect.yaml", text) {
@@ -119,7 +119,7 @@ spool: {}
             "collect.yaml:5:5: sources.host.intervall: unknown key, did you mean \"interval\"?",
             "collect.yaml:6:15: sources.host.interval: duration \"10\" is not a number with a unit (ns, us, ms, s, m, h), such as 30s",
             "collect.yaml:7:34: sources.app.path: \"rel/ative\" is not an absolute path without ..",
-            "collect.yaml:8:15: sources.jrn.kind: not supported in this version: sources of kind \"journald\" (supported: host_metrics, unix_socket, otlp)",
+            "collect.yaml:8:15: sources.jrn.kind: not supported in this version: sources of kind \"journald\" (supported: host_metrics, unix_socket, otlp, kernel)",
             "collect.yaml:10:71: uploads.vm.from: no source \"hots\", did you mean \"host\"?",
             "collect.yaml:11:1: spool: not supported in this version: the section \"spool\"",
         ]
@@ -294,12 +294,13 @@ sources:
   host: {kind: host_metrics}
   app: {kind: unix_socket, path: /run/app/log.sock}
   programs: {kind: otlp}
+  kernel: {kind: kernel}
 uploads:
   metrics: {kind: victoria_metrics, endpoint: "http://127.0.0.1:8428", from: [host, programs]}
   logs:
     kind: otlp_http
     endpoint: https://otlp.example:4318
-    from: [app, host, programs]
+    from: [app, host, programs, kernel]
     headers: {x-tenant: one}
     bearer_token_file: /etc/adjutant/token
     ca_file: /etc/adjutant/ca.pem
@@ -363,6 +364,55 @@ fn an_upload_takes_of_a_receiver_what_it_can_carry() {
         errors(&text),
         [
             "collect.yaml:2:75: uploads.vm.from: victoria_metrics cannot carry logs, which the source \"app\" (unix_socket) emits"
+        ]
+    );
+}
+
+#[test]
+fn kernel_events_resolve_and_every_mistake_in_them_has_its_place() {
+    let config = parse(
+        "collect.yaml",
+        "sources: {k: {kind: kernel, events: [oom, exec], command_args: true, exclude_ports: [22, 443], \
+         ring: 1MiB, max_connections: 32}}\n",
+    )
+    .unwrap();
+    let (id, _, kernel) = config.kernel().unwrap();
+    assert_eq!(id, "k");
+    assert_eq!(
+        *kernel,
+        KernelConfig {
+            events: vec![KernelEvents::Oom, KernelEvents::Exec],
+            command_args: true,
+            exclude_ports: vec![22, 443],
+            ring_bytes: MIB,
+            connections_max: 32,
+        }
+    );
+    let text = "\
+sources:
+  k:
+    kind: kernel
+    events: [exec, exec, ooms]
+    command_args: 1
+    exclude_ports: [0, 70000]
+    ring: 3MiB
+    max_connections: 0
+  l: {kind: kernel}
+uploads:
+  vm: {kind: victoria_metrics, endpoint: 'http://x:8428', from: [k]}
+";
+    assert_eq!(
+        errors(text),
+        [
+            "collect.yaml:4:20: sources.k.events: \"exec\" occurs twice",
+            "collect.yaml:4:26: sources.k.events: unknown kind of events, did you mean \"oom\"?",
+            "collect.yaml:5:19: sources.k.command_args: \"1\" is neither true nor false",
+            "collect.yaml:6:21: sources.k.exclude_ports: \"0\" is not a port from 1 to 65535",
+            "collect.yaml:6:24: sources.k.exclude_ports: \"70000\" is not a port from 1 to 65535",
+            "collect.yaml:7:11: sources.k.ring: the kernel wants a power of two, such as 1MiB, 2MiB or 4MiB",
+            "collect.yaml:8:22: sources.k.max_connections: \"0\" is not a whole number from 16 to 1048576",
+            "collect.yaml:9:13: sources.l.kind: one source of kernel events is enough: name all kinds in its `events`",
+            "collect.yaml:11:66: uploads.vm.from: victoria_metrics cannot carry logs, which the source \"k\" (kernel) emits",
         ]
     );
 }
