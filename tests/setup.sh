@@ -21,6 +21,9 @@ needs=(
   ip:iproute2
   mkfs.ext4:e2fsprogs
   python3:python3
+  debootstrap:debootstrap
+  systemd-nspawn:systemd-container
+  lintian:lintian
 )
 
 die() { echo "tests/setup.sh: $*" >&2; exit 1; }
@@ -64,4 +67,5 @@ fi
 
 started=$SECONDS
 "$here/peers/build.sh"
+"$here/peers/debian.sh"
 echo "setup: peers ready after $((SECONDS - started)) s"

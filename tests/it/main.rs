@@ -16,3 +16,4 @@ mod page;
 mod peers;
 mod robust;
 mod support;
+mod systemd;
