@@ -24,6 +24,9 @@ needs=(
   clang-14:clang-14
   llvm-strip-14:llvm-14
   bpftool:bpftool
+  debootstrap:debootstrap
+  systemd-nspawn:systemd-container
+  lintian:lintian
 )
 
 die() { echo "tests/setup.sh: $*" >&2; exit 1; }
@@ -68,4 +71,5 @@ fi
 
 started=$SECONDS
 "$here/peers/build.sh"
+"$here/peers/debian.sh"
 echo "setup: peers ready after $((SECONDS - started)) s"

@@ -411,4 +411,21 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_runbook_names_commands_that_exist() {
+        let document = include_str!("../../docs/runbook.md");
+        let rows = document.lines().filter(|line| line.starts_with('|'));
+        let quoted = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+        let lines: Vec<&str> = quoted.filter(|it| it.starts_with("adjutant ")).collect();
+        assert!(lines.len() > 20, "only {} commands", lines.len());
+        for line in lines {
+            // What it prints instead of a command is help or the version, or a mistake.
+            let words = line.replace("NAME", "name");
+            let parsed = parse(words.split_whitespace().map(OsString::from));
+            if let Err(error) = parsed {
+                assert!(!error.use_stderr(), "{line}: {error}");
+            }
+        }
+    }
 }

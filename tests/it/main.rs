@@ -17,3 +17,4 @@ mod page;
 mod peers;
 mod robust;
 mod support;
+mod systemd;

@@ -1,0 +1,83 @@
+//! Given the package, installed in a Debian with systemd,
+//! when other users, a second supervisor or the service itself reach for more than is theirs,
+//! then they are refused with a sentence, and what a drop-in grants is granted to the children too.
+
+use super::install;
+use super::machine::{Machine, tell};
+use super::package::Packages;
+
+/// What `systemd-analyze security` may find at most: 0 is shut off from everything, 10 from nothing.
+const EXPOSURE_MAX: f64 = 1.5;
+/// The bits of `CAP_NET_BIND_SERVICE`, `CAP_PERFMON` and `CAP_BPF`.
+const GRANTED: u64 = 1 << 10 | 1 << 38 | 1 << 39;
+
+#[test]
+#[ignore = "boots Debian with systemd: needs root and what tests/setup.sh makes"]
+fn nobody_gets_more_than_the_unit_grants() {
+    let packages = Packages::new();
+    let granted = ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_BIND_SERVICE"];
+    let machine = Machine::boot(packages.path(), &granted);
+    install(&machine, packages.first());
+
+    let said = machine.ok("systemd-analyze security --no-pager adjutant | tail -n 1");
+    tell(&said);
+    let score = said
+        .split(": ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let score: f64 = score.unwrap().parse().unwrap();
+    assert!(score <= EXPOSURE_MAX, "{said}");
+
+    let nobody = "setpriv --reuid nobody --regid nogroup --clear-groups";
+    let done = machine.run(&format!(
+        "{nobody} adjutant status --state-dir /var/lib/adjutant"
+    ));
+    assert_eq!(done.code, Some(7), "{done:?}");
+    assert!(done.err.contains("/var/lib/adjutant"), "{done:?}");
+    let done = machine.run(&format!("{nobody} cat /etc/adjutant/supervisor.yaml"));
+    assert_ne!(done.code, Some(0), "{done:?}");
+
+    let ours = "setpriv --reuid adjutant --regid adjutant --clear-groups";
+    let run = "adjutant run --config /etc/adjutant/supervisor.yaml";
+    let holder = machine.property("MainPID");
+    let done = machine.run(&format!("{ours} {run}"));
+    assert_eq!(done.code, Some(4), "{done:?}");
+    assert!(
+        done.err.contains(&format!("held by process {holder};")),
+        "{done:?}"
+    );
+    let done = machine.run(run);
+    assert_eq!(
+        done.code,
+        Some(5),
+        "root's own supervisor is refused, too: {done:?}"
+    );
+
+    assert_eq!(capabilities(&machine), 0);
+    for name in ["kernel-events", "low-ports"] {
+        machine.ok("mkdir -p /etc/systemd/system/adjutant.service.d");
+        machine.ok(&format!(
+            "ln -s /usr/share/adjutant/systemd/{name}.conf /etc/systemd/system/adjutant.service.d/"
+        ));
+    }
+    machine.ok("systemctl daemon-reload && systemctl restart adjutant");
+    assert_eq!(capabilities(&machine), GRANTED);
+    let calls = machine.property("SystemCallFilter");
+    for call in ["bpf", "perf_event_open", "capset"] {
+        assert!(calls.split(' ').any(|word| word == call), "{call}: {calls}");
+    }
+    let said = machine.ok("systemd-analyze security --no-pager adjutant | tail -n 1");
+    tell(&format!("with both drop-ins {said}"));
+}
+
+/// What the supervisor may do, and hands on to what it starts.
+fn capabilities(machine: &Machine) -> u64 {
+    let sets = machine.ok("cat /proc/$(systemctl show -P MainPID adjutant)/status");
+    let set = |name: &str| {
+        let digits = sets.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(digits.unwrap().trim(), 16).unwrap()
+    };
+    let bounding = set("CapBnd:");
+    assert_eq!((set("CapEff:"), set("CapAmb:")), (bounding, bounding));
+    bounding
+}
