@@ -7,6 +7,7 @@
 
 mod args;
 mod config;
+mod events;
 mod exit;
 mod health;
 mod logs;
@@ -132,11 +133,27 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         Command::Logs {
             place,
             agent,
+            supervisor,
             lines,
             follow,
         } => {
             let state_dir = settings::state_dir(&place)?;
-            logs::show(&state_dir, agent.as_ref(), lines, follow, out).await
+            let log = if supervisor {
+                logs::of_supervisor(&state_dir)?
+            } else {
+                logs::of_agent(&state_dir, agent.as_ref())?
+            };
+            logs::show(log, lines, follow, out).await
+        }
+        Command::Events {
+            place,
+            agent,
+            lines,
+            follow,
+            json,
+        } => {
+            let state_dir = settings::state_dir(&place)?;
+            events::show(&state_dir, agent.as_ref(), lines, (follow, json), out).await
         }
         Command::Profile { command } => settings::profile(&command, out),
         #[cfg(feature = "collect")]

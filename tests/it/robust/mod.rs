@@ -15,6 +15,7 @@
 mod children;
 mod crash;
 mod disk;
+mod doors;
 mod hostile;
 mod lock;
 mod manager;
