@@ -13,12 +13,14 @@ use crate::units::AgentName;
 mod bundle;
 #[cfg(feature = "dev-server")]
 mod dev;
+mod doctor;
 mod doors;
 mod identity;
 mod records;
 mod settings;
 mod start;
 
+pub use doctor::doctor;
 pub use settings::{Given, Process, profiles, settings};
 
 /// How to run, beside the settings.

@@ -182,6 +182,15 @@ pub enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Look for what could be in the way, and say what to do; needs no running supervisor
+    Doctor {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List and show the kinds of agents that are known
     Profile {
         /// What of them.

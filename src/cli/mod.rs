@@ -7,6 +7,7 @@
 
 mod args;
 mod config;
+mod doctor;
 mod events;
 mod exit;
 mod health;
@@ -25,6 +26,7 @@ pub use args::{Command, ConfigCommand, Place, ProfileCommand, Wait};
 pub use exit::ExitCode;
 pub use out::Out;
 
+use crate::app;
 use crate::port::admin::client::Client;
 
 /// A command that did not do what was asked, with the line to print.
@@ -154,6 +156,10 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         } => {
             let state_dir = settings::state_dir(&place)?;
             events::show(&state_dir, agent.as_ref(), lines, (follow, json), out).await
+        }
+        Command::Doctor { place, json } => {
+            let findings = app::doctor(&settings::given(&place)).await;
+            doctor::show(&findings, json, out)
         }
         Command::Profile { command } => settings::profile(&command, out),
         #[cfg(feature = "collect")]

@@ -17,12 +17,16 @@ use crate::engine::message::ExitReason;
 use crate::port::termination::Termination;
 use crate::units::AgentName;
 
-fn load(place: &Place) -> Result<Config, Failure> {
-    let given = Given {
+/// What the command line says about settings and state.
+pub(super) fn given(place: &Place) -> Given {
+    Given {
         settings: place.config.clone(),
         state_dir: place.state_dir.clone(),
-    };
-    Ok(app::settings(&given)?)
+    }
+}
+
+fn load(place: &Place) -> Result<Config, Failure> {
+    Ok(app::settings(&given(place))?)
 }
 
 /// The state directory a command is about.

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod bundle;
 pub mod child;
+pub mod doctor;
 pub mod events;
 pub mod fetch;
 pub mod host;
