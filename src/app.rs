@@ -13,11 +13,14 @@ use crate::units::AgentName;
 mod bundle;
 #[cfg(feature = "dev-server")]
 mod dev;
+mod doctor;
 mod doors;
 mod identity;
+mod records;
 mod settings;
 mod start;
 
+pub use doctor::doctor;
 pub use settings::{Given, Process, profiles, settings};
 
 /// How to run, beside the settings.
@@ -36,6 +39,15 @@ pub enum BundleVerdict {
     Acceptable,
     /// It could not, with the reasons, a line each.
     Unacceptable(String),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: ExitReason,
+    /// Which agent was given up last, and why.
+    pub last_words: Option<String>,
 }
 
 /// A failure, with the class that decides the exit code.
@@ -69,7 +81,7 @@ pub enum AppErrorKind {
 ///
 /// # Errors
 /// It could not start; nothing of ours runs then.
-pub async fn run(config: Config, options: RunOptions) -> Result<ExitReason, AppError> {
+pub async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError> {
     start::run(config, options).await
 }
 

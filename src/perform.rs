@@ -19,11 +19,13 @@ use crate::engine::message::{
     FaultKind, Identity, LinkEvent, LocalEvent, Note, Reply,
 };
 use crate::port::child::{ChildDirs, Children};
+use crate::port::events::Events;
 use crate::port::link::{self, Attempt, LinkKey, LinkReport, LinkReports};
 use crate::port::local::{LocalKey, LocalReport};
 use crate::port::notify::Notifier;
 use crate::port::probe;
 use crate::port::store::Writer;
+use crate::port::termination::Termination;
 use crate::sys::clock;
 use crate::units::{AgentName, LinkId, Ticket};
 
@@ -68,6 +70,10 @@ pub(crate) struct Ports {
     pub(crate) proxies: ProxyRules,
     pub(crate) settings: ReadSettings,
     pub(crate) notifier: Notifier,
+    pub(crate) events: Events,
+    pub(crate) termination: Termination,
+    /// What was written for the orchestrator last.
+    pub(crate) last_words: Option<String>,
     links: BTreeMap<LinkKey, Link>,
     locals: BTreeMap<LocalKey, FrameSender>,
     questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
@@ -93,7 +99,7 @@ impl Ports {
         link_reports: LinkReports,
         proxies: ProxyRules,
         settings: ReadSettings,
-        notifier: Notifier,
+        (notifier, events, termination): (Notifier, Events, Termination),
     ) -> Self {
         Self {
             children,
@@ -104,6 +110,9 @@ impl Ports {
             proxies,
             settings,
             notifier,
+            events,
+            termination,
+            last_words: None,
             links: BTreeMap::new(),
             locals: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -136,6 +145,17 @@ impl Ports {
                 Performed::Quietly
             }
             Effect::Note(note) => Performed::Noted(note),
+            Effect::LastWords(words) => {
+                self.last_words = Some(words.clone());
+                let termination = self.termination.clone();
+                let task = async move {
+                    // The file belongs to somebody else and may be on any disk.
+                    let write = tokio::task::spawn_blocking(move || termination.write(&words));
+                    write.await.err().map(|_| Event::Tick)
+                };
+                self.tasks.spawn(task, |_| None);
+                Performed::Quietly
+            }
             Effect::Announce(milestone) => {
                 self.notifier.announce(clock::monotonic(), milestone);
                 Performed::Quietly

@@ -77,7 +77,10 @@ fn perform(
         match ports.perform(effect) {
             Performed::Quietly => {}
             Performed::Answered(event) => ready.push_back(event),
-            Performed::Noted(note) => log(&note),
+            Performed::Noted(note) => {
+                ports.events.record(clock::wall(), &note);
+                log(&note);
+            }
             Performed::Left(reason) => left = Some(reason),
         }
     }

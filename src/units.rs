@@ -412,6 +412,23 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
+/// Rotation of log files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// Bytes of one file.
+    pub bytes: u64,
+    /// Files kept beside the current one.
+    pub files: usize,
+}
+
+impl Rotation {
+    /// Bytes of all files together.
+    pub fn total(self) -> u64 {
+        let files = u64::try_from(self.files).unwrap_or(u64::MAX);
+        self.bytes.saturating_mul(files.saturating_add(1))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

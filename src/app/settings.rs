@@ -97,6 +97,10 @@ impl Environment for Process {
     fn is_root(&self) -> bool {
         nix::unistd::geteuid().is_root()
     }
+
+    fn in_container(&self) -> bool {
+        crate::port::host::container(|name| std::env::var(name).ok()).is_some()
+    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
-use super::{AppError, AppErrorKind, RunOptions, doors, identity};
+use super::records::Records;
+use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records};
 use crate::config::{Agent, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
-use crate::engine::message::{ChildIdentity, DiskFault, ExitReason, Identity, Persisted};
+use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
 use crate::engine::{Places, Setup};
 use crate::perform::{AgentPorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
@@ -46,7 +47,7 @@ struct Loaded {
 }
 
 /// Starts everything and runs until told to stop.
-pub(super) async fn run(config: Config, options: RunOptions) -> Result<ExitReason, AppError> {
+pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError> {
     // The first reading is where the monotonic clock starts.
     let started = clock::now();
     start_log(&config)?;
@@ -67,11 +68,18 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<ExitReaso
         }
     })?;
     let facts = host::read(|name| std::env::var(name).ok());
-    let known = identity::establish(state.root(), &config, &facts, started.wall)?;
-    let reason = local
-        .run_until(assemble_and_run(config, options, &state, facts, known))
-        .await;
+    let (life, records) = records::begin(&config, state.root(), started.wall);
+    let known = match identity::establish(state.root(), &config, &facts, started.wall) {
+        Ok(known) => known,
+        Err(error) => {
+            life.end("the start failed");
+            return Err(error);
+        }
+    };
+    let assembled = assemble_and_run(config, options, &state, (facts, records), known);
+    let reason = local.run_until(assembled).await;
     drop(local);
+    records::end(life, &reason);
     drop(lock);
     reason
 }
@@ -84,9 +92,9 @@ async fn assemble_and_run(
     mut config: Config,
     options: RunOptions,
     state: &StateDir,
-    facts: HostFacts,
+    (facts, records): (HostFacts, Records),
     (identity_store, identity): (IdentityStore<RealDisk>, Identity),
-) -> Result<ExitReason, AppError> {
+) -> Result<Ended, AppError> {
     let signals = HostSignals::new().map_err(|error| system("register signals", error))?;
     let mut children = Children::new(child::Options {
         pid1: facts.is_pid1,
@@ -152,7 +160,7 @@ async fn assemble_and_run(
         link_reports,
         link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),
-        doors::notifier(),
+        (doors::notifier(), records.events, records.termination),
     );
     for door in served {
         let reports = local_reports.clone();
@@ -175,6 +183,7 @@ async fn assemble_and_run(
         identity,
         stop: config.stop,
         give_up: config.give_up,
+        previous_end: records.previous_end,
     });
     let mut inbox = Inbox {
         signals,
@@ -184,7 +193,8 @@ async fn assemble_and_run(
         identity: identity_rx,
         questions,
     };
-    Ok(run::run(host, &mut ports, &mut inbox).await)
+    let reason = run::run(host, &mut ports, &mut inbox).await;
+    Ok(records::ended(reason, ports))
 }
 
 #[cfg(not(feature = "dev-server"))]

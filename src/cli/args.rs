@@ -146,7 +146,25 @@ pub enum Command {
         #[arg(long, conflicts_with_all = ["config", "state_dir"])]
         url: Option<String>,
     },
-    /// Print the output of an agent
+    /// Print what happened: applies, restarts, deaths, links; also of earlier lives
+    Events {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Only those of one agent
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// How many of the last ones
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+        lines: usize,
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Print JSON, one object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the output of an agent, or the log of the supervisor
     Logs {
         /// Where settings and state are.
         #[command(flatten)]
@@ -154,12 +172,24 @@ pub enum Command {
         /// Which agent; may be left out when there is only one
         #[arg(long, value_name = "NAME")]
         agent: Option<AgentName>,
+        /// The log of the supervisor itself
+        #[arg(long, conflicts_with = "agent")]
+        supervisor: bool,
         /// How many of the last lines
         #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
         lines: usize,
         /// Go on with what is written from now on
         #[arg(long, short)]
         follow: bool,
+    },
+    /// Look for what could be in the way, and say what to do; needs no running supervisor
+    Doctor {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List and show the kinds of agents that are known
     Profile {
@@ -353,6 +383,7 @@ mod tests {
                 "adjutant logs -n 5 -f",
                 Command::Logs {
                     place: none,
+                    supervisor: false,
                     agent: None,
                     lines: 5,
                     follow: true,

@@ -1,4 +1,4 @@
-//! `logs`: the output of an agent, from its files in the state directory.
+//! `logs`: the output of an agent or the log of the supervisor, from files in the state directory.
 //!
 //! Promises: works without a running supervisor; prints bytes as they were written.
 //! Must never: hold a lock, or keep more than the asked-for lines.
@@ -7,20 +7,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Done, ExitCode, Failure, Out};
+use crate::port::events::own_log;
 use crate::port::logs::{Log, LogsError};
 use crate::units::AgentName;
 
 /// Time between two looks of `--follow`.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-pub(super) async fn show(
-    state_dir: &Path,
-    agent: Option<&AgentName>,
-    lines: usize,
-    follow: bool,
-    out: &mut Out<'_>,
-) -> Done {
-    let mut log = Log::find(state_dir, agent.map(AgentName::as_str))?;
+pub(super) fn of_agent(state_dir: &Path, agent: Option<&AgentName>) -> Result<Log, Failure> {
+    Ok(Log::find(state_dir, agent.map(AgentName::as_str))?)
+}
+
+pub(super) fn of_supervisor(state_dir: &Path) -> Result<Log, Failure> {
+    Ok(Log::at(own_log(state_dir))?)
+}
+
+pub(super) async fn show(mut log: Log, lines: usize, follow: bool, out: &mut Out<'_>) -> Done {
     out.bytes(&log.tail(lines)?);
     while follow && !out.closed() {
         let more = log.more()?;

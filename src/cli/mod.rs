@@ -7,6 +7,8 @@
 
 mod args;
 mod config;
+mod doctor;
+mod events;
 mod exit;
 mod health;
 mod logs;
@@ -24,6 +26,7 @@ pub use args::{Command, ConfigCommand, Place, ProfileCommand, Wait};
 pub use exit::ExitCode;
 pub use out::Out;
 
+use crate::app;
 use crate::port::admin::client::Client;
 
 /// A command that did not do what was asked, with the line to print.
@@ -132,11 +135,31 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         Command::Logs {
             place,
             agent,
+            supervisor,
             lines,
             follow,
         } => {
             let state_dir = settings::state_dir(&place)?;
-            logs::show(&state_dir, agent.as_ref(), lines, follow, out).await
+            let log = if supervisor {
+                logs::of_supervisor(&state_dir)?
+            } else {
+                logs::of_agent(&state_dir, agent.as_ref())?
+            };
+            logs::show(log, lines, follow, out).await
+        }
+        Command::Events {
+            place,
+            agent,
+            lines,
+            follow,
+            json,
+        } => {
+            let state_dir = settings::state_dir(&place)?;
+            events::show(&state_dir, agent.as_ref(), lines, (follow, json), out).await
+        }
+        Command::Doctor { place, json } => {
+            let findings = app::doctor(&settings::given(&place)).await;
+            doctor::show(&findings, json, out)
         }
         Command::Profile { command } => settings::profile(&command, out),
         #[cfg(feature = "collect")]

@@ -11,17 +11,22 @@ use serde_json::json;
 use super::args::{Place, ProfileCommand};
 use super::status::table;
 use super::{Done, ExitCode, Failure, Out};
-use crate::app::{self, BundleVerdict, Given, RunOptions};
+use crate::app::{self, BundleVerdict, Ended, Given, RunOptions};
 use crate::config::{Composition, Config, Form, LocalLink, Profile, Proof};
 use crate::engine::message::ExitReason;
+use crate::port::termination::Termination;
 use crate::units::AgentName;
 
-fn load(place: &Place) -> Result<Config, Failure> {
-    let given = Given {
+/// What the command line says about settings and state.
+pub(super) fn given(place: &Place) -> Given {
+    Given {
         settings: place.config.clone(),
         state_dir: place.state_dir.clone(),
-    };
-    Ok(app::settings(&given)?)
+    }
+}
+
+fn load(place: &Place) -> Result<Config, Failure> {
+    Ok(app::settings(&given(place))?)
 }
 
 /// The state directory a command is about.
@@ -33,29 +38,54 @@ pub(super) fn state_dir(place: &Place) -> Result<PathBuf, Failure> {
 }
 
 pub(super) async fn run(place: &Place, dev_server: Option<SocketAddr>) -> Done {
-    let config = load(place)?;
+    let config = load(place);
+    let setting = config.as_ref().ok();
+    let setting = setting.and_then(|config| config.termination_message.clone());
+    let done = match config {
+        Ok(config) => run_with(config, place, dev_server).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = &done {
+        Termination::new(setting.as_deref()).write(&failure.text);
+    }
+    done
+}
+
+async fn run_with(config: Config, place: &Place, dev_server: Option<SocketAddr>) -> Done {
     let options = RunOptions {
         dev_server,
         settings_path: place.config.clone(),
     };
-    ended(app::run(config, options).await?)
+    ended(&app::run(config, options).await?)
 }
 
 /// What the end of a run is to whoever started it. Everything but an ordered stop gets its line.
-fn ended(reason: ExitReason) -> Done {
-    let (code, text) = match reason {
+fn ended(ended: &Ended) -> Done {
+    let (code, text) = match ended.reason {
         ExitReason::Stopped => return Ok(ExitCode::Ok),
         ExitReason::Forced => (
             ExitCode::Forced,
             "stopping was forced: by a second signal, or because an agent did not stop in time and was killed or left \
-             behind; see the log",
+             behind; see the log"
+                .to_owned(),
         ),
         ExitReason::GaveUp => (
             ExitCode::GaveUp,
-            "an agent was given up, and on_give_up says to exit then; the log has its last output",
+            format!(
+                "{}; on_give_up says to exit then",
+                in_one_line(ended.last_words.as_deref().unwrap_or("an agent was given up"))
+            ),
         ),
     };
-    Err(Failure::new(code, text.to_owned()))
+    Err(Failure::new(code, text))
+}
+
+/// A reason with a dead agent's last output in it, as one line.
+fn in_one_line(text: &str) -> String {
+    /// Characters that a terminal and an orchestrator show.
+    const SHOWN: usize = 1000;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(SHOWN).collect()
 }
 
 pub(super) async fn validate(

@@ -14,8 +14,8 @@ use super::ours::LATER;
 use super::profile;
 use super::read::Section;
 use super::{
-    AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, OfferLimits,
-    Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
+    AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, Log,
+    OfferLimits, Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -61,6 +61,7 @@ pub(super) const ROTATION: Rotation = Rotation {
 pub(super) fn agents(
     root: &mut Section<'_, '_, '_>,
     profiles: &BTreeMap<String, Profile>,
+    log: &Log,
 ) -> Vec<Agent> {
     /// Agents of one host.
     const AGENTS_MAX: usize = 64;
@@ -76,15 +77,18 @@ pub(super) fn agents(
             root.entry("agents", DEFAULT_AGENT, None),
             DEFAULT_AGENT,
             profiles,
+            (log, 1),
         )
         .into_iter()
         .collect();
     }
+    let count = named.len() as u64;
     named
         .into_iter()
         .filter_map(|(key, node)| {
             let name = key.text().unwrap_or_default();
-            agent(root.entry("agents", name, Some(node)), name, profiles)
+            let section = root.entry("agents", name, Some(node));
+            agent(section, name, profiles, (log, count))
         })
         .collect()
 }
@@ -93,6 +97,7 @@ fn agent(
     mut section: Section<'_, '_, '_>,
     name: &str,
     profiles: &BTreeMap<String, Profile>,
+    (log, agents): (&Log, u64),
 ) -> Option<Agent> {
     let agent_name = agent_name(name)
         .map_err(|message| section.problem("", message))
@@ -130,12 +135,15 @@ fn agent(
         0,
         0..=65_535,
     );
-    let passthrough_logs = section.switch(
-        "passthrough_logs",
+    let about = (
+        "true, false",
         "the child's output goes to ours instead of files",
-        false,
     );
-    let log_rotation = rotation(section.sub("log_rotation"));
+    let passthrough_logs = section.parsed("passthrough_logs", about, "as `log.to` says", |text| {
+        text.parse().map_err(|_| "write true or false".to_owned())
+    });
+    let passthrough_logs = passthrough_logs.unwrap_or(!log.to_files);
+    let log_rotation = rotation(section.sub("log_rotation"), log, agents);
     if profile.validate.is_none() {
         apply.validate = false;
     }
@@ -161,23 +169,27 @@ fn agent(
     })
 }
 
-fn rotation(mut section: Section<'_, '_, '_>) -> Rotation {
-    let rotation = Rotation {
-        bytes: section.size(
-            "size",
-            "bytes of one log file",
-            ROTATION.bytes,
-            64 * 1024..=1024 * MIB,
-        ),
-        files: count(
-            &mut section,
-            ("files", "files kept beside the current one"),
-            ROTATION.files,
-            0..=100,
-        ),
-    };
+fn rotation(mut section: Section<'_, '_, '_>, log: &Log, agents: u64) -> Rotation {
+    const LEAST: u64 = 64 * 1024;
+    let files = count(
+        &mut section,
+        ("files", "files kept beside the current one"),
+        ROTATION.files,
+        0..=100,
+    );
+    // What is not said is an equal share of the budget.
+    let share = Rotation { bytes: 1, files }
+        .total()
+        .saturating_mul(agents.max(1));
+    let room = log.max_total.saturating_sub(log.own_bytes());
+    let bytes = section.size(
+        "size",
+        "bytes of one log file; less where many agents share `log.max_total_size`",
+        ROTATION.bytes.min(room / share.max(1)).max(LEAST),
+        LEAST..=1024 * MIB,
+    );
     section.finish();
-    rotation
+    Rotation { bytes, files }
 }
 
 /// What the settings may say in place of the profile.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::units::{AgentName, Secret};
 
+pub use crate::units::Rotation;
+
 mod agent;
 #[cfg(test)]
 mod documents;
@@ -48,6 +50,8 @@ pub struct Config {
     pub stop: Stop,
     /// What happens when an agent's restarts are used up.
     pub give_up: GiveUp,
+    /// Where the reason of an end that was not asked for is written; `None` where the orchestrator has its usual file.
+    pub termination_message: Option<PathBuf>,
     /// Addresses of the health, metrics and status doors.
     pub listen: Vec<SocketAddr>,
     /// File with the token that every address of `listen` but loopback asks for.
@@ -289,6 +293,23 @@ pub struct Log {
     pub level: String,
     /// Text or JSON lines.
     pub format: LogFormat,
+    /// Whether it also goes to a file in the state directory, and the output of children to files at all.
+    pub to_files: bool,
+    /// Rotation of our own file.
+    pub rotation: Rotation,
+    /// Bytes of all log files together.
+    pub max_total: u64,
+}
+
+impl Log {
+    /// Bytes that our own file takes at most; none when there is none.
+    pub fn own_bytes(&self) -> u64 {
+        if self.to_files {
+            self.rotation.total()
+        } else {
+            0
+        }
+    }
 }
 
 /// The format of our own log.
@@ -298,15 +319,6 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
-}
-
-/// Rotation of log files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rotation {
-    /// Bytes of one file.
-    pub bytes: u64,
-    /// Files kept beside the current one.
-    pub files: usize,
 }
 
 /// A kind of program, described by data.
@@ -433,6 +445,11 @@ pub trait Environment {
     fn own_executable(&self) -> PathBuf;
     /// Whether we run as root, which decides the default storage directory.
     fn is_root(&self) -> bool;
+
+    /// Whether somebody outside collects our standard streams, as container runtimes do.
+    fn in_container(&self) -> bool {
+        false
+    }
 
     /// The directory that relative paths of the `agent:` form count from.
     fn working_directory(&self) -> PathBuf {

@@ -140,6 +140,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         },
         give_up: GiveUp::Hold,
         listen: Vec::new(),
+        termination_message: None,
         token_file: None,
         healthcheck,
         log,
@@ -344,10 +345,14 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
     );
     logs.not_built(&["output_paths", "error_output_paths", "processors"], LATER);
     logs.finish();
+    let to_files = !section.reader.env.in_container();
     section.not_built(&["metrics", "traces", "resource"], LATER);
     section.finish();
     Log {
         level: level.to_owned(),
         format,
+        to_files,
+        rotation: super::ours::OWN_ROTATION,
+        max_total: u64::MAX,
     }
 }

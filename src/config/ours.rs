@@ -14,10 +14,19 @@ use crate::yaml::Node;
 use super::agent::agents;
 use super::profile;
 use super::read::{Reader, Section};
-use super::{Config, Environment, Form, GiveUp, Log, LogFormat, Server, Stop, Tls};
+use super::value::format_size;
+use super::{
+    Agent, Config, Environment, Form, GiveUp, Log, LogFormat, Rotation, Server, Stop, Tls,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MIB: u64 = 1024 * 1024;
+/// Our own log: two files, years of a quiet host.
+pub(super) const OWN_ROTATION: Rotation = Rotation {
+    bytes: 4 * MIB,
+    files: 1,
+};
 /// Not 8686, 8888, 9090, 9100, 13133, 4317, 4318 or 4320, which agents and their neighbours use.
 const PORT: u16 = 4328;
 
@@ -47,13 +56,20 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     );
     let (profiles, problems) = profile::all(directory.as_deref(), env);
     root.reader.errors.extend(problems);
-    let agents = agents(&mut root, &profiles);
+    let log = log(root.sub("log"));
+    let agents = agents(&mut root, &profiles, &log);
+    check_log_budget(&mut root, &log, &agents);
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
         "what happens when an agent's restarts are used up",
         &[("hold", GiveUp::Hold), ("exit", GiveUp::Exit)],
         ("hold", GiveUp::Hold),
+    );
+    let termination_message = root.path_value(
+        "termination_message",
+        "file for the reason of an end that was not asked for",
+        "/dev/termination-log where it exists",
     );
     let (listen, token_file) = {
         let mut section = root.sub("http");
@@ -81,22 +97,6 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         section.finish();
         (listen, token_file)
     };
-    let log = {
-        let mut section = root.sub("log");
-        let about = ("level", "error, warn, info, debug or trace");
-        let level = section.parsed("level", about, "info", level);
-        let format = section.choice(
-            "format",
-            "text for people, json for machines",
-            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
-            ("text", LogFormat::Text),
-        );
-        section.finish();
-        Log {
-            level: level.unwrap_or_else(|| "info".to_owned()),
-            format,
-        }
-    };
     root.not_built(
         &[
             "certificates",
@@ -116,11 +116,64 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         agents,
         stop,
         give_up,
+        termination_message,
         listen,
         token_file,
         healthcheck: None,
         log,
         warnings: Vec::new(),
+    }
+}
+
+/// Where our own log goes, and how much of the disk all logs may take.
+fn log(mut section: Section<'_, '_, '_>) -> Log {
+    let about = ("level", "error, warn, info, debug or trace");
+    let level = section.parsed("level", about, "info", level);
+    let format = section.choice(
+        "format",
+        "text for people, json for machines",
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        ("text", LogFormat::Text),
+    );
+    let contained = section.reader.env.in_container();
+    let to_files = section.choice(
+        "to",
+        "files: rotated files, besides our own log on standard error; output: standard streams alone; auto: output in \
+         a container, else files",
+        &[("auto", !contained), ("output", false), ("files", true)],
+        ("auto", !contained),
+    );
+    let max_total = section.size(
+        "max_total_size",
+        "bytes of all log files together, ours and those of every agent",
+        256 * MIB,
+        16 * MIB..=1024 * 1024 * MIB,
+    );
+    section.finish();
+    Log {
+        level: level.unwrap_or_else(|| "info".to_owned()),
+        format,
+        to_files,
+        rotation: OWN_ROTATION,
+        max_total,
+    }
+}
+
+/// One budget for all logs: what the settings allow the files together must fit into it.
+fn check_log_budget(root: &mut Section<'_, '_, '_>, log: &Log, agents: &[Agent]) {
+    let files = agents.iter().filter(|agent| !agent.passthrough_logs);
+    let children: u64 = files.map(|agent| agent.log_rotation.total()).sum();
+    let total = children.saturating_add(log.own_bytes());
+    if total > log.max_total {
+        root.problem(
+            "log",
+            format!(
+                "the log files may grow to {} together, which is more than log.max_total_size ({}); lower \
+                 log_rotation of an agent, or raise the total",
+                format_size(total),
+                format_size(log.max_total)
+            ),
+        );
     }
 }
 

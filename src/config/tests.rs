@@ -326,13 +326,74 @@ fn the_other_form_is_read_as_its_program_reads_it() {
     assert!(agent.apply.accept_remote && agent.apply.validate && !agent.apply.rollback);
     assert_eq!(agent.local_port, 4444);
     assert_eq!(config.healthcheck, Some("127.0.0.1:13133".parse().unwrap()));
-    assert_eq!(
-        config.log,
-        Log {
-            level: "error".to_owned(),
-            format: LogFormat::Text
-        }
+    assert_eq!(config.log.level, "error");
+    assert_eq!(config.log.format, LogFormat::Text);
+}
+
+#[test]
+fn all_log_files_fit_into_one_budget() {
+    let agents = |count: usize| -> String {
+        let lines: Vec<_> = (0..count)
+            .map(|number| format!("  a{number}: {{executable: /bin/otelcol}}\n"))
+            .collect();
+        lines.concat()
+    };
+    for (count, size) in [(1, 16), (2, 16), (10, 16)] {
+        let config = read(&format!("agents:\n{}", agents(count)));
+        let children: u64 = config.agents.iter().map(|it| it.log_rotation.total()).sum();
+        assert!(
+            children + config.log.own_bytes() <= config.log.max_total,
+            "{count} agents"
+        );
+        assert!(config.agents[0].log_rotation.bytes <= size << 20);
+    }
+    let said = load(
+        "s.yaml",
+        "log: {max_total_size: 64MiB}\nagents: {a: {executable: /bin/otelcol, log_rotation: {size: 32MiB, files: 1}}}\n",
+        &env(),
+        &Overrides::default(),
     );
+    assert_eq!(
+        said.unwrap_err().to_string(),
+        "s.yaml:1:6: log: the log files may grow to 72MiB together, which is more than log.max_total_size (64MiB); \
+         lower log_rotation of an agent, or raise the total"
+    );
+}
+
+#[test]
+fn in_a_container_logs_go_to_the_output_unless_the_settings_say_otherwise() {
+    struct Contained(Env);
+    impl Environment for Contained {
+        fn var(&self, name: &str) -> Option<String> {
+            self.0.var(name)
+        }
+        fn file(&self, path: &str) -> io::Result<String> {
+            self.0.file(path)
+        }
+        fn own_executable(&self) -> PathBuf {
+            self.0.own_executable()
+        }
+        fn is_root(&self) -> bool {
+            self.0.is_root()
+        }
+        fn is_executable(&self, path: &Path) -> bool {
+            self.0.is_executable(path)
+        }
+        fn in_container(&self) -> bool {
+            true
+        }
+    }
+    let to_files = |env: &dyn Environment, text: &str| {
+        let config = load("s.yaml", text, env, &Overrides::default()).unwrap();
+        (config.log.to_files, !config.agents[0].passthrough_logs)
+    };
+    let contained = Contained(env());
+    let own = "agents: {a: {executable: /bin/otelcol, passthrough_logs: false}}\n";
+    assert_eq!(to_files(&env(), ""), (true, true));
+    assert_eq!(to_files(&contained, ""), (false, false));
+    assert_eq!(to_files(&contained, own), (false, true));
+    assert_eq!(to_files(&contained, "log: {to: files}\n"), (true, true));
+    assert_eq!(to_files(&env(), "log: {to: output}\n"), (false, false));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct HostSetup {
     pub stop: Stop,
     /// What a given-up child means.
     pub give_up: GiveUp,
+    /// How the life before this one ended, unless that was in order.
+    pub previous_end: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ pub struct Host {
     give_up: GiveUp,
     /// Until when the first children are waited for; none once the host counts as started.
     ready_by: Option<Moment>,
+    previous_end: Option<String>,
     stopping: Option<Stopping>,
     exited: bool,
 }
@@ -65,8 +68,12 @@ impl Host {
     /// A host that has not started anything yet.
     pub fn new(setup: HostSetup) -> Self {
         let (setups, leftovers): (Vec<_>, Vec<_>) = setup.agents.into_iter().unzip();
+        let mut engines: Vec<Engine> = setups.into_iter().map(Engine::new).collect();
+        for engine in &mut engines {
+            engine.set_previous_end(setup.previous_end.clone());
+        }
         Self {
-            engines: setups.into_iter().map(Engine::new).collect(),
+            engines,
             leftovers,
             identity: setup.identity,
             saves: BTreeMap::new(),
@@ -74,6 +81,7 @@ impl Host {
             stop: setup.stop,
             give_up: setup.give_up,
             ready_by: None,
+            previous_end: setup.previous_end,
             stopping: None,
             exited: false,
         }
@@ -83,6 +91,15 @@ impl Host {
     pub fn start(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.ready_by = Some(now.mono.after(READY_BY));
+        let mut started = note(NoteLevel::Info, "supervisor started");
+        if let Some(previous) = &self.previous_end {
+            started = note(
+                NoteLevel::Warn,
+                "supervisor started after an end without a goodbye",
+            );
+            started.fields.push(("reason", previous.clone()));
+        }
+        effects.push(Effect::Note(started));
         let leftovers = std::mem::take(&mut self.leftovers);
         for (index, leftover) in leftovers.into_iter().enumerate() {
             if let Some(engine) = self.engines.get_mut(index) {
@@ -173,6 +190,7 @@ impl Host {
             uptime: now.mono.since(Moment::START),
             at: now.wall,
             stopping: self.stopping.is_some(),
+            previous_end: self.previous_end.clone(),
             agents: self
                 .engines
                 .iter()
@@ -220,10 +238,13 @@ impl Host {
                     self.saves.insert(ticket, (agent.clone(), uid));
                     effects.push(Effect::SaveIdentity { ticket, identity });
                 }
-                HostRequest::GaveUp(_) if self.give_up == GiveUp::Exit => {
-                    self.begin_stop(now, ExitReason::GaveUp, effects);
+                HostRequest::GaveUp(reason) => {
+                    let words = format!("agent {agent} was given up: {reason}");
+                    effects.push(Effect::LastWords(words));
+                    if self.give_up == GiveUp::Exit {
+                        self.begin_stop(now, ExitReason::GaveUp, effects);
+                    }
                 }
-                HostRequest::GaveUp(_) => {}
             }
         }
     }

@@ -242,6 +242,8 @@ pub enum Effect {
     Note(Note),
     /// Tell the service manager.
     Announce(Milestone),
+    /// Write down for the orchestrator why an end may be near: the agent that was given up, and why.
+    LastWords(String),
     /// Leave the loop.
     Exit(ExitReason),
 }
@@ -766,6 +768,8 @@ pub struct Snapshot {
     pub at: WallTime,
     /// Whether we are stopping.
     pub stopping: bool,
+    /// How the life before this one ended, unless that was in order.
+    pub previous_end: Option<String>,
     /// Every agent.
     pub agents: Vec<AgentSnapshot>,
 }

@@ -166,6 +166,7 @@ pub struct Engine {
     goodbye: bool,
     effective_stale: bool,
     counters: BTreeMap<&'static str, u64>,
+    previous_end: Option<String>,
 }
 
 impl Engine {
@@ -232,8 +233,14 @@ impl Engine {
             stopping: false,
             goodbye: false,
             effective_stale: true,
+            previous_end: None,
             counters: COUNTED.iter().map(|kind| (*kind, 0)).collect(),
         }
+    }
+
+    /// How the supervisor's life before this one ended, for the report.
+    pub(crate) fn set_previous_end(&mut self, told: Option<String>) {
+        self.previous_end = told;
     }
 
     /// Takes an event and says what is to be done.

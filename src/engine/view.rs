@@ -157,6 +157,9 @@ impl Engine {
         if let Some(good) = &self.last_good {
             attributes.push(("adjutant.last_good", good.to_string()));
         }
+        if let Some(end) = &self.previous_end {
+            attributes.push(("adjutant.previous_end", end.clone()));
+        }
         report::health(&report::HealthFacts {
             healthy: condition.healthy,
             status: &condition.word,

@@ -43,6 +43,40 @@ pub fn read(variable: impl Fn(&str) -> Option<String>) -> HostFacts {
     .facts()
 }
 
+/// What tells that this process lives in a container, whose runtime collects its standard streams; none outside.
+pub fn container(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    sign_of_container(Path::new("/"), variable, std::process::id())
+}
+
+fn sign_of_container(
+    root: &Path,
+    variable: impl Fn(&str) -> Option<String>,
+    pid: u32,
+) -> Option<&'static str> {
+    let set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let runtimes = ["docker", "kubepods", "containerd", "libpod", "lxc", "crio"];
+    let in_cgroup = |words: &[&str]| {
+        let text = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        words.iter().any(|word| text.contains(word))
+    };
+    // systemd is process 1 of a machine, and says so to what it starts; then the journal collects, beside our files.
+    if set("INVOCATION_ID") {
+        None
+    } else if pid == 1 {
+        Some("process 1")
+    } else if set("KUBERNETES_SERVICE_HOST") {
+        Some("KUBERNETES_SERVICE_HOST")
+    } else if root.join(".dockerenv").exists() {
+        Some("/.dockerenv")
+    } else if root.join("run/.containerenv").exists() {
+        Some("/run/.containerenv")
+    } else if in_cgroup(&runtimes) {
+        Some("/proc/self/cgroup")
+    } else {
+        None
+    }
+}
+
 /// Where facts come from; tests make their own.
 struct Source<V> {
     root: PathBuf,
@@ -253,6 +287,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "etc/machine-id", "uninitialized\n");
         assert_eq!(source(dir.path(), &[]).facts().machine_id, "");
+    }
+
+    #[test]
+    fn a_container_is_known_by_any_of_its_signs_and_a_unit_of_systemd_is_none() {
+        let sign = |files: &[(&str, &str)], names: &'static [&'static str], pid| {
+            let dir = tempfile::tempdir().unwrap();
+            for (path, text) in files {
+                put(dir.path(), path, text);
+            }
+            let variable = |name: &str| names.contains(&name).then(|| "x".to_owned());
+            sign_of_container(dir.path(), variable, pid)
+        };
+        assert_eq!(sign(&[], &[], 7), None);
+        assert_eq!(
+            sign(&[("proc/self/cgroup", "0::/user.slice\n")], &[], 7),
+            None
+        );
+        assert_eq!(sign(&[], &[], 1), Some("process 1"));
+        assert_eq!(sign(&[(".dockerenv", "")], &[], 7), Some("/.dockerenv"));
+        assert_eq!(
+            sign(&[("run/.containerenv", "")], &[], 7),
+            Some("/run/.containerenv")
+        );
+        let pod = ("proc/self/cgroup", "0::/kubepods.slice/pod1\n");
+        assert_eq!(sign(&[pod], &[], 7), Some("/proc/self/cgroup"));
+        let name = "KUBERNETES_SERVICE_HOST";
+        assert_eq!(sign(&[], &["KUBERNETES_SERVICE_HOST"], 7), Some(name));
+        assert_eq!(sign(&[(".dockerenv", "")], &["INVOCATION_ID"], 7), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Reads the log files of the children in a state directory: `agents/<name>/logs/<name>.log` and `.1`, `.2`, … behind
-//! it.
+//! Reads the log files in a state directory: `agents/<name>/logs/<name>.log` of the children and those of the
+//! supervisor, each with `.1`, `.2`, … behind it.
 //!
 //! Promises: reads at most 16 MiB however many lines are asked for; follows a file over its rotation without losing a
 //! line.
@@ -45,6 +45,15 @@ pub enum LogsError {
         /// What is there.
         found: String,
     },
+    /// The supervisor wrote nothing there.
+    #[error(
+        "{path} does not exist: no supervisor has run on this state directory yet, or its log goes to \
+         standard error alone"
+    )]
+    Unwritten {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Nothing was logged to files.
     #[error(
         "{path} does not exist: the agent has not written yet, or its \
@@ -87,6 +96,18 @@ impl Log {
             Ok(Self { path, open: None })
         } else {
             Err(LogsError::NoFile { path })
+        }
+    }
+
+    /// A file that the supervisor itself writes.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn at(path: PathBuf) -> Result<Self, LogsError> {
+        if path.exists() {
+            Ok(Self { path, open: None })
+        } else {
+            Err(LogsError::Unwritten { path })
         }
     }
 

@@ -4,11 +4,15 @@
 pub mod admin;
 pub mod bundle;
 pub mod child;
+pub mod doctor;
+pub mod events;
 pub mod fetch;
 pub mod host;
+pub mod life;
 pub mod link;
 pub mod local;
 pub mod logs;
 pub mod notify;
 pub mod probe;
 pub mod store;
+pub mod termination;

@@ -1,4 +1,5 @@
-//! Sets up the process's own log: one subscriber, text or JSON lines, on standard error.
+//! Sets up the process's own log: one subscriber, text or JSON lines, on standard error, and in a file once there is
+//! one.
 //!
 //! Promises: a level that does not parse is an error and not a silent default; HTTP, TLS and WebSocket crates are
 //! capped at
@@ -7,6 +8,7 @@
 
 use std::io;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -14,6 +16,8 @@ use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::records::Lines;
 
 /// Crates that print headers or key material below `warn`.
 const CAPPED: [&str; 8] = [
@@ -86,6 +90,40 @@ fn filter(level: Level) -> Targets {
         .with_targets(CAPPED.map(|target| (target, capped)))
 }
 
+/// Where lines go besides standard error.
+static FILE: OnceLock<Lines> = OnceLock::new();
+
+/// Writes every line from now on to a file as well. The first one counts.
+pub fn also_to(file: Lines) {
+    // There is one log; a second file would be a mistake that costs nothing.
+    drop(FILE.set(file));
+}
+
+/// Waits a moment until the file has every line.
+pub fn flush(patience: std::time::Duration) {
+    if let Some(file) = FILE.get() {
+        file.flush(patience);
+    }
+}
+
+/// One line on its way: a formatter writes it whole.
+#[derive(Debug)]
+struct Tee;
+
+impl io::Write for Tee {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(file) = FILE.get() {
+            file.push(line.to_vec());
+        }
+        io::stderr().write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Starts logging to standard error. Called once, by `main`.
 ///
 /// # Errors
@@ -95,12 +133,12 @@ pub fn init(level: Level, format: Format) -> Result<(), LogError> {
         Format::Json => tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
-            .with_writer(io::stderr)
+            .with_writer(|| Tee)
             .with_filter(filter(level))
             .boxed(),
         Format::Text => tracing_subscriber::fmt::layer()
             .with_ansi(false)
-            .with_writer(io::stderr)
+            .with_writer(|| Tee)
             .with_filter(filter(level))
             .boxed(),
     };

@@ -295,6 +295,7 @@ impl World {
             identity: Identity::default(),
             stop: self.config.stop,
             give_up: self.config.give_up,
+            previous_end: None,
         });
         let effects = host.start(self.clock());
         self.host = Some(host);
@@ -448,6 +449,7 @@ impl World {
                     }
                     self.say(format!("note {} {:?}", note.message, note.fields));
                 }
+                Effect::LastWords(words) => self.say(format!("last words: {words}")),
                 Effect::Announce(milestone) => self.say(format!("announce {milestone:?}")),
                 Effect::Reply { .. } | Effect::ReadSettings => {}
                 Effect::Exit(reason) => {

@@ -24,7 +24,7 @@ pub struct HealthDocument {
     /// Seconds since the supervisor started.
     #[serde(default)]
     pub uptime_seconds: u64,
-    /// By name: `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`.
+    /// By name: `supervisor`, `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`.
     #[serde(default)]
     pub components: BTreeMap<String, Component>,
 }
@@ -83,6 +83,7 @@ impl HealthDocument {
     pub fn of(snapshot: &Snapshot) -> Self {
         let timestamp = snapshot.at.to_string();
         let mut components = BTreeMap::new();
+        components.insert("supervisor".to_owned(), supervisor(snapshot, &timestamp));
         let mut agents = Vec::with_capacity(snapshot.agents.len());
         for agent in &snapshot.agents {
             let child = child(agent, &timestamp);
@@ -204,6 +205,16 @@ pub(crate) fn waiting_for_config(agent: &AgentSnapshot) -> bool {
         .as_ref()
         .is_some_and(|current| current.origin == Origin::Default);
     (on_builtin && !agent.on_default) || agent.status == "waiting for config"
+}
+
+/// It answers, so it is well; what it has to tell is how the life before this one ended.
+fn supervisor(snapshot: &Snapshot, timestamp: &str) -> Component {
+    let message = match &snapshot.previous_end {
+        Some(told) => format!("running; {told}"),
+        None => "running".to_owned(),
+    };
+    let details = json!({ "previous_end": snapshot.previous_end });
+    component(Level::Ok, message, timestamp, details)
 }
 
 fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {

@@ -56,6 +56,12 @@ fn host(registry: &mut Registry, snapshot: &Snapshot) {
     );
     gauge(
         registry,
+        "previous_end_unclean",
+        "1 when the supervisor's life before this one ended without a goodbye",
+        i64::from(snapshot.previous_end.is_some()),
+    );
+    gauge(
+        registry,
         "ready",
         "1 when every child takes data with a known config",
         i64::from(ReadyDocument::of(snapshot).0 == 200),

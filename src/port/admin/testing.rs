@@ -108,6 +108,7 @@ pub(crate) fn snapshot() -> Snapshot {
         uptime: Duration::from_secs(61),
         at: AT,
         stopping: false,
+        previous_end: None,
         agents: vec![agent("collector")],
     }
 }

@@ -27,6 +27,9 @@ pub struct StatusDocument {
     pub uptime_seconds: f64,
     /// Whether it is stopping.
     pub stopping: bool,
+    /// How the life before this one ended, unless that was in order.
+    #[serde(default)]
+    pub previous_end: Option<String>,
     /// Every agent, in start order.
     pub agents: Vec<AgentDocument>,
 }
@@ -339,6 +342,7 @@ impl From<&Snapshot> for StatusDocument {
             at: snapshot.at.to_string(),
             uptime_seconds: seconds(snapshot.uptime),
             stopping: snapshot.stopping,
+            previous_end: snapshot.previous_end.clone(),
             agents: snapshot.agents.iter().map(AgentDocument::from).collect(),
         }
     }

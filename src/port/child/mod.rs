@@ -12,7 +12,6 @@ mod facts;
 mod fifo;
 mod leftover;
 mod lines;
-mod log_file;
 mod output;
 #[expect(
     unsafe_code,

@@ -16,9 +16,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::lines::{Held, SinkState, StreamId, Write};
-use super::log_file::LogFile;
 use super::output::{Counters, Destination, Order};
 use super::tail::{LastBytes, Tail};
+use crate::sys::log_file::LogFile;
 use crate::units::AgentName;
 
 /// Bytes read from one pipe in one round.

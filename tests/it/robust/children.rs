@@ -124,7 +124,9 @@ fn given_up_it_exits_with_8_where_the_settings_say_so() {
     let log = supervisor.log();
     assert!(log.contains("ending with 7"), "{log}");
     let line = log.lines().last().unwrap();
-    assert!(line.starts_with("adjutant: an agent was given up"), "{log}");
+    let wanted = "adjutant: agent one was given up: 3 failed starts in a row: ";
+    assert!(line.starts_with(wanted), "{log}");
+    assert!(line.ends_with("on_give_up says to exit then"), "{log}");
     assert_eq!(rig.children(), Vec::<u32>::new());
 }
 

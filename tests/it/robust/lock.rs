@@ -95,7 +95,7 @@ fn a_hup_with_broken_settings_changes_nothing_and_is_logged() {
     supervisor.send(Signal::SIGHUP);
     supervisor.logs("settings not taken over, the old ones stay");
     let settings = rig.settings();
-    let place = format!("{}:6:5: ", settings.display());
+    let place = format!("{}:7:5: ", settings.display());
     supervisor.logs(&place);
     supervisor.logs("profile");
     assert_eq!(rig.child(), child);

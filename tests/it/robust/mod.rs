@@ -15,6 +15,8 @@
 mod children;
 mod crash;
 mod disk;
+mod doctor;
+mod doors;
 mod hostile;
 mod lock;
 mod manager;

@@ -93,7 +93,7 @@ impl Rig {
     /// Writes the settings anew.
     pub(super) fn set(&self, agents: &str) {
         let text = format!(
-            "storage: {{directory: '{{dir}}/state'}}\nhttp: {{listen: []}}\nstop: {{grace: 1s, budget: 5s}}\n{agents}"
+            "storage: {{directory: '{{dir}}/state'}}\nhttp: {{listen: []}}\nlog: {{to: files}}\nstop: {{grace: 1s, budget: 5s}}\n{agents}"
         );
         self.set_all(&text);
     }

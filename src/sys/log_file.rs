@@ -1,8 +1,8 @@
-//! The log file of a child: appended to, rotated by size.
+//! A log file: appended to, rotated by size.
 //!
 //! Promises: a file passes its limit only by a single line longer than the limit; `<name>.log.1` is the newest of the
 //! old ones; after a failed write the next line starts on a line of its own.
-//! Must never: sync (a power failure ends the child too), or keep bytes that the disk did not take.
+//! Must never: sync (what is lost with the power was read by nobody), or keep bytes that the disk did not take.
 //!
 //! Ours, not a crate: the rotation is forty lines, and the crates at hand split lines or bring a date library.
 
@@ -12,11 +12,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::Rotation;
+use crate::units::Rotation;
 
 /// A log file; opened at the first write.
 #[derive(Debug)]
-pub(super) struct LogFile {
+pub(crate) struct LogFile {
     path: PathBuf,
     rotation: Rotation,
     open: Option<Open>,
@@ -32,7 +32,7 @@ struct Open {
 
 impl LogFile {
     /// Names the file; nothing is touched yet.
-    pub(super) fn new(path: PathBuf, rotation: Rotation) -> Self {
+    pub(crate) fn new(path: PathBuf, rotation: Rotation) -> Self {
         Self {
             path,
             rotation,
@@ -42,7 +42,7 @@ impl LogFile {
     }
 
     /// Whether it is this file with this rotation.
-    pub(super) fn is_at(&self, path: &Path, rotation: Rotation) -> bool {
+    pub(crate) fn is_at(&self, path: &Path, rotation: Rotation) -> bool {
         self.path == path && self.rotation == rotation
     }
 
@@ -50,7 +50,7 @@ impl LogFile {
     ///
     /// # Errors
     /// What the system said; the bytes are lost, and the next write tries again.
-    pub(super) fn write(&mut self, bytes: &[u8], inside_line: bool) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8], inside_line: bool) -> io::Result<()> {
         let mut rest = bytes;
         let mut inside = inside_line;
         while !rest.is_empty() {
