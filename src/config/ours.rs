@@ -12,6 +12,7 @@ use crate::units::Secret;
 use crate::yaml::Node;
 
 use super::agent::agents;
+use super::certificates::certificates;
 use super::profile;
 use super::read::{Reader, Section};
 use super::{Config, Environment, Form, GiveUp, Log, LogFormat, Server, Stop, Tls};
@@ -47,7 +48,14 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     );
     let (profiles, problems) = profile::all(directory.as_deref(), env);
     root.reader.errors.extend(problems);
-    let agents = agents(&mut root, &profiles);
+    let mut agents = agents(&mut root, &profiles);
+    let certificates = certificates(&mut root, &agents);
+    for agent in &mut agents {
+        let files = certificates
+            .iter()
+            .filter_map(|certificate| certificate.domain_file_of(&agent.name));
+        agent.domain_files = files.map(str::to_owned).collect();
+    }
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
@@ -97,16 +105,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
             format,
         }
     };
-    root.not_built(
-        &[
-            "certificates",
-            "registration",
-            "packages",
-            "telemetry",
-            "api",
-        ],
-        LATER,
-    );
+    root.not_built(&["registration", "packages", "telemetry", "api"], LATER);
     root.finish();
     Config {
         form: Form::Agents,
@@ -114,6 +113,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         capabilities: CAPABILITIES,
         storage,
         agents,
+        certificates,
         stop,
         give_up,
         listen,
