@@ -67,7 +67,9 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 14] = [
+const COUNTED: [&str; 16] = [
+    "certificate_reloads",
+    "certificate_waits",
     "commits",
     "crashes",
     "disk_faults",

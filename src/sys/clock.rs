@@ -66,8 +66,8 @@ pub fn now() -> Now {
 /// Tells when the wall clock was set or the machine came back from suspend, without ever waking up to look.
 ///
 /// A timer of the kernel that is never due, and that the kernel cancels when its clock jumps; it is cancelled on
-/// resume, too, since the wall clock is set then. The loop's own sleep counts running time only and would be late by the whole
-/// suspend.
+/// resume, too, since the wall clock is set then. The loop's own sleep counts running time only and would be late by
+/// the whole suspend.
 #[derive(Debug)]
 pub struct ClockJumps(Option<AsyncFd<OwnedFd>>);
 

@@ -1,8 +1,8 @@
 //! A key pair, looked at: what its leaf says, and whether chain and key are what they should be.
 //!
 //! Promises: what passes is a chain in order, leaf first, whose leaf the key belongs to, that is valid now and for
-//! every wanted name; what does not is refused with one sentence. Signatures are checked by those who will be shown the pair,
-//! not here: a private authority's root need not be on this host.
+//! every wanted name; what does not is refused with one sentence. Signatures are checked by those who will be shown the
+//! pair, not here: a private authority's root need not be on this host.
 //! Must never: print a byte of a key, or touch a disk.
 
 use rustls::pki_types::pem::PemObject as _;

@@ -1,6 +1,6 @@
 //! Given the operator's two files as source; when they change, well or badly; then a good pair becomes live and the
-//! child that uses it is told, and everything else is one sentence and exit code 10, with the live pair and the child as
-//! they were.
+//! child that uses it is told, and everything else is one sentence and exit code 10, with the live pair and the child
+//! as they were.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
