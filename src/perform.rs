@@ -15,8 +15,9 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::config::Config;
 use crate::engine::message::{
-    AgentEffect, AgentEvent, Command, CommandId, DiskFault, DiskWork, Effect, Event, ExitReason,
-    FaultKind, Identity, LinkEvent, LocalEvent, Note, Reply,
+    AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
+    CertificateOrder, CertificateWork, Command, CommandId, DiskFault, DiskWork, Effect, Event,
+    ExitReason, FaultKind, Identity, LinkEvent, LocalEvent, Note, Reply,
 };
 use crate::port::child::{ChildDirs, Children};
 use crate::port::events::Events;
@@ -27,7 +28,7 @@ use crate::port::probe;
 use crate::port::store::Writer;
 use crate::port::termination::Termination;
 use crate::sys::clock;
-use crate::units::{AgentName, LinkId, Ticket};
+use crate::units::{AgentName, CertificateName, LinkId, Ticket};
 
 /// Reads the settings again.
 pub(crate) type ReadSettings = Arc<dyn Fn() -> Result<Box<Config>, String> + Send + Sync>;
@@ -52,6 +53,17 @@ pub(crate) struct AgentPorts {
     pub(crate) writer: Writer<DiskWork>,
 }
 
+/// Work of the certificates' writer thread.
+pub(crate) type CertificateJob = (CertificateName, CertificateWork);
+
+/// What certificates are kept and ordered with.
+#[derive(Debug)]
+pub(crate) struct CertificatePorts {
+    pub(crate) writer: Writer<CertificateJob>,
+    /// `certificates/` in the state directory.
+    pub(crate) directory: std::path::PathBuf,
+}
+
 /// A link that was dialled and is not known to be gone.
 #[derive(Debug)]
 struct Link {
@@ -66,6 +78,7 @@ pub(crate) struct Ports {
     pub(crate) tasks: Tasks,
     pub(crate) agents: BTreeMap<AgentName, AgentPorts>,
     pub(crate) identity: Writer<Identity>,
+    pub(crate) certificates: CertificatePorts,
     pub(crate) link_reports: LinkReports,
     pub(crate) proxies: ProxyRules,
     pub(crate) settings: ReadSettings,
@@ -75,6 +88,7 @@ pub(crate) struct Ports {
     /// What was written for the orchestrator last.
     pub(crate) last_words: Option<String>,
     links: BTreeMap<LinkKey, Link>,
+    orders: BTreeMap<Ticket, AbortHandle>,
     locals: BTreeMap<LocalKey, FrameSender>,
     questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
     next_question: u64,
@@ -96,6 +110,7 @@ impl Ports {
         children: Children,
         agents: BTreeMap<AgentName, AgentPorts>,
         identity: Writer<Identity>,
+        certificates: CertificatePorts,
         link_reports: LinkReports,
         proxies: ProxyRules,
         settings: ReadSettings,
@@ -106,6 +121,7 @@ impl Ports {
             tasks: Tasks::default(),
             agents,
             identity,
+            certificates,
             link_reports,
             proxies,
             settings,
@@ -114,6 +130,7 @@ impl Ports {
             termination,
             last_words: None,
             links: BTreeMap::new(),
+            orders: BTreeMap::new(),
             locals: BTreeMap::new(),
             questions: BTreeMap::new(),
             next_question: 0,
@@ -132,6 +149,13 @@ impl Ports {
                         result: Err(overrun_fault(&overrun)),
                     }),
                 }
+            }
+            Effect::Certificate { ticket, name, work } => self.certificate(ticket, name, work),
+            Effect::CancelCertificate { ticket } => {
+                if let Some(order) = self.orders.remove(&ticket) {
+                    self.tasks.abort_silently(&order);
+                }
+                Performed::Quietly
             }
             Effect::Reply { id, reply } => {
                 if let Some(question) = self.questions.remove(&id) {
@@ -337,6 +361,63 @@ impl Ports {
             tracing::debug!(%agent, connection, "child does not read its local link");
             drop(self.locals.remove(&key));
         }
+    }
+
+    fn certificate(
+        &mut self,
+        ticket: Ticket,
+        name: CertificateName,
+        work: CertificateWork,
+    ) -> Performed {
+        match work {
+            CertificateWork::Order(order) => {
+                self.orders.retain(|_, order| !order.is_finished());
+                self.order(ticket, *order);
+                Performed::Quietly
+            }
+            work => match self.certificates.writer.submit(ticket, (name, work)) {
+                Ok(()) => Performed::Quietly,
+                Err(overrun) => Performed::Answered(Event::Certificate {
+                    ticket,
+                    result: Err(CertificateFault::from(overrun_fault(&overrun))),
+                }),
+            },
+        }
+    }
+
+    fn order(&mut self, ticket: Ticket, order: CertificateOrder) {
+        let done = move |result: Result<CertificateDone, CertificateFault>| {
+            Some(Event::Certificate { ticket, result })
+        };
+        let lost = move |reason: &str| {
+            done(Err(CertificateFault {
+                kind: CertificateFaultKind::Unreachable,
+                reason: format!("the order broke: {reason}"),
+                retry_after: None,
+            }))
+        };
+        #[cfg(feature = "acme")]
+        let task = {
+            let place = crate::port::cert::Place {
+                directory: self.certificates.directory.clone(),
+                proxies: self.proxies.clone(),
+            };
+            async move { done(crate::port::cert::order(place, order).await) }
+        };
+        #[cfg(not(feature = "acme"))]
+        let task = {
+            // The settings refuse such a certificate before anything starts.
+            let reason = format!("ask {}: not part of this build", order.acme.directory);
+            async move {
+                done(Err(CertificateFault {
+                    kind: CertificateFaultKind::Refused,
+                    reason,
+                    retry_after: None,
+                }))
+            }
+        };
+        let task = self.tasks.spawn(task, lost);
+        self.orders.insert(ticket, task);
     }
 
     fn read_settings(&mut self) {

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::engine::host::Host;
 use crate::engine::message::{
-    AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Note, NoteLevel,
+    AgentEvent, CertificateDone, CertificateFault, DiskFault, Effect, Event, ExitReason,
+    HostSignal, Note, NoteLevel,
 };
 use crate::perform::{Performed, Ports};
 use crate::port::admin::Question;
@@ -20,12 +21,15 @@ use crate::port::child::ChildrenEvent;
 use crate::port::link::{LinkKey, LinkReport};
 use crate::port::local::{LocalKey, LocalReport};
 use crate::port::store::AgentAnswer;
-use crate::sys::clock;
+use crate::sys::clock::{self, ClockJumps};
 use crate::sys::signal::{Caught, HostSignals};
 use crate::units::{AgentName, Now, Ticket};
 
 /// A deadline that stays in the past after a tick would make the loop spin; this is the least it sleeps then.
 const SPIN_GUARD: Duration = Duration::from_millis(10);
+
+/// What came of work for a certificate.
+pub(crate) type CertificateAnswer = (Ticket, Result<CertificateDone, CertificateFault>);
 
 /// Where everything comes in.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Inbox {
     pub(crate) locals: mpsc::Receiver<(LocalKey, LocalReport)>,
     pub(crate) disk: mpsc::Receiver<AgentAnswer>,
     pub(crate) identity: mpsc::Receiver<(Ticket, Result<(), DiskFault>)>,
+    pub(crate) certificates: mpsc::Receiver<CertificateAnswer>,
+    pub(crate) jumps: ClockJumps,
     pub(crate) questions: mpsc::Receiver<Question>,
 }
 
@@ -111,6 +117,9 @@ async fn next(ports: &mut Ports, inbox: &mut Inbox, wait: Option<Duration>) -> O
             event: AgentEvent::Disk { ticket, result },
         }),
         Some((ticket, result)) = inbox.identity.recv() => Some(Event::IdentitySaved { ticket, result }),
+        Some((ticket, result)) = inbox.certificates.recv() => Some(Event::Certificate { ticket, result }),
+        // What is due by the wall clock may be due now.
+        () = inbox.jumps.next() => Some(Event::Tick),
         Some((key, report)) = inbox.links.recv() => ports.on_link(key, report),
         Some((key, report)) = inbox.locals.recv() => Some(ports.on_local(key, report)),
         Some((command, answer)) = inbox.questions.recv() => Some(ports.on_question(command, answer)),

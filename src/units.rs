@@ -253,6 +253,92 @@ impl FromStr for AgentName {
     }
 }
 
+/// The name of one certificate: as [`AgentName`]. It names a directory, and stands in configs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CertificateName(AgentName);
+
+impl CertificateName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for CertificateName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        text.parse().map(Self).map_err(|error| ParseError {
+            what: "certificate name",
+            ..error
+        })
+    }
+}
+
+/// A name that a certificate is for: lower-case DNS labels, a dot between them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Domain(String);
+
+impl Domain {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a name of a certificate, which may begin with `*.`, is for this domain.
+    pub fn is_covered_by(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match name.strip_prefix("*.") {
+            Some(parent) => self
+                .0
+                .split_once('.')
+                .is_some_and(|(_, rest)| rest == parent),
+            None => name == self.0,
+        }
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Domain {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let name = text.trim().trim_end_matches('.').to_ascii_lowercase();
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let numeric = name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()));
+        if name.len() <= 253 && name.split('.').all(label) && !numeric {
+            Ok(Self(name))
+        } else {
+            Err(ParseError::new(
+                "domain",
+                text,
+                "a DNS name such as a.example.com (no wildcard, no address)",
+            ))
+        }
+    }
+}
+
 /// Numbers a link to a server; a reconnect gets a new number, so that a late answer of the old one is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct LinkId(pub u64);
@@ -499,6 +585,31 @@ mod tests {
         for bad in ["", "A", "../x", ".hidden", "a/b", &"x".repeat(64)] {
             assert!(bad.parse::<AgentName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn domains_are_plain_dns_names_in_lower_case() {
+        let domain: Domain = " A.Example.com.\n".parse().unwrap();
+        assert_eq!(domain.as_str(), "a.example.com");
+        let long = format!("{}.example", "x".repeat(64));
+        for bad in [
+            "",
+            "*.example.com",
+            "10.0.0.1",
+            "::1",
+            "a b",
+            "a..b",
+            "-a.b",
+            "a/b",
+            "ä.de",
+            &long,
+        ] {
+            assert!(bad.parse::<Domain>().is_err(), "{bad}");
+        }
+        assert!(domain.is_covered_by("A.example.com"));
+        assert!(domain.is_covered_by("*.example.com"));
+        assert!(!domain.is_covered_by("*.a.example.com"));
+        assert!(!domain.is_covered_by("*.com"));
     }
 
     #[test]

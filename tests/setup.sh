@@ -16,6 +16,9 @@ needs=(
   chromium:chromium
   victoria-metrics:victoria-metrics
   strace:strace
+  pebble:pebble
+  openssl:openssl
+  nginx:nginx-light
   ps:procps
   unshare:util-linux
   ip:iproute2

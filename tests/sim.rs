@@ -7,6 +7,10 @@
     reason = "a simulation that meets the unexpected has to stop at once"
 )]
 
+#[path = "sim/authority.rs"]
+mod authority;
+#[path = "sim/certs.rs"]
+mod certs;
 #[path = "sim/disk.rs"]
 mod disk;
 #[path = "sim/disk_model.rs"]

@@ -45,6 +45,7 @@ pub(super) async fn validate(
     let places = Places {
         state_dir: scratch.0.clone(),
         link: link(agent, &scratch.0),
+        certificates: config.storage.join("certificates"),
         reserved_ports: config
             .listen
             .iter()

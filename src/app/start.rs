@@ -13,20 +13,20 @@ use tokio::task::LocalSet;
 
 use super::records::Records;
 use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records};
-use crate::config::{Agent, Config, Layer, LogFormat};
+use crate::config::{Agent, Certificate, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
-use crate::engine::{Places, Setup};
-use crate::perform::{AgentPorts, Ports, ReadSettings};
+use crate::engine::{CertificatesSetup, Places, Setup};
+use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
 use crate::port::child::{self, ChildDirs, Children};
 use crate::port::host::{self, HostFacts};
 use crate::port::link;
 use crate::port::local::{self, LocalDoor};
 use crate::port::store::{
-    AgentStore, IdentityStore, LockError, StateDir, Writer, start_agent_writer,
+    AgentStore, IdentityStore, LockError, PairStore, StateDir, Writer, start_agent_writer,
 };
-use crate::run::{self, Inbox};
+use crate::run::{self, CertificateAnswer, Inbox};
 use crate::sys::durable::RealDisk;
 use crate::sys::signal::HostSignals;
 use crate::sys::{clock, log};
@@ -114,6 +114,8 @@ async fn assemble_and_run(
     let (questions_tx, questions) = mpsc::channel(admin::QUEUE_MAX);
     let (identity_tx, identity_rx) = mpsc::channel(DISK_ANSWERS_MAX);
     let identity_writer = start_identity_writer(identity_store, identity_tx)?;
+    let (kept, certificates) = keep_certificates(state, config.certificates.clone())?;
+    let (certificate_ports, certificates_setup) = kept;
 
     let mut setups = Vec::new();
     let mut agents = BTreeMap::new();
@@ -126,6 +128,7 @@ async fn assemble_and_run(
                 state_dir: entry.root,
                 link: entry.door.as_ref().map(|door| door.link().to_owned()),
                 reserved_ports: reserved.clone(),
+                certificates: state.root().join("certificates"),
             },
             settings: entry.agent,
             server: config.server.clone(),
@@ -157,18 +160,13 @@ async fn assemble_and_run(
         children,
         agents,
         identity_writer,
+        certificate_ports,
         link_reports,
         link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),
         (doors::notifier(), records.events, records.termination),
     );
-    for door in served {
-        let reports = local_reports.clone();
-        ports.tasks.serve("local endpoint", async move {
-            door.serve(reports).await;
-            "it stopped serving".to_owned()
-        });
-    }
+    serve_children(served, &local_reports, &mut ports);
     ports.tasks.serve("doors", async move {
         match doors.serve(questions_tx).await {
             Ok(never) => match never {},
@@ -181,6 +179,7 @@ async fn assemble_and_run(
     let host = Host::new(HostSetup {
         agents: setups,
         identity,
+        certificates: certificates_setup,
         stop: config.stop,
         give_up: config.give_up,
         previous_end: records.previous_end,
@@ -191,6 +190,8 @@ async fn assemble_and_run(
         locals,
         disk,
         identity: identity_rx,
+        certificates,
+        jumps: clock::ClockJumps::new(),
         questions,
     };
     let reason = run::run(host, &mut ports, &mut inbox).await;
@@ -218,6 +219,53 @@ fn start_identity_writer(
         move |ticket, result| answers.blocking_send((ticket, result)).is_ok(),
     )
     .map_err(|error| system("start a writer thread", error))
+}
+
+/// The endpoints of the children's own OpAMP.
+fn serve_children(
+    doors: Vec<LocalDoor>,
+    reports: &mpsc::Sender<(local::LocalKey, local::LocalReport)>,
+    ports: &mut Ports,
+) {
+    for door in doors {
+        let reports = reports.clone();
+        ports.tasks.serve("local endpoint", async move {
+            door.serve(reports).await;
+            "it stopped serving".to_owned()
+        });
+    }
+}
+
+/// The certificates' writer thread with its answers, and what their machine is built from.
+fn keep_certificates(
+    state: &StateDir,
+    list: Vec<Certificate>,
+) -> Result<
+    (
+        (CertificatePorts, CertificatesSetup),
+        mpsc::Receiver<CertificateAnswer>,
+    ),
+    AppError,
+> {
+    let (answers, receiver) = mpsc::channel(DISK_ANSWERS_MAX);
+    let mut store = PairStore::new(RealDisk, state.root());
+    let writer = Writer::start(
+        "disk certs".to_owned(),
+        move |(name, work): CertificateJob| Ok(store.perform(&name, work, clock::wall())),
+        move |ticket, result| {
+            let result = result.unwrap_or_else(|fault| Err(fault.into()));
+            answers.blocking_send((ticket, result)).is_ok()
+        },
+    )
+    .map_err(|error| system("start a writer thread", error))?;
+    let directory = state.root().join("certificates");
+    let setup = CertificatesSetup {
+        list,
+        directory: directory.clone(),
+        seed: identity::random_u64()?,
+    };
+    let ports = CertificatePorts { writer, directory };
+    Ok(((ports, setup), receiver))
 }
 
 fn start_log(config: &Config) -> Result<(), AppError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::units::{AgentName, RevisionId, parse_duration};
+use crate::units::{AgentName, CertificateName, RevisionId, parse_duration};
 
 /// Supervises telemetry agents and speaks OpAMP to their fleet server.
 #[derive(Debug, Parser)]
@@ -131,6 +131,12 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         agent: Option<AgentName>,
     },
+    /// List the certificates, or get new ones now
+    Certificates {
+        /// What of them.
+        #[command(subcommand)]
+        command: CertificatesCommand,
+    },
     /// List, show and compare stored revisions
     Config {
         /// What of them.
@@ -206,6 +212,32 @@ pub enum Command {
         /// Only check the config, without side effects
         #[arg(long, requires = "directory")]
         validate: bool,
+    },
+}
+
+/// What can be asked about certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CertificatesCommand {
+    /// List the certificates with the days they have left
+    List {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Get a new pair now, whatever the age of the live one
+    Renew {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which certificate; all of them without it
+        #[arg(value_name = "NAME")]
+        name: Option<CertificateName>,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 

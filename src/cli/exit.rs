@@ -29,7 +29,7 @@ pub enum ExitCode {
     GaveUp,
     /// `run`: stopping was forced; something was killed or left behind.
     Forced,
-    /// `--wait`: the rollout did not commit.
+    /// `--wait`: the rollout did not commit, or the certificate was not renewed.
     NotApplied,
     /// An address of the settings cannot be listened on.
     Address,

@@ -6,6 +6,7 @@
 //! Must never: read the environment or a settings file itself, keep state, or colour anything.
 
 mod args;
+mod certificates;
 mod config;
 mod doctor;
 mod events;
@@ -22,7 +23,7 @@ mod tests;
 
 use std::ffi::OsString;
 
-pub use args::{Command, ConfigCommand, Place, ProfileCommand, Wait};
+pub use args::{CertificatesCommand, Command, ConfigCommand, Place, ProfileCommand, Wait};
 pub use exit::ExitCode;
 pub use out::Out;
 
@@ -127,6 +128,14 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         } => orders::rollback(&client(&place)?, agent, to, &wait, out).await,
         Command::Restart { place, agent } => orders::restart(&client(&place)?, agent, out).await,
         Command::Reload { place, agent } => orders::reload(&client(&place)?, agent, out).await,
+        Command::Certificates { command } => match command {
+            CertificatesCommand::List { place, json } => {
+                certificates::list(&client(&place)?, json, out).await
+            }
+            CertificatesCommand::Renew { place, name, wait } => {
+                certificates::renew(&client(&place)?, name, &wait, out).await
+            }
+        },
         Command::Config { command } => revisions(command, out).await,
         Command::Healthcheck { place, url } => match url {
             Some(url) => health::check_url(&url, out).await,

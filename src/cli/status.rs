@@ -54,6 +54,10 @@ pub(super) fn render(document: &StatusDocument) -> String {
         "AGENT", "PROFILE", "STATUS", "PID", "REVISION", "ROLLOUT", "SERVER", "RESTARTS",
     ];
     let mut text = table(header, rows);
+    if !document.certificates.is_empty() {
+        text.push('\n');
+        text.push_str(&super::certificates::render(&document.certificates));
+    }
     if document.stopping {
         text.push_str("the supervisor is stopping\n");
     }

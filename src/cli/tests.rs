@@ -129,6 +129,9 @@ async fn status_is_a_row_per_agent_and_a_line_per_trouble() {
             stdout,
             "AGENT      PROFILE   STATUS                   PID  REVISION                ROLLOUT  SERVER   RESTARTS\n\
              collector  adjutant  backing off (unhealthy)  -    1699999700000-REV       idle     waiting  3\n\
+             \n\
+             CERTIFICATE  SOURCE  STATE  DOMAINS        DAYS LEFT  ENDS                      SERIAL\n\
+             web          acme    live   a.example.com  90         2024-02-12T22:13:20.000Z  04ab\n\
              collector: exit code 1\n\
              collector: last rollout rolled back at 2023-11-14T22:13:20.000Z: port 4318 is taken\n\
              collector: server ws://127.0.0.1:4320/v1/opamp: connection refused\n"

@@ -35,6 +35,7 @@ pub(super) const APPLY: Apply = Apply {
     probation: Duration::from_secs(30),
     after_rollback: AfterRollback::KeepFailed,
     empty_config: EmptyConfig::Keep,
+    certificate_wait: DAY,
     keep_revisions: 10,
     limits: OfferLimits {
         files: 64,
@@ -166,6 +167,7 @@ fn agent(
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
         log_rotation,
+        domain_files: Vec::new(),
     })
 }
 
@@ -360,6 +362,12 @@ fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
                 ("stop", EmptyConfig::Stop),
             ],
             ("keep", APPLY.empty_config),
+        ),
+        certificate_wait: s.duration(
+            "certificate_wait",
+            "how long a config may wait for a certificate that it names",
+            APPLY.certificate_wait,
+            SECOND..=30 * DAY,
         ),
         keep_revisions: count(
             s,

@@ -13,6 +13,7 @@ use crate::units::{AgentName, Secret};
 pub use crate::units::Rotation;
 
 mod agent;
+pub mod certificates;
 #[cfg(test)]
 mod documents;
 mod expand;
@@ -28,6 +29,7 @@ mod read;
 mod tests;
 mod value;
 
+pub use certificates::{Acme, Certificate, CertificateSource, Domains};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use profile::{built_in, built_in_names};
 pub use read::Key;
@@ -46,6 +48,8 @@ pub struct Config {
     pub storage: PathBuf,
     /// The managed agents, in start order. Never empty.
     pub agents: Vec<Agent>,
+    /// Key pairs that are kept fresh.
+    pub certificates: Vec<Certificate>,
     /// How long stopping may take.
     pub stop: Stop,
     /// What happens when an agent's restarts are used up.
@@ -138,6 +142,8 @@ pub struct Agent {
     pub passthrough_logs: bool,
     /// Rotation of the child's log files.
     pub log_rotation: Rotation,
+    /// Entries of its bundles that name domains of certificates: read by us, not by the program.
+    pub domain_files: Vec<String>,
 }
 
 /// One layer of an agent's config.
@@ -185,6 +191,8 @@ pub struct Apply {
     pub after_rollback: AfterRollback,
     /// What an empty config map means.
     pub empty_config: EmptyConfig,
+    /// How long a config may wait for a certificate that it names.
+    pub certificate_wait: Duration,
     /// How many unreferenced revisions are kept.
     pub keep_revisions: usize,
     /// Limits of an offer.

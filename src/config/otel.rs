@@ -134,6 +134,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         capabilities,
         storage,
         agents: agent.into_iter().collect(),
+        certificates: Vec::new(),
         stop: Stop {
             grace: 7 * SECOND,
             budget: 9 * SECOND,
@@ -254,6 +255,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
         log_rotation: ROTATION,
+        domain_files: Vec::new(),
         profile,
     })
 }

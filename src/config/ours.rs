@@ -12,6 +12,7 @@ use crate::units::Secret;
 use crate::yaml::Node;
 
 use super::agent::agents;
+use super::certificates::certificates;
 use super::profile;
 use super::read::{Reader, Section};
 use super::value::format_size;
@@ -57,8 +58,15 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let (profiles, problems) = profile::all(directory.as_deref(), env);
     root.reader.errors.extend(problems);
     let log = log(root.sub("log"));
-    let agents = agents(&mut root, &profiles, &log);
+    let mut agents = agents(&mut root, &profiles, &log);
     check_log_budget(&mut root, &log, &agents);
+    let certificates = certificates(&mut root, &agents);
+    for agent in &mut agents {
+        let files = certificates
+            .iter()
+            .filter_map(|certificate| certificate.domain_file_of(&agent.name));
+        agent.domain_files = files.map(str::to_owned).collect();
+    }
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
@@ -97,16 +105,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         section.finish();
         (listen, token_file)
     };
-    root.not_built(
-        &[
-            "certificates",
-            "registration",
-            "packages",
-            "telemetry",
-            "api",
-        ],
-        LATER,
-    );
+    root.not_built(&["registration", "packages", "telemetry", "api"], LATER);
     root.finish();
     Config {
         form: Form::Agents,
@@ -114,6 +113,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         capabilities: CAPABILITIES,
         storage,
         agents,
+        certificates,
         stop,
         give_up,
         termination_message,

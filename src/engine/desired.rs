@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::names::place_files;
 use crate::config::policy;
 use crate::config::{Agent, Composition, Layer, Profile};
+use crate::engine::certificates::DIRECTORY_VARIABLE;
 use crate::engine::message::{LayerKind, LocalFile, OfferedFile, RevisionFile};
 use crate::units::RevisionHash;
 use crate::yaml::{self, Node};
@@ -147,6 +148,7 @@ fn judge(settings: &Agent, places: &Places, remote: &[RevisionFile]) -> Result<(
     };
     let refusals: Vec<String> = remote
         .iter()
+        .filter(|file| !names_domains(settings, file))
         .flat_map(|file| policy::judge_file(&file.path, &file.bytes, rules))
         .map(|refusal| refusal.to_string())
         .collect();
@@ -157,11 +159,19 @@ fn judge(settings: &Agent, places: &Places, remote: &[RevisionFile]) -> Result<(
     }
 }
 
+/// Whether a file is an entry that names domains of a certificate, which the program is not given.
+fn names_domains(settings: &Agent, file: &RevisionFile) -> bool {
+    file.layer == LayerKind::Remote && settings.domain_files.contains(&file.source)
+}
+
 /// Parses a file whose content decides how the child is run; none when it is not YAML by its kind.
 fn parse(settings: &Agent, file: &RevisionFile) -> Result<Option<Node>, yaml::Error> {
     let named = Path::new(&file.path)
         .extension()
         .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
+    if names_domains(settings, file) {
+        return Ok(None);
+    }
     let is_layer = settings.profile.composition == Composition::OtelLayers;
     match std::str::from_utf8(&file.bytes) {
         Ok(text) if is_layer || named => {
@@ -348,6 +358,8 @@ pub struct Places {
     pub link: Option<String>,
     /// Ports that we or other managed agents bind; an offer may not.
     pub reserved_ports: Vec<u16>,
+    /// The directory of the host's certificates.
+    pub certificates: PathBuf,
 }
 
 impl Places {
@@ -375,7 +387,7 @@ pub(crate) fn arguments(
         .map(|text| expand(text, settings, places, config_dir, None))
         .collect();
     if settings.profile.composition == Composition::OtelLayers {
-        for file in files {
+        for file in files.iter().filter(|file| !names_domains(settings, file)) {
             arguments.push("--config".to_owned());
             arguments.push(config_dir.join(&file.path).display().to_string());
         }
@@ -438,6 +450,10 @@ pub(crate) fn environment(
         config_dir.display().to_string(),
     );
     environment.insert(UID_VARIABLE.to_owned(), instance_uid.to_owned());
+    environment.insert(
+        DIRECTORY_VARIABLE.to_owned(),
+        places.certificates.display().to_string(),
+    );
     if let Some(link) = &places.link {
         let name = match settings.profile.composition {
             Composition::OtelLayers => ENDPOINT_VARIABLE,

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{Config, GiveUp, Stop};
+use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
 use crate::engine::message::{
     AgentEvent, ChildIdentity, Command, CommandId, DiskFault, Effect, Event, ExitReason,
     HostSignal, Identity, Milestone, Note, NoteLevel, RefusalKind, Reply, Snapshot,
 };
+use crate::engine::rollout::DomainEntry;
 use crate::engine::{Engine, HostRequest, Outcome, Setup, view};
 use crate::units::{AgentName, Moment, Now, Ticket};
 
@@ -31,6 +33,8 @@ pub struct HostSetup {
     pub agents: Vec<(Setup, Option<ChildIdentity>)>,
     /// The identity file as it is on disk.
     pub identity: Identity,
+    /// The certificates.
+    pub certificates: CertificatesSetup,
     /// How long a stop may take.
     pub stop: Stop,
     /// What a given-up child means.
@@ -53,6 +57,9 @@ pub struct Host {
     engines: Vec<Engine>,
     leftovers: Vec<Option<ChildIdentity>>,
     identity: Identity,
+    certificates: Certificates,
+    /// What the engines were told last.
+    known: Known,
     saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
     next_ticket: u64,
     stop: Stop,
@@ -76,6 +83,8 @@ impl Host {
             engines,
             leftovers,
             identity: setup.identity,
+            certificates: Certificates::new(setup.certificates),
+            known: Known::default(),
             saves: BTreeMap::new(),
             next_ticket: 0,
             stop: setup.stop,
@@ -100,6 +109,11 @@ impl Host {
             started.fields.push(("reason", previous.clone()));
         }
         effects.push(Effect::Note(started));
+        let known = self.certificates.known();
+        for engine in &mut self.engines {
+            engine.know_certificates(&known);
+        }
+        self.known = known;
         let leftovers = std::mem::take(&mut self.leftovers);
         for (index, leftover) in leftovers.into_iter().enumerate() {
             if let Some(engine) = self.engines.get_mut(index) {
@@ -108,6 +122,7 @@ impl Host {
                 self.collect(now, &name, outcome, &mut effects);
             }
         }
+        self.follow_certificates(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
         effects
     }
@@ -121,6 +136,9 @@ impl Host {
             Event::IdentitySaved { ticket, result } => {
                 self.identity_saved(now, ticket, result, &mut effects);
             }
+            Event::Certificate { ticket, result } => {
+                self.certificates.answered(now, ticket, result);
+            }
             Event::Signal(HostSignal::Terminate) => self.terminate(now, &mut effects),
             Event::Signal(HostSignal::Hangup) => {
                 self.announce(Milestone::Reloading, &mut effects);
@@ -132,6 +150,7 @@ impl Host {
             }
             Event::Command { id, command } => self.command(now, id, command, &mut effects),
         }
+        self.follow_certificates(now, &mut effects);
         self.settle(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
         effects
@@ -176,7 +195,9 @@ impl Host {
             .engines
             .iter()
             .filter_map(|engine| engine.deadline(now));
-        engines.chain(stopping).chain(self.ready_by).min()
+        let certificates = self.certificates.due(now);
+        let more = [stopping, self.ready_by, certificates];
+        engines.chain(more.into_iter().flatten()).min()
     }
 
     /// The names of the agents, in start order.
@@ -196,6 +217,7 @@ impl Host {
                 .iter()
                 .map(|engine| engine.snapshot(now))
                 .collect(),
+            certificates: self.certificates.snapshot(now),
         }
     }
 
@@ -302,7 +324,42 @@ impl Host {
             goodbye_at: None,
             forced: false,
         });
+        self.certificates.stop();
         self.each(now, effects, Engine::stop);
+    }
+
+    /// Certificates follow the bundles, and engines follow the certificates.
+    fn follow_certificates(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.certificates.are_none() {
+            return;
+        }
+        // What one round brings can ask for one more: a config that could go on names other domains.
+        for _ in 0..3 {
+            for (at, agent, file) in self.certificates.followed() {
+                let engine = self.engines.iter().find(|engine| engine.name() == &agent);
+                match engine.map(|engine| engine.domain_entry(&file)) {
+                    Some(DomainEntry::Present(entry)) => {
+                        // What names no domain is refused at the gate; the renewals of the old ones go on.
+                        if let Ok(domains) = certificates::entry_domains(entry) {
+                            self.certificates.want(at, domains);
+                        }
+                    }
+                    Some(DomainEntry::Absent) => self.certificates.want(at, Vec::new()),
+                    Some(DomainEntry::Unsettled) | None => {}
+                }
+            }
+            let outcome = self.certificates.drive(now);
+            effects.extend(outcome.effects);
+            let known = self.certificates.known();
+            if known == self.known && outcome.renewed.is_empty() {
+                return;
+            }
+            self.known.clone_from(&known);
+            let renewed = outcome.renewed;
+            self.each(now, effects, |engine, now| {
+                engine.set_certificates(now, &known, &renewed)
+            });
+        }
     }
 
     fn each(
@@ -341,6 +398,7 @@ impl Host {
         effects.push(Effect::Note(note(NoteLevel::Info, "settings read again")));
         self.stop = config.stop;
         self.give_up = config.give_up;
+        self.certificates.set(config.certificates);
         let known: Vec<AgentName> = self.agents().cloned().collect();
         let listed: Vec<AgentName> = config
             .agents
@@ -370,6 +428,18 @@ impl Host {
         let named = match &command {
             Command::Status => {
                 let reply = Reply::Status(Box::new(self.snapshot(now)));
+                effects.push(Effect::Reply { id, reply });
+                return;
+            }
+            Command::RenewCertificate { name } => {
+                let reply = match self.certificates.renew(now, name.as_ref()) {
+                    _ if self.stopping.is_some() => view::refusal(
+                        RefusalKind::Conflict,
+                        "adjutant is stopping; nothing is changed any more",
+                    ),
+                    Ok(what) => Reply::Accepted { what },
+                    Err(reason) => view::refusal(RefusalKind::Conflict, &reason),
+                };
                 effects.push(Effect::Reply { id, reply });
                 return;
             }

@@ -4,12 +4,21 @@
 //! Must never: name a port, a file descriptor or a clock. Every effect that has an answer carries a ticket.
 //! Disk effects are issued one at a time per agent, never expire, and their answers always count.
 
+mod certificate;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Config, Server};
-use crate::units::{AgentName, LinkId, OfferHash, RevisionHash, RevisionId, Ticket, WallTime};
+use crate::units::{
+    AgentName, CertificateName, LinkId, OfferHash, RevisionHash, RevisionId, Ticket, WallTime,
+};
+
+pub use certificate::{
+    Attempts, CertificateDone, CertificateFault, CertificateFaultKind, CertificateOrder,
+    CertificateSnapshot, CertificateWork, NoPairId, Pair, PairId, PemPair, StoredPairs,
+};
 
 /// What happened outside.
 #[derive(Debug)]
@@ -29,6 +38,13 @@ pub enum Event {
         ticket: Ticket,
         /// What went wrong, if anything.
         result: Result<(), DiskFault>,
+    },
+    /// Work for a certificate was done, or not.
+    Certificate {
+        /// Of the effect.
+        ticket: Ticket,
+        /// What came of it.
+        result: Result<CertificateDone, CertificateFault>,
     },
     /// A signal reached us.
     Signal(HostSignal),
@@ -203,6 +219,11 @@ pub enum Command {
         /// Which agent.
         agent: Option<AgentName>,
     },
+    /// Get a new pair now, whatever the age of the live one.
+    RenewCertificate {
+        /// Which; `None` means all.
+        name: Option<CertificateName>,
+    },
     /// The files of a stored revision; `None` means the current one.
     Show {
         /// Which agent.
@@ -228,6 +249,20 @@ pub enum Effect {
         ticket: Ticket,
         /// What to write.
         identity: Identity,
+    },
+    /// Work for a certificate: on the writer of the state directory, or over the network.
+    Certificate {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// Which certificate.
+        name: CertificateName,
+        /// What to do.
+        work: CertificateWork,
+    },
+    /// End an order whose answer is no longer wanted.
+    CancelCertificate {
+        /// Of the order.
+        ticket: Ticket,
     },
     /// Answer a door.
     Reply {
@@ -517,6 +552,8 @@ pub enum Step {
     Intent,
     /// The revision is on disk.
     Staged,
+    /// It waits for a certificate that it names.
+    Awaiting,
     /// The validator accepted it.
     Validated,
     /// `current` points to it.
@@ -772,6 +809,8 @@ pub struct Snapshot {
     pub previous_end: Option<String>,
     /// Every agent.
     pub agents: Vec<AgentSnapshot>,
+    /// Every certificate.
+    pub certificates: Vec<CertificateSnapshot>,
 }
 
 /// One agent as a door may show it.

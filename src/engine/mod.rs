@@ -13,12 +13,14 @@
 //! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
 //! 8. Disk effects go out one at a time, and their answers always count.
 
+pub(crate) mod certificates;
 pub(crate) mod child_link;
 pub(crate) mod desired;
 pub(crate) mod disk;
 pub mod host;
 pub(crate) mod lifecycle;
 pub mod message;
+pub(crate) mod pairs;
 pub(crate) mod prober;
 pub mod random;
 mod recovery;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use opamp_client::session::Session;
 
 use crate::config::{self, HealthProbe, Proof};
+use crate::engine::certificates::Known;
 use crate::engine::child_link::ChildLink;
 use crate::engine::disk::{DiskQueue, Purpose};
 use crate::engine::lifecycle::{Fact, Lifecycle, Order, Tickets};
@@ -43,6 +46,7 @@ use crate::engine::message::{
     LocalEvent, LocalFile, Note, NoteLevel, Persisted, Record, Rejection, RemoteStatus, Reply,
     Revision, SpawnSpec, StoredRevision, ToolEnd, ToolOutcome, ToolSpec,
 };
+use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
 use crate::engine::rollout::{Job, Settling, Transaction};
@@ -50,6 +54,7 @@ use crate::engine::uplink::{LinkOrder, Uplink};
 use crate::engine::watch::{Seen, Watch};
 use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
 
+pub use crate::engine::certificates::CertificatesSetup;
 pub use crate::engine::desired::Places;
 
 /// Records that stay in memory for doors; the journal has more.
@@ -62,7 +67,9 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 14] = [
+const COUNTED: [&str; 16] = [
+    "certificate_reloads",
+    "certificate_waits",
     "commits",
     "crashes",
     "disk_faults",
@@ -154,6 +161,9 @@ pub struct Engine {
     next_transaction: u64,
     frozen: Option<String>,
 
+    certificates: Known,
+    debt: PairDebt,
+
     transaction: Option<Transaction>,
     pending: Option<Job>,
     settling: Option<Settling>,
@@ -222,6 +232,8 @@ impl Engine {
             history: persisted.journal.into_iter().collect(),
             next_transaction,
             frozen: persisted.frozen,
+            certificates: Known::default(),
+            debt: PairDebt::default(),
             transaction: None,
             pending: None,
             settling: None,
@@ -292,6 +304,7 @@ impl Engine {
             self.health_probe.due(),
             self.proof_probe.due(),
             self.disk.due(now.mono),
+            self.debt_due(),
         ]
         .into_iter()
         .flatten()
@@ -374,6 +387,7 @@ impl Engine {
         let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
         self.obey(orders);
         self.drive(now);
+        self.pay_debt(now);
         self.probe(now.mono);
         self.serve_link(now);
         if let Some((ticket, work)) = self.disk.issue(now.mono, &mut self.tickets) {
@@ -484,6 +498,7 @@ impl Engine {
     }
 
     fn on_started(&mut self, now: Now) {
+        self.forget_debt();
         if let Some(child) = self.life.running() {
             let pid = child.pid.to_string();
             self.note(NoteLevel::Info, "child started", vec![("process.pid", pid)]);

@@ -56,7 +56,11 @@ impl Engine {
             .history
             .iter()
             .rev()
-            .take_while(|r| r.transaction == record.transaction && r.step != Step::Suspended)
+            .take_while(|r| {
+                // An ordered stop and a wait for a certificate are no mark against a config.
+                r.transaction == record.transaction
+                    && !matches!(r.step, Step::Suspended | Step::Awaiting)
+            })
             .filter(|r| r.step == Step::Resumed)
             .count();
         let promoted = self.current.as_ref().map(|current| &current.id) == record.revision.as_ref();

@@ -109,6 +109,8 @@ pub(crate) struct HealthFacts<'a> {
     pub(crate) rollout_error: &'a str,
     pub(crate) rollout_attributes: Vec<(&'static str, String)>,
     pub(crate) child: Option<&'a ComponentHealth>,
+    /// More components of ours, by name.
+    pub(crate) more: Vec<(String, ComponentHealth)>,
 }
 
 /// The health tree: the agent over all, the rollout as a component, and the child's own components.
@@ -138,6 +140,7 @@ pub(crate) fn health(facts: &HealthFacts<'_>) -> ComponentHealth {
             .collect(),
     };
     components.insert("rollout".to_owned(), rollout);
+    components.extend(facts.more.iter().cloned());
     ComponentHealth {
         healthy: facts.healthy,
         start_time_unix_nano: facts.child_started.map_or(0, WallTime::unix_nanos),

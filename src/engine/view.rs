@@ -175,6 +175,7 @@ impl Engine {
                 .health
                 .as_ref()
                 .filter(|_| self.life.running().is_some()),
+            more: self.certificate_health(now),
         })
     }
 
@@ -241,7 +242,7 @@ impl Engine {
             Command::Apply { files, .. } => Some(self.order_apply(now, files)),
             Command::Restart { .. } => Some(self.order_restart(now)),
             Command::Reload { .. } => Some(self.order_reload(now)),
-            Command::Status => None,
+            Command::Status | Command::RenewCertificate { .. } => None,
         };
         if let Some(reply) = reply {
             self.out.replies.push((id, reply));

@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod bundle;
+#[cfg(feature = "acme")]
+pub(crate) mod cert;
 pub mod child;
 pub mod doctor;
 pub mod events;

@@ -4,10 +4,22 @@
 //! type.
 //! Must never: be called by the engine, which takes time as a value.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use crate::units::{Moment, Now, WallTime};
+
+/// The year 2200: no clock that is right comes there in our life.
+const NEVER_SECONDS: i64 = 7_258_118_400;
 
 static START: OnceLock<Instant> = OnceLock::new();
 
@@ -55,6 +67,76 @@ pub fn now() -> Now {
         mono: monotonic(),
         wall: wall(),
     }
+}
+
+/// Tells when the wall clock was set or the machine came back from suspend, without ever waking up to look.
+///
+/// A timer of the kernel that is never due, and that the kernel cancels when its clock jumps; it is cancelled on
+/// resume, too, since the wall clock is set then. The loop's own sleep counts running time only and would be late by
+/// the whole suspend.
+#[derive(Debug)]
+pub struct ClockJumps(Option<AsyncFd<OwnedFd>>);
+
+impl ClockJumps {
+    /// Begins to watch. Where the kernel has no such timer nothing is ever told; due work is then found at the next
+    /// look.
+    /// To be called inside a runtime.
+    pub fn new() -> Self {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Realtime, flags).ok();
+        let timer = timer.filter(|timer| arm(timer).is_ok());
+        Self(timer.and_then(|timer| watch(timer).ok()))
+    }
+
+    /// Waits for the next jump.
+    ///
+    /// # Cancel safety
+    /// A jump that was not told is told by the next call.
+    pub async fn next(&mut self) {
+        let Some(timer) = &self.0 else {
+            return std::future::pending().await;
+        };
+        let Ok(mut ready) = timer.readable().await else {
+            return std::future::pending().await;
+        };
+        let mut count = [0; 8];
+        // The read fails with ECANCELED, which is the message, and the timer watches on.
+        rustix::io::read(timer.get_ref(), &mut count).ok();
+        ready.clear_ready();
+    }
+}
+
+impl Default for ClockJumps {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tokio's safe constructors of AsyncFd are deprecated in favour of an unsafe one"
+)]
+fn watch(timer: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, is always the same descriptor, and lives inside the `AsyncFd` until that is
+    // dropped, which takes it out of the reactor first. There is no safe way that is not deprecated.
+    let watch = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
+    watch.map_err(io::Error::from)
+}
+
+fn arm(timer: &OwnedFd) -> rustix::io::Result<()> {
+    let never = Timespec {
+        tv_sec: NEVER_SECONDS,
+        tv_nsec: 0,
+    };
+    let at = Itimerspec {
+        it_interval: Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: never,
+    };
+    let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+    timerfd_settime(timer, flags, &at).map(drop)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -67,6 +67,11 @@ pub trait Disk: Send {
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
     /// What a path names, without following a link.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
+    /// The permission bits of what a path names, following links; where there are none, those of a file of ours.
+    fn mode(&self, path: &Path) -> io::Result<u32> {
+        _ = path;
+        Ok(FILE_MODE)
+    }
     /// Removes a file or a link.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
@@ -285,6 +290,10 @@ impl Disk for RealDisk {
         })
     }
 
+    fn mode(&self, path: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(path)?.permissions().mode())
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -305,7 +314,6 @@ pub fn too_large(max: u64) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_durable_write_replaces_the_content_and_leaves_no_temporary_file() {

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::world::{Behaviour, Death, Faults, World};
 
-const APPLIED: i32 = 1;
-const FAILED: i32 = 3;
+pub(super) const APPLIED: i32 = 1;
+pub(super) const FAILED: i32 = 3;
 /// Longer than proof, probation, a restart and every back-off together.
 const QUIET: Duration = Duration::from_mins(15);
 
 /// What must be true once nothing fails any more.
-fn settled(world: &mut World) {
+pub(super) fn settled(world: &mut World) {
     world.faults = Faults::default();
     world.server_up(true);
     world.run(QUIET);

@@ -9,17 +9,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adjutant::config::{self, Config, Environment, Overrides};
+use adjutant::config::{
+    self, Acme, Certificate, CertificateSource, Config, Domains, Environment, Overrides,
+};
 use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
-    AgentEffect, AgentEvent, ChildIdentity, DiskWork, Effect, Event, Exit, ExitStatus, Identity,
-    LinkEvent, LinkLoss, LocalEvent, LossKind, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+    AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
+    DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent, LinkLoss, LocalEvent, LossKind,
+    SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
 use adjutant::engine::random::Random;
-use adjutant::engine::{Places, Setup};
-use adjutant::port::store::{AgentLayout, AgentStore};
+use adjutant::engine::{CertificatesSetup, Places, Setup};
+use adjutant::port::store::{AgentLayout, AgentStore, PairStore};
 use adjutant::sys::durable::{Disk as _, Kind};
-use adjutant::units::{AgentName, LinkId, Moment, Now, Ticket, WallTime};
+use adjutant::units::{AgentName, CertificateName, LinkId, Moment, Now, Ticket, WallTime};
 use nix::libc;
 use opamp_client::frame::{self, FrameRules};
 use opamp_client::messages::{
@@ -28,6 +31,7 @@ use opamp_client::messages::{
     ServerToAgentCommand,
 };
 
+use super::authority::Authority;
 use super::disk::ModelDisk;
 
 const MAX: usize = frame::MAX_MESSAGE_DEFAULT;
@@ -91,6 +95,8 @@ struct Child {
     reaped: bool,
     stubborn: bool,
     generation: u64,
+    /// The pair it read when it read its config, or was told to again.
+    pair: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -99,6 +105,16 @@ enum What {
     Disk {
         ticket: Ticket,
         work: Box<DiskWork>,
+    },
+    PairWork {
+        ticket: Ticket,
+        name: CertificateName,
+        work: Box<CertificateWork>,
+    },
+    /// An order reaches the authority.
+    Order {
+        ticket: Ticket,
+        order: Box<CertificateOrder>,
     },
     ChildTalks {
         pid: u32,
@@ -153,6 +169,11 @@ pub(crate) struct World {
     booted_at: u64,
     disk: ModelDisk,
     store: Option<AgentStore<ModelDisk>>,
+    pub(super) authority: Authority,
+    seen_pair: bool,
+    cancelled: BTreeSet<Ticket>,
+    /// How far the wall clock was put forward.
+    pub(super) ahead: u64,
     host: Option<Host>,
     config: Config,
     queue: BTreeMap<(u64, u64), (u64, What)>,
@@ -217,6 +238,10 @@ impl World {
             booted_at: 0,
             disk,
             store: None,
+            authority: Authority::default(),
+            seen_pair: false,
+            cancelled: BTreeSet::new(),
+            ahead: 0,
             host: None,
             config,
             queue: BTreeMap::new(),
@@ -242,12 +267,41 @@ impl World {
         }
     }
 
+    /// A world whose host keeps the certificate `web` for a fixed domain or, without one, for what bundles say.
+    pub(super) fn with_certificate(seed: u64, domain: Option<&str>) -> Self {
+        let mut world = Self::new(seed);
+        let agent = Self::name();
+        let file = "ssl_certificate_host.txt".to_owned();
+        world.config.agents[0].domain_files = vec![file.clone()];
+        world.config.certificates = vec![Certificate {
+            name: "web".parse().unwrap(),
+            source: CertificateSource::Acme(Acme {
+                directory: "https://authority.test/directory".to_owned(),
+                ca_file: None,
+                contact: None,
+                listen: "127.0.0.1:80".parse().unwrap(),
+                timeout: Duration::from_mins(1),
+            }),
+            domains: match domain {
+                Some(domain) => Domains::Fixed(vec![domain.parse().unwrap()]),
+                None => Domains::FromBundle { agent, file },
+            },
+            agents: None,
+            check_interval: Duration::from_hours(6),
+            renew_percent: 66,
+            retry_delay: Duration::from_mins(15),
+        }];
+        world
+    }
+
     pub(crate) fn boot(&mut self) {
         self.life += 1;
         self.booted_at = self.now;
         self.queue
             .retain(|_, (life, what)| *life == 0 || matches!(what, What::ChildDies { .. }));
         self.tools.clear();
+        self.cancelled.clear();
+        self.check_pair();
         self.server.link = None;
         self.exited = false;
         self.say(format!("boot, life {}", self.life));
@@ -285,6 +339,7 @@ impl World {
                 state_dir: "/state/agents/collector".into(),
                 link: Some("/run/link.sock".to_owned()),
                 reserved_ports: Vec::new(),
+                certificates: "/state/certificates".into(),
             },
             facts: BTreeMap::new(),
             persisted,
@@ -293,6 +348,11 @@ impl World {
         let mut host = Host::new(HostSetup {
             agents: vec![(setup, leftover)],
             identity: Identity::default(),
+            certificates: CertificatesSetup {
+                list: self.config.certificates.clone(),
+                directory: "/state/certificates".into(),
+                seed: self.random.next_u64(),
+            },
             stop: self.config.stop,
             give_up: self.config.give_up,
             previous_end: None,
@@ -386,6 +446,8 @@ impl World {
         match what {
             What::Host(event) => self.step(event),
             What::Disk { ticket, work } => self.disk_work(ticket, *work),
+            What::PairWork { ticket, name, work } => self.pair_work(ticket, &name, *work),
+            What::Order { ticket, order } => self.ordered(ticket, &order),
             What::ChildTalks { pid, generation } => self.child_talks(pid, generation),
             What::ChildDies {
                 pid,
@@ -405,6 +467,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The loop looks around, as when the kernel says that the clock jumped.
+    pub(super) fn tick(&mut self) {
+        self.step(Event::Tick);
     }
 
     fn step(&mut self, event: Event) {
@@ -451,6 +518,11 @@ impl World {
                 }
                 Effect::LastWords(words) => self.say(format!("last words: {words}")),
                 Effect::Announce(milestone) => self.say(format!("announce {milestone:?}")),
+                Effect::Certificate { ticket, name, work } => self.certificate(ticket, name, work),
+                Effect::CancelCertificate { ticket } => {
+                    self.say(format!("order {ticket:?} called off"));
+                    self.cancelled.insert(ticket);
+                }
                 Effect::Reply { .. } | Effect::ReadSettings => {}
                 Effect::Exit(reason) => {
                     self.say(format!("exit {reason:?}"));
@@ -544,6 +616,108 @@ impl World {
         self.agent_event(wait, AgentEvent::Disk { ticket, result });
     }
 
+    // ---- certificates
+
+    fn certificate(&mut self, ticket: Ticket, name: CertificateName, work: CertificateWork) {
+        let text = format!("{work:?}");
+        let text: String = text.chars().take(120).collect();
+        self.say(format!("effect certificate {ticket:?} {text}"));
+        match work {
+            CertificateWork::Order(order) => {
+                let wait = self.latency(2_000);
+                self.later(wait, What::Order { ticket, order });
+            }
+            work => {
+                let wait = self.latency(15);
+                let work = Box::new(work);
+                self.later(wait, What::PairWork { ticket, name, work });
+            }
+        }
+    }
+
+    fn ordered(&mut self, ticket: Ticket, order: &CertificateOrder) {
+        if self.cancelled.contains(&ticket) {
+            return;
+        }
+        let result = self
+            .authority
+            .answer(EPOCH_MS + self.ahead + self.now, order);
+        self.say(format!(
+            "authority: {}",
+            if result.is_ok() { "issued" } else { "no" }
+        ));
+        let wait = self.latency(2_000);
+        if self.chance(self.faults.duplicates) {
+            let result = result.clone();
+            self.later(wait + 40, What::Host(Event::Certificate { ticket, result }));
+        }
+        self.later(wait, What::Host(Event::Certificate { ticket, result }));
+    }
+
+    fn pair_work(&mut self, ticket: Ticket, name: &CertificateName, work: CertificateWork) {
+        if self.chance(self.faults.disk) {
+            let step = self.disk.steps() + 1 + self.random.below(12);
+            let last = step + self.random.below(3);
+            self.disk.fail(step..=last, libc::EIO);
+        }
+        let dies = self.chance(self.faults.deaths * 4.0);
+        if dies {
+            self.disk
+                .die_after(self.disk.steps() + self.random.below(20));
+        }
+        let now = self.clock().wall;
+        let mut store = PairStore::new(self.disk.clone(), Path::new("/state"));
+        let result = store.perform(name, work, now);
+        let live = matches!(result, Ok(CertificateDone::Live { .. }));
+        // As in `disk_work`.
+        self.disk.kill();
+        if dies {
+            let death = if self.chance(0.5) {
+                Death::Killed
+            } else {
+                Death::Power
+            };
+            return self.die(death);
+        }
+        self.seen_pair |= live;
+        self.check_pair();
+        if let Err(fault) = &result {
+            self.say(format!("certificate fault {}", fault.reason));
+        }
+        let wait = self.latency(5);
+        self.later(wait, What::Host(Event::Certificate { ticket, result }));
+    }
+
+    /// What readers find is a whole pair, at every moment from the first on.
+    pub(super) fn check_pair(&mut self) {
+        let link = Path::new("/state/certificates/web/current");
+        let there = self.disk.kind(link).unwrap_or(Kind::Absent) != Kind::Absent;
+        if !there {
+            if self.seen_pair {
+                self.violated("the live pair is gone");
+            }
+            return;
+        }
+        let mut store = PairStore::new(self.disk.clone(), Path::new("/state"));
+        let name = "web".parse().unwrap();
+        match store.perform(&name, CertificateWork::Look, self.clock().wall) {
+            Ok(CertificateDone::Found(found)) if found.current.is_some() => {}
+            other => self.violated(&format!("the live pair is not whole: {other:?}")),
+        }
+    }
+
+    /// The directory of the live pair.
+    pub(super) fn live_pair(&self) -> Option<PathBuf> {
+        let link = Path::new("/state/certificates/web/current");
+        self.disk.read_link(link).ok()
+    }
+
+    /// The pair that the living child has read.
+    pub(super) fn child_pair(&self) -> Option<PathBuf> {
+        let mut living = self.children.values().filter(|child| child.alive);
+        living.next().and_then(|child| child.pair.clone())
+    }
+
     fn read(&self, path: &Path) -> Option<String> {
         let bytes = self.disk.read(path, 1024 * 1024).ok()?;
         String::from_utf8(bytes).ok()
@@ -594,6 +768,7 @@ impl World {
             reaped: false,
             stubborn: self.chance(0.1),
             generation: 1,
+            pair: self.live_pair(),
         };
         self.children.insert(pid, child);
         self.agent_event(
@@ -759,7 +934,9 @@ impl World {
                 let keeps = child.text.clone();
                 let text = self.text_at("current").unwrap_or_default();
                 let marker = self.marker();
+                let pair = self.live_pair();
                 let child = self.children.get_mut(&pid).unwrap();
+                child.pair = pair;
                 child.text = text;
                 child.marker = marker;
                 self.child_begins(pid, true);
@@ -1084,7 +1261,7 @@ impl World {
     fn clock(&self) -> Now {
         Now {
             mono: Moment::from_millis(self.now - self.booted_at),
-            wall: WallTime::from_unix_millis(EPOCH_MS + self.now),
+            wall: WallTime::from_unix_millis(EPOCH_MS + self.ahead + self.now),
         }
     }
 
@@ -1138,10 +1315,16 @@ fn remote_config(offer: &Offered) -> AgentRemoteConfig {
         body: offer.text.clone().into_bytes(),
         content_type: "text/yaml".to_owned(),
     };
+    let mut config_map = BTreeMap::from([("collect.yaml".to_owned(), file)]);
+    if let Some((_, rest)) = offer.text.split_once("# domain: ") {
+        let file = AgentConfigFile {
+            body: rest.lines().next().unwrap().as_bytes().to_vec(),
+            content_type: "text/plain".to_owned(),
+        };
+        config_map.insert("ssl_certificate_host.txt".to_owned(), file);
+    }
     AgentRemoteConfig {
-        config: Some(AgentConfigMap {
-            config_map: BTreeMap::from([("collect.yaml".to_owned(), file)]),
-        }),
+        config: Some(AgentConfigMap { config_map }),
         config_hash: offer.hash.clone(),
     }
 }

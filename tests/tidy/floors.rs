@@ -16,6 +16,11 @@ const MAY: &[(&str, &[&str])] = &[
     ("engine::random", &["units"]),
     ("engine", &["config", "yaml", "units"]),
     // 4 ports: one thing outside each; of the engine they know events and effects alone
+    // orders certificates through the one HTTP client for outside services
+    (
+        "port::cert",
+        &["port::fetch", "engine::message", "config", "units", "sys"],
+    ),
     (
         "port::*",
         &["engine::message", "config", "yaml", "units", "sys"],

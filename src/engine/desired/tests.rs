@@ -36,6 +36,7 @@ fn places() -> Places {
     Places {
         state_dir: "/s/agents/it".into(),
         link: None,
+        certificates: "/state/certificates".into(),
         reserved_ports: vec![4328],
     }
 }

@@ -59,7 +59,13 @@ impl Engine {
             }
             (Stage::MarkingStaged, _) => {
                 if !self.overtaken(now) {
-                    self.validate(now);
+                    self.gate(now);
+                }
+            }
+            (Stage::MarkingAwaiting { until }, _) => {
+                let until = *until;
+                if !self.overtaken(now) {
+                    self.await_certificate(until);
                 }
             }
             (Stage::MarkingValidated, _) => {
@@ -126,6 +132,8 @@ impl Engine {
                     self.fail(now, &reason, Remember::No);
                 }
             }
+            // The wait goes on in this life; the next one begins it anew.
+            Stage::MarkingAwaiting { until } => self.await_certificate(until),
             // The record is missing but `current` tells a next start as much.
             Stage::MarkingPromoted => self.tell_child(now),
             Stage::MarkingSignalled => transaction.stage = Stage::Proving,
@@ -147,7 +155,10 @@ impl Engine {
                 self.phase_error = fault.reason;
             }
             Stage::MarkingRolledBack => self.rolled_back(now),
-            Stage::Validating { .. } | Stage::Proving | Stage::Probation { .. } => {
+            Stage::Awaiting { .. }
+            | Stage::Validating { .. }
+            | Stage::Proving
+            | Stage::Probation { .. } => {
                 debug_assert!(false, "no disk work is under way");
             }
         }

@@ -338,6 +338,8 @@ impl Engine {
         if self.stopping {
             return "stopping".to_owned();
         }
+        // Whichever way it is told, it reads the live pairs with its config.
+        self.forget_debt();
         if desired::is_empty(&next.files) {
             let orders = self.life.want_down(now.mono);
             self.obey(orders);

@@ -1,4 +1,4 @@
-//! The transaction: policy → stage → validate → promote → reload → proof → probation → commit, or back.
+//! The transaction: policy → stage → certificates → validate → promote → reload → proof → probation → commit, or back.
 //!
 //! Promises: one at a time; the latest offer wins; each step is on disk before the next begins; what failed is
 //! remembered and answered at once when it comes again; a config that was never proven is never the only config.
@@ -8,10 +8,13 @@ mod back;
 mod commit;
 mod disk_answer;
 mod forward;
+mod gate;
 mod offer;
 mod proof;
 
 use std::time::Duration;
+
+pub(crate) use gate::DomainEntry;
 
 use crate::engine::Engine;
 use crate::engine::desired::Candidate;
@@ -69,6 +72,12 @@ enum Stage {
     Intent,
     Staging,
     MarkingStaged,
+    MarkingAwaiting {
+        until: Moment,
+    },
+    Awaiting {
+        until: Moment,
+    },
     Validating {
         ticket: Ticket,
     },
@@ -172,6 +181,14 @@ impl Transaction {
         }
     }
 
+    /// Whether it waits for a certificate.
+    pub(crate) fn is_awaiting(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::MarkingAwaiting { .. } | Stage::Awaiting { .. }
+        )
+    }
+
     fn is_before_promotion(&self) -> bool {
         matches!(
             self.stage,
@@ -180,6 +197,8 @@ impl Transaction {
                 | Stage::Intent
                 | Stage::Staging
                 | Stage::MarkingStaged
+                | Stage::MarkingAwaiting { .. }
+                | Stage::Awaiting { .. }
                 | Stage::Validating { .. }
                 | Stage::MarkingValidated
         )

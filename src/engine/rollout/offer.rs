@@ -157,7 +157,7 @@ impl Engine {
             Stage::Validating { ticket } => {
                 self.out.effects.push(AgentEffect::CancelTool { ticket });
             }
-            Stage::Proving | Stage::Probation { .. } => {}
+            Stage::Awaiting { .. } | Stage::Proving | Stage::Probation { .. } => {}
             // A piece of disk work is under way: its answer comes first.
             _ => return false,
         }

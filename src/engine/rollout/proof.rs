@@ -34,6 +34,10 @@ impl Engine {
             return false;
         };
         match &transaction.stage {
+            Stage::Awaiting { until } => {
+                let until = *until;
+                self.drive_awaiting(now, until)
+            }
             Stage::Proving => {
                 if self.pending.is_some() {
                     return self.supersede(now);
@@ -307,6 +311,7 @@ impl Engine {
         }
         let transaction = self.transaction.as_ref()?;
         match &transaction.stage {
+            Stage::Awaiting { until } => Some(*until),
             Stage::Proving => {
                 let watch = transaction.watch.as_ref();
                 sooner(watch.map(Watch::due), alive)

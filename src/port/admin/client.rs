@@ -20,8 +20,8 @@ use tokio::net::{TcpStream, UnixStream};
 use super::health::HealthDocument;
 use super::socket::{self, SOCKET};
 use super::wire::{
-    AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RevisionsDocument,
-    RollbackOrder, StatusDocument,
+    AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RenewOrder,
+    RevisionsDocument, RollbackOrder, StatusDocument,
 };
 use crate::sys::http::{self, Stream};
 
@@ -123,6 +123,14 @@ impl Client {
     /// Orders a reload.
     pub async fn reload(&self, order: &AgentOrder) -> Result<AcceptedDocument, ClientError> {
         self.post("/v1/reload", order).await
+    }
+
+    /// Orders new pairs.
+    pub async fn renew_certificates(
+        &self,
+        order: &RenewOrder,
+    ) -> Result<AcceptedDocument, ClientError> {
+        self.post("/v1/certificates/renew", order).await
     }
 
     /// The health document; health that is an error is an answer too.

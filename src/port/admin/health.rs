@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::engine::message::{AgentSnapshot, Origin, Snapshot};
+use super::wire::days_left;
+use crate::engine::message::{AgentSnapshot, CertificateSnapshot, Origin, Snapshot};
+use crate::units::{Domain, WallTime};
 
 /// `GET /health`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -24,7 +26,8 @@ pub struct HealthDocument {
     /// Seconds since the supervisor started.
     #[serde(default)]
     pub uptime_seconds: u64,
-    /// By name: `supervisor`, `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`.
+    /// By name: `supervisor`, `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`,
+    /// `certificate.<name>`.
     #[serde(default)]
     pub components: BTreeMap<String, Component>,
 }
@@ -101,6 +104,12 @@ impl HealthDocument {
                     component(level, status.clone(), &timestamp, json!({})),
                 );
             }
+        }
+        for certificate in &snapshot.certificates {
+            components.insert(
+                format!("certificate.{}", certificate.name),
+                certificate_component(certificate, snapshot.at, &timestamp),
+            );
         }
         Self {
             status: overall(&agents, &components),
@@ -252,6 +261,11 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
             Level::Degraded,
             "the default config runs although a remote one was applied".to_owned(),
         )
+    } else if agent.phase == "waiting for certificate" {
+        (
+            Level::Degraded,
+            format!("waiting for {}", agent.phase_error),
+        )
     } else {
         (Level::Ok, agent.phase.to_owned())
     };
@@ -281,6 +295,44 @@ fn link(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "endpoint": link.endpoint,
         "attempt": link.attempt,
         "retry_in_seconds": link.retry_in.map(|span| span.as_secs()),
+    });
+    component(level, message, timestamp, details)
+}
+
+/// A pair that is over, or none where one is wanted and cannot be had, is an error of the certificate; telemetry goes
+/// on, so over all it degrades.
+fn certificate_component(
+    certificate: &CertificateSnapshot,
+    at: WallTime,
+    timestamp: &str,
+) -> Component {
+    let pair = certificate.pair.as_ref();
+    let days_left = pair.map(|pair| days_left(pair.not_after, at));
+    let trouble = &certificate.last_error;
+    let (level, message) = match (certificate.state, days_left) {
+        ("expired", _) => (Level::Error, "expired".to_owned()),
+        (state, None) if !trouble.is_empty() => (Level::Error, format!("{state}: no pair yet")),
+        (state, Some(days)) if !trouble.is_empty() => {
+            (Level::Degraded, format!("{state}: {days} days left"))
+        }
+        (_, Some(days)) => (Level::Ok, format!("{days} days left")),
+        (state, None) => (Level::Ok, state.to_owned()),
+    };
+    let message = if trouble.is_empty() {
+        message
+    } else {
+        format!("{message}; {trouble}")
+    };
+    let domains: Vec<&str> = certificate.domains.iter().map(Domain::as_str).collect();
+    let details = json!({
+        "state": certificate.state,
+        "source": certificate.source,
+        "domains": domains,
+        "serial": pair.map(|pair| pair.serial.as_str()),
+        "not_after": pair.map(|pair| pair.not_after.to_string()),
+        "days_left": days_left,
+        "next_attempt": certificate.next_attempt.map(|at| at.to_string()),
+        "failures": certificate.failures,
     });
     component(level, message, timestamp, details)
 }

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::health::{HealthDocument, ReadyDocument};
-use crate::engine::message::{AgentSnapshot, Snapshot};
+use crate::engine::message::{AgentSnapshot, CertificateSnapshot, Snapshot};
 
 /// What the page is; Prometheus picks its parser by it.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +36,10 @@ pub(crate) fn page(snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
     revisions(agents, &snapshot.agents);
     counters(agents, &snapshot.agents);
     links(registry.sub_registry_with_prefix("link"), &snapshot.agents);
+    certificates(
+        registry.sub_registry_with_prefix("certificate"),
+        &snapshot.certificates,
+    );
     let mut page = String::new();
     text::encode(&mut page, &registry)?;
     Ok(page)
@@ -188,6 +192,42 @@ fn counters(registry: &mut Registry, agents: &[AgentSnapshot]) {
             events
                 .get_or_create(&with(agent, "kind", kind))
                 .inc_by(*value);
+        }
+    }
+}
+
+fn certificates(registry: &mut Registry, certificates: &[CertificateSnapshot]) {
+    let expiry = seconds(
+        registry,
+        "expiry_timestamp",
+        "When the live pair ends, since the Unix epoch",
+    );
+    let healthy = gauges(
+        registry,
+        "healthy",
+        "1 when a live pair is there and the last try to renew it did not fail",
+    );
+    let renewals = counter(
+        registry,
+        "renewals",
+        "Pairs made live, and tries that failed, by result",
+    );
+    for certificate in certificates {
+        let labels = vec![("certificate", certificate.name.to_string())];
+        if let Some(pair) = &certificate.pair {
+            let at = std::time::Duration::from_millis(pair.not_after.unix_millis());
+            expiry.get_or_create(&labels).set(at.as_secs_f64());
+        }
+        healthy
+            .get_or_create(&labels)
+            .set(i64::from(certificate.state == "live"));
+        for (result, count) in [
+            ("success", certificate.renewals),
+            ("failure", certificate.failures),
+        ] {
+            let mut labels = labels.clone();
+            labels.push(("result", result.to_owned()));
+            renewals.get_or_create(&labels).inc_by(count);
         }
     }
 }

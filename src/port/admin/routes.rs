@@ -27,8 +27,8 @@ use tokio::sync::oneshot;
 
 use super::health::{HealthDocument, ReadyDocument};
 use super::wire::{
-    AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RevisionsDocument,
-    RollbackOrder, StatusDocument,
+    AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RenewOrder,
+    RevisionsDocument, RollbackOrder, StatusDocument,
 };
 use super::{BODY_BYTES_MAX, Questions, Token, metrics};
 use crate::engine::message::{AgentSnapshot, Command, Refusal, RefusalKind, Reply, Snapshot};
@@ -49,6 +49,7 @@ pub(crate) fn control(questions: Questions) -> Router {
         .route("/v1/apply", post(apply))
         .route("/v1/restart", post(restart))
         .route("/v1/reload", post(reload))
+        .route("/v1/certificates/renew", post(renew_certificates))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(check_length))
         .with_state(questions)
@@ -439,6 +440,15 @@ async fn reload(State(questions): State<Questions>, body: Result<Bytes, BytesRej
     let wanted: AgentOrder = read(body)?;
     let agent = parsed(wanted.agent)?;
     order(&questions, Command::Reload { agent }).await
+}
+
+async fn renew_certificates(
+    State(questions): State<Questions>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let wanted: RenewOrder = read(body)?;
+    let name = parsed(wanted.name)?;
+    order(&questions, Command::RenewCertificate { name }).await
 }
 
 /// Reads a JSON body; none at all stands for `{}`.

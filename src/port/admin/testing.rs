@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::engine::message::{
-    AgentSnapshot, ChildIdentity, LayerKind, LinkSnapshot, Origin, Record, Revision, RevisionFile,
-    Snapshot, Step, StoredRevision,
+    AgentSnapshot, CertificateSnapshot, ChildIdentity, LayerKind, LinkSnapshot, Origin, Pair,
+    PairId, Record, Revision, RevisionFile, Snapshot, Step, StoredRevision,
 };
 use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime};
 
@@ -102,6 +102,31 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
     }
 }
 
+/// A certificate with a live pair.
+pub(crate) fn certificate(name: &str) -> CertificateSnapshot {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let after = |days: u64| WallTime::from_unix_millis(AT.unix_millis() + days * DAY_MS);
+    CertificateSnapshot {
+        name: name.parse().expect("a name of the test"),
+        source: "acme",
+        state: "live",
+        domains: vec!["a.example.com".parse().expect("a domain of the test")],
+        pair: Some(Pair {
+            id: PairId::new("04ab", "0123456789abcdef"),
+            serial: "04ab".to_owned(),
+            names: vec!["a.example.com".to_owned()],
+            not_before: AT,
+            not_after: after(90),
+        }),
+        renew_at: Some(after(60)),
+        next_attempt: None,
+        last_error: String::new(),
+        renewals: 1,
+        failures: 0,
+        checks: 4,
+    }
+}
+
 /// A host with one healthy agent, `collector`.
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
@@ -110,5 +135,6 @@ pub(crate) fn snapshot() -> Snapshot {
         stopping: false,
         previous_end: None,
         agents: vec![agent("collector")],
+        certificates: vec![certificate("web")],
     }
 }

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::base64;
 use crate::engine::message::{
-    AgentSnapshot, LayerKind, OfferedFile, Origin, Outcome, Record, RemoteStatus, Revision,
-    RevisionFile, Snapshot, Step, StoredRevision,
+    AgentSnapshot, CertificateSnapshot, LayerKind, OfferedFile, Origin, Outcome, Record,
+    RemoteStatus, Revision, RevisionFile, Snapshot, Step, StoredRevision,
 };
+use crate::units::WallTime;
 
 /// `GET /status` and `GET /v1/status`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -32,6 +33,44 @@ pub struct StatusDocument {
     pub previous_end: Option<String>,
     /// Every agent, in start order.
     pub agents: Vec<AgentDocument>,
+    /// Every certificate.
+    #[serde(default)]
+    pub certificates: Vec<CertificateDocument>,
+}
+
+/// One certificate.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct CertificateDocument {
+    /// Its name.
+    pub name: String,
+    /// `acme` or `files`.
+    pub source: String,
+    /// `idle`, `waiting`, `ordering`, `live`, `renewing` or `expired`.
+    pub state: String,
+    /// What it is for now.
+    pub domains: Vec<String>,
+    /// Serial number of the live pair, hexadecimal.
+    pub serial: Option<String>,
+    /// The DNS names of the live pair.
+    pub names: Vec<String>,
+    /// When the live pair begins and ends to be valid.
+    pub not_before: Option<String>,
+    /// When the live pair ends.
+    pub not_after: Option<String>,
+    /// Days until then, rounded down; negative when it is over.
+    pub days_left: Option<i64>,
+    /// When the live pair is renewed.
+    pub renew_at: Option<String>,
+    /// When the authority is asked next, after a failure.
+    pub next_attempt: Option<String>,
+    /// Why the last try failed; empty when it did not.
+    pub last_error: String,
+    /// Pairs made live since the supervisor started.
+    pub renewals: u64,
+    /// Tries that failed since the supervisor started.
+    pub failures: u64,
+    /// Looks since the supervisor started.
+    pub checks: u64,
 }
 
 /// One agent.
@@ -256,6 +295,15 @@ pub struct ApplyOrder {
     pub files: Vec<FileDocument>,
 }
 
+/// Body of `POST /v1/certificates/renew`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct RenewOrder {
+    /// Which certificate; all of them when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
 /// Answer to an order that was taken.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct AcceptedDocument {
@@ -344,8 +392,48 @@ impl From<&Snapshot> for StatusDocument {
             stopping: snapshot.stopping,
             previous_end: snapshot.previous_end.clone(),
             agents: snapshot.agents.iter().map(AgentDocument::from).collect(),
+            certificates: snapshot
+                .certificates
+                .iter()
+                .map(|certificate| CertificateDocument::of(certificate, snapshot.at))
+                .collect(),
         }
     }
+}
+
+impl CertificateDocument {
+    /// What is true at `at`.
+    fn of(certificate: &CertificateSnapshot, at: WallTime) -> Self {
+        let pair = certificate.pair.as_ref();
+        Self {
+            name: certificate.name.to_string(),
+            source: certificate.source.to_owned(),
+            state: certificate.state.to_owned(),
+            domains: certificate
+                .domains
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            serial: pair.map(|pair| pair.serial.clone()),
+            names: pair.map(|pair| pair.names.clone()).unwrap_or_default(),
+            not_before: pair.map(|pair| pair.not_before.to_string()),
+            not_after: pair.map(|pair| pair.not_after.to_string()),
+            days_left: pair.map(|pair| days_left(pair.not_after, at)),
+            renew_at: certificate.renew_at.map(|at| at.to_string()),
+            next_attempt: certificate.next_attempt.map(|at| at.to_string()),
+            last_error: certificate.last_error.clone(),
+            renewals: certificate.renewals,
+            failures: certificate.failures,
+            checks: certificate.checks,
+        }
+    }
+}
+
+/// Whole days from `at` to `until`; negative when that is over.
+pub(super) fn days_left(until: WallTime, at: WallTime) -> i64 {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let millis = |at: WallTime| i64::try_from(at.unix_millis()).unwrap_or(i64::MAX);
+    millis(until).saturating_sub(millis(at)).div_euclid(DAY_MS)
 }
 
 impl From<&AgentSnapshot> for AgentDocument {
@@ -514,6 +602,7 @@ fn step(step: Step) -> &'static str {
     match step {
         Step::Intent => "intent",
         Step::Staged => "staged",
+        Step::Awaiting => "awaiting",
         Step::Validated => "validated",
         Step::Promoted => "promoted",
         Step::Signalled => "signalled",

@@ -110,6 +110,7 @@ mirror!(
     WireStep,
     Step {
         Intent,
+        Awaiting,
         Staged,
         Validated,
         Promoted,

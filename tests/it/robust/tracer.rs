@@ -16,6 +16,8 @@ pub(super) enum Thread {
     Main,
     /// The one that writes the state of agent `one`.
     Disk,
+    /// The one that writes pairs.
+    Certificates,
 }
 
 impl Thread {
@@ -23,6 +25,7 @@ impl Thread {
         let wanted = match self {
             Self::Main => return pid,
             Self::Disk => "disk one",
+            Self::Certificates => "disk certs",
         };
         let threads = proc::threads(pid);
         let found = threads.iter().find(|(_, name)| name == wanted);
