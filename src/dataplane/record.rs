@@ -289,6 +289,10 @@ pub(crate) struct LogRecord {
     pub(crate) wholeness: Wholeness,
 }
 
+/// What a queue holds beside a record: its ticket of some 80 bytes, counters of the shared record, and what the
+/// allocator keeps for itself.
+const PLACE_BYTES: usize = 128;
+
 /// Anything a source can emit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Record {
@@ -310,7 +314,7 @@ impl Record {
         }
     }
 
-    /// Bytes it holds in memory, near enough to bound a queue.
+    /// Bytes it holds in memory with its place in a queue, near enough to bound one.
     pub(crate) fn weight(&self) -> usize {
         let variable = match self {
             Self::Point(point) => point.attributes.len() * size_of::<(&str, Arc<str>)>(),
@@ -322,7 +326,7 @@ impl Record {
                 }),
             Self::Otlp(record) => record.weight(),
         };
-        size_of::<Self>() + variable
+        size_of::<Self>() + PLACE_BYTES + variable
     }
 }
 

@@ -60,13 +60,12 @@ impl Otlp {
 
     /// Sends one chunk of one signal.
     pub(crate) async fn send(&mut self, signal: Signal, records: &[&Record]) -> Outcome {
-        let (path, body) = match signal {
-            Signal::Metrics => ("/v1/metrics", self.metrics(records).encode_to_vec()),
-            Signal::Logs => ("/v1/logs", self.logs(records).encode_to_vec()),
-            Signal::Traces => ("/v1/traces", Vec::new()),
+        let path = match signal {
+            Signal::Metrics => "/v1/metrics",
+            Signal::Logs => "/v1/logs",
+            Signal::Traces => "/v1/traces",
         };
-        // Two requests one after the other are one request with the parts of both.
-        let body = [body, otlp::join(&passing(records))].concat();
+        let body = self.body(signal, records);
         let body = match gzip(&body) {
             Ok(body) => body,
             Err(error) => return Outcome::retry(format!("compress: {error}")),
@@ -86,6 +85,18 @@ impl Otlp {
             Outcome::Accepted { .. } => accepted(signal, &answer.body),
             other => other,
         }
+    }
+
+    /// The request: what we read ourselves under our resource, then what came by OTLP under its own.
+    fn body(&self, signal: Signal, records: &[&Record]) -> Vec<u8> {
+        let mut body = match signal {
+            Signal::Metrics => self.metrics(records).encode_to_vec(),
+            Signal::Logs => self.logs(records).encode_to_vec(),
+            Signal::Traces => Vec::new(),
+        };
+        // Two requests one after the other are one request with the parts of both.
+        body.extend(otlp::join(&passing(records)));
+        body
     }
 
     fn metrics(&self, records: &[&Record]) -> ExportMetricsServiceRequest {
@@ -288,7 +299,7 @@ mod tests {
 
     static IO: Metric = Metric::sum("system.disk.io", Unit::Bytes);
 
-    fn otlp() -> Otlp {
+    fn sender() -> Otlp {
         let config = HttpConfig {
             endpoint: "http://localhost:1".parse().unwrap(),
             headers: Vec::new(),
@@ -314,7 +325,7 @@ mod tests {
             })
         };
         let (first, second) = (point(2), point(3));
-        let request = otlp().metrics(&[&first, &second]);
+        let request = sender().metrics(&[&first, &second]);
         let resource = &request.resource_metrics[0];
         assert_eq!(
             resource.resource.as_ref().unwrap().attributes,
@@ -373,6 +384,32 @@ mod tests {
     }
 
     #[test]
+    fn ours_and_what_came_by_otlp_share_a_request_and_no_resource() {
+        let made = otlp::samples::logs();
+        let came = otlp::split(Signal::Logs, &made.encode_to_vec(), 100).unwrap();
+        let ours = Record::Log(LogRecord {
+            body: b"ours".as_slice().into(),
+            time: None,
+            observed: WallTime::from_unix_millis(2),
+            severity: None,
+            wholeness: Wholeness::Whole,
+        });
+        let came: Vec<_> = came.into_iter().map(Record::Otlp).collect();
+        let all: Vec<&Record> = [&ours].into_iter().chain(&came).collect();
+        let body = sender().body(Signal::Logs, &all);
+        let request = ExportLogsServiceRequest::decode(&*body).unwrap();
+        let (first, rest) = request.resource_logs.split_first().unwrap();
+        assert_eq!(rest, made.resource_logs);
+        let resource = first.resource.as_ref().unwrap();
+        assert_eq!(resource.attributes, [attribute("host.name", text("h1"))]);
+        assert_eq!(first.scope_logs[0].log_records.len(), 1);
+        // Without ours there is no empty resource of ours.
+        let came: Vec<&Record> = came.iter().collect();
+        let body = sender().body(Signal::Logs, &came);
+        assert_eq!(ExportLogsServiceRequest::decode(&*body), Ok(made));
+    }
+
+    #[test]
     fn rejected_records_are_read_from_the_answer() {
         let answer = ExportLogsServiceResponse {
             partial_success: Some(ExportLogsPartialSuccess {
@@ -387,6 +424,12 @@ mod tests {
                 why: "too old".to_owned()
             }
         );
+        let left_out = |outcome| match outcome {
+            Outcome::Accepted { left_out, .. } => left_out,
+            other => panic!("{other:?}"),
+        };
+        let answer = otlp::answer(2, "no");
+        assert_eq!(left_out(accepted(Signal::Traces, &answer)), 2);
         assert_eq!(accepted(Signal::Metrics, b""), Outcome::ACCEPTED);
         assert_eq!(accepted(Signal::Metrics, b"<html>"), Outcome::ACCEPTED);
     }
