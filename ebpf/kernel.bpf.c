@@ -74,7 +74,7 @@ struct {
 	__type(value, struct connection);
 } connections SEC(".maps");
 
-/* Ports whose connections are not reported: those we listen on, and those the config names. */
+/* Ports whose connections are not reported: those we listen on, where they are accepted, and those the config names. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
@@ -399,7 +399,8 @@ static __always_inline void connect_started(struct sock *sk, __u64 key)
 		return;
 	connection.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	addresses(sk, &connection);
-	if (is_excluded(0, connection.peer_port) || is_excluded(connection.netns, connection.peer_port))
+	/* A port of ours in this namespace may be somebody else's on another host, so only what was asked for counts. */
+	if (is_excluded(0, connection.peer_port))
 		return;
 	connection.since_ns = bpf_ktime_get_boot_ns();
 	connection.cgroup_id = cgroup_of_socket(sk);

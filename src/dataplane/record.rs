@@ -226,6 +226,10 @@ pub(crate) enum Wholeness {
 }
 
 /// What an attribute of a log record holds.
+#[cfg_attr(
+    not(feature = "ebpf"),
+    expect(dead_code, reason = "only kernel events have numbers and lists")
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     /// Text.

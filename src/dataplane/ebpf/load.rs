@@ -236,6 +236,11 @@ fn chain(error: &dyn std::error::Error) -> String {
         let last = lines
             .rfind(|line| !line.starts_with("processed "))
             .unwrap_or_default();
+        next = error.source();
+        // Some errors repeat their source in their own words.
+        if text.contains(first) {
+            continue;
+        }
         if !text.is_empty() {
             text.push_str(": ");
         }
@@ -244,7 +249,11 @@ fn chain(error: &dyn std::error::Error) -> String {
             text.push_str(" … ");
             text.extend(last.chars().take(300));
         }
-        next = error.source();
+    }
+    if text.contains("(os error 1)") {
+        let hint = "the capabilities are there, so a seccomp filter, a user namespace or the kernel's lockdown refuses";
+        text.push_str("; ");
+        text.push_str(hint);
     }
     text
 }

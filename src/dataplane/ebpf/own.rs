@@ -29,12 +29,11 @@ impl Own {
     /// Looks at this process. `supervised` says that the parent is the supervisor.
     pub(super) fn find(supervised: bool) -> Self {
         let proc = Path::new("/proc");
-        let supervisor = if supervised {
-            u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or(0)
-        } else {
-            0
-        };
         let pidns = inode(&proc.join("self/ns/pid")).unwrap_or(INITIAL_PIDNS);
+        let parent = u32::try_from(nix::unistd::getppid().as_raw()).unwrap_or(0);
+        // Process 1 of a container may be the supervisor; that of the host has only inherited us from a dead one.
+        let orphaned = parent == 1 && pidns == INITIAL_PIDNS;
+        let supervisor = if supervised && !orphaned { parent } else { 0 };
         let ports = if supervisor == 0 {
             Vec::new()
         } else {

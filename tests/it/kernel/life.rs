@@ -175,6 +175,93 @@ fn without_privileges_it_says_what_is_missing_and_the_rest_goes_on() {
     assert!(plane.log().contains("\"closed\":true"), "{}", plane.log());
 }
 
+/// Given a user with the two capabilities that are asked for and no others,
+/// when the data plane starts,
+/// then it attaches everything and has none of them left.
+#[test]
+fn two_capabilities_are_enough() {
+    const GRANTS: &str = "-all,+bpf,+perfmon";
+    let dir = tempfile::tempdir().unwrap();
+    let program = Plane::as_nobody(dir.path()).get_program().to_owned();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    for set in ["inh-caps", "ambient-caps", "bounding-set"] {
+        command.arg(format!("--{set}={GRANTS}"));
+    }
+    command.arg(program);
+    let plane = Plane::with(command, "events: [exec, exit, tcp, oom]", "");
+    plane.says("part healthy\",\"part\":\"source.k\"");
+    let mut child = Command::new("/bin/true").spawn().unwrap();
+    child.wait().unwrap();
+    plane.event("process.exec", |event| is(event, "process.pid", child.id()));
+    plane.event("process.exit", |event| is(event, "process.pid", child.id()));
+    let status = fs::read_to_string(format!("/proc/{}/status", plane.pid())).unwrap();
+    assert!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
+    assert!(status.contains("Uid:\t65534\t"), "{status}");
+}
+
+/// Given a kernel that does not describe its types, one that refuses `bpf()`, and a process that cannot give up its
+/// capabilities,
+/// when the data plane starts,
+/// then each is said in one sentence, and host metrics go on.
+#[test]
+fn every_other_obstacle_is_named_and_the_rest_goes_on() {
+    let program = env!("CARGO_BIN_EXE_adjutant");
+    let hidden = format!("mount -t tmpfs none /sys/kernel/btf && exec {program} \"$@\"");
+    let refuse = |call: &str| format!("inject={call}:error=EPERM");
+    let bpf = refuse("bpf");
+    let capset = refuse("capset");
+    let strace = |inject| {
+        vec![
+            "strace",
+            "-qq",
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            inject,
+            program,
+        ]
+    };
+    let cases = [
+        (
+            vec!["unshare", "--mount", "sh", "-c", &hidden, "sh"],
+            "needs a kernel with type information (CONFIG_DEBUG_INFO_BTF): read /sys/kernel/btf/vmlinux: ",
+        ),
+        (
+            strace(&bpf),
+            "a seccomp filter, a user namespace or the kernel's lockdown refuses",
+        ),
+        (
+            strace(&capset),
+            "give up the capabilities of this process: Operation not permitted",
+        ),
+    ];
+    for (words, wanted) in cases {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        let mut plane = Plane::with(command, "", "");
+        plane.says("part unsupported");
+        let log = plane.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("part unsupported"))
+            .unwrap();
+        let line: Value = serde_json::from_str(line).unwrap();
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains(wanted), "{reason}");
+        assert!(reason.len() < 500 && !reason.contains('\n'), "{reason}");
+        eventually("a reading of the host", || {
+            let found = plane
+                .records()
+                .iter()
+                .any(|one| one["metric"] == "system.memory.limit");
+            if found { Ok(()) } else { Err(plane.log()) }
+        });
+        plane.end_below();
+    }
+}
+
 /// Given a data plane that runs alone, whose privileges are gone,
 /// when a reload asks for other kernel events,
 /// then it is refused with the reason and everything goes on; a reload that leaves them alone is applied.
@@ -209,6 +296,10 @@ fn its_own_doings_are_left_out_in_a_container_too() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let door = holder.local_addr().unwrap();
     drop(holder);
+    // A port that it listens on itself: what comes in there is not told of either.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = free.local_addr().unwrap();
+    drop(free);
     let more = format!(
         "  away: {{kind: otlp_http, endpoint: \"http://{door}\", from: [h], interval: 100ms}}\n"
     );
@@ -222,7 +313,8 @@ fn its_own_doings_are_left_out_in_a_container_too() {
         } else {
             Command::new(env!("CARGO_BIN_EXE_adjutant"))
         };
-        let plane = Plane::with(command, "events: [tcp]", &more);
+        let settings = format!("events: [tcp]}}\n  o: {{kind: otlp, listen: \"{own}\"");
+        let mut plane = Plane::with(command, &settings, &more);
         plane.says("part healthy\",\"part\":\"source.k\"");
         plane.says("part degraded\",\"part\":\"upload.away\"");
         TcpStream::connect(door).unwrap_err();
@@ -235,5 +327,15 @@ fn its_own_doings_are_left_out_in_a_container_too() {
                 && !is(event, "process.pid", std::process::id())
         });
         assert_eq!(others, Vec::<Value>::new(), "contained: {contained}");
+        plane.says("source started\",\"source\":\"o\"");
+        drop(TcpStream::connect(own).unwrap());
+        plane.event("tcp.close", |event| {
+            is(event, "network.peer.port", own.port())
+        });
+        let incoming = plane.events("tcp.accept", |event| {
+            is(event, "network.local.port", own.port())
+        });
+        assert_eq!(incoming, Vec::<Value>::new(), "contained: {contained}");
+        plane.end_below();
     }
 }

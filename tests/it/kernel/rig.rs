@@ -133,6 +133,20 @@ impl Plane {
         })
     }
 
+    /// Ends what runs below the command it was started by, with that command.
+    pub(super) fn end_below(&mut self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        for pid in children
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+        {
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+        }
+        self.signal(Signal::SIGTERM);
+        self.ended();
+    }
+
     /// Asks it to stop and waits for that.
     pub(super) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
