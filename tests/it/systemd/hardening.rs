@@ -1,6 +1,6 @@
 //! Given the package, installed in a Debian with systemd,
 //! when other users, a second supervisor or the service itself reach for more than is theirs,
-//! then they are refused with a sentence, and what a drop-in grants is granted to the children too.
+//! then they are refused with a sentence, and what a drop-in or the environment file brings is there after a restart.
 
 use super::install;
 use super::machine::{Machine, tell};
@@ -60,8 +60,18 @@ fn nobody_gets_more_than_the_unit_grants() {
             "ln -s /usr/share/adjutant/systemd/{name}.conf /etc/systemd/system/adjutant.service.d/"
         ));
     }
+    // Root's own file reaches the settings, though the service's user cannot read it.
+    machine.ok("umask 077 && echo STAGE=fresh > /etc/adjutant/environment");
+    machine.ok(
+        r#"sed -i 's/^    #env:/    env: {STAGE: "${env:STAGE}"}/' /etc/adjutant/supervisor.yaml"#,
+    );
     machine.ok("systemctl daemon-reload && systemctl restart adjutant");
     assert_eq!(capabilities(&machine), GRANTED);
+    let child = machine.child();
+    let stage = machine.ok(&format!(
+        "tr '\\0' '\\n' < /proc/{child}/environ | grep ^STAGE="
+    ));
+    assert_eq!(stage, "STAGE=fresh");
     let calls = machine.property("SystemCallFilter");
     for call in ["bpf", "perf_event_open", "capset"] {
         assert!(calls.split(' ').any(|word| word == call), "{call}: {calls}");
