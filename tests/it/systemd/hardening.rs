@@ -1,22 +1,26 @@
 //! Given the package, installed in a Debian with systemd,
 //! when other users, a second supervisor or the service itself reach for more than is theirs,
-//! then they are refused with a sentence, and what a drop-in grants is granted to the children too.
+//! then they are refused with a sentence, and what a drop-in or the environment file brings is there after a restart.
 
-use super::install;
 use super::machine::{Machine, tell};
 use super::package::Packages;
+use super::{install, put};
 
 /// What `systemd-analyze security` may find at most: 0 is shut off from everything, 10 from nothing.
 const EXPOSURE_MAX: f64 = 1.5;
 /// The bits of `CAP_NET_BIND_SERVICE`, `CAP_PERFMON` and `CAP_BPF`.
 const GRANTED: u64 = 1 << 10 | 1 << 38 | 1 << 39;
+/// What a machine needs from its host, so that its services can be granted as much.
+const GRANTS: [&str; 2] = [
+    "--capability=CAP_BPF,CAP_PERFMON,CAP_NET_BIND_SERVICE",
+    "--system-call-filter=bpf perf_event_open",
+];
 
 #[test]
 #[ignore = "boots Debian with systemd: needs root and what tests/setup.sh makes"]
 fn nobody_gets_more_than_the_unit_grants() {
     let packages = Packages::new();
-    let granted = ["--capability=CAP_BPF,CAP_PERFMON,CAP_NET_BIND_SERVICE"];
-    let machine = Machine::boot(packages.path(), &granted);
+    let machine = Machine::boot(packages.path(), &GRANTS);
     install(&machine, packages.first());
 
     let said = machine.ok("systemd-analyze security --no-pager adjutant | tail -n 1");
@@ -54,20 +58,68 @@ fn nobody_gets_more_than_the_unit_grants() {
     );
 
     assert_eq!(capabilities(&machine), 0);
-    for name in ["kernel-events", "low-ports"] {
-        machine.ok("mkdir -p /etc/systemd/system/adjutant.service.d");
-        machine.ok(&format!(
-            "ln -s /usr/share/adjutant/systemd/{name}.conf /etc/systemd/system/adjutant.service.d/"
-        ));
-    }
+    enable(&machine, "kernel-events");
+    enable(&machine, "low-ports");
+    // Root's own file reaches the settings, though the service's user cannot read it.
+    machine.ok("umask 077 && echo STAGE=fresh > /etc/adjutant/environment");
+    machine.ok(
+        r#"sed -i 's/^    #env:/    env: {STAGE: "${env:STAGE}"}/' /etc/adjutant/supervisor.yaml"#,
+    );
     machine.ok("systemctl daemon-reload && systemctl restart adjutant");
     assert_eq!(capabilities(&machine), GRANTED);
+    let child = machine.child();
+    let stage = machine.ok(&format!(
+        "tr '\\0' '\\n' < /proc/{child}/environ | grep ^STAGE="
+    ));
+    assert_eq!(stage, "STAGE=fresh");
     let calls = machine.property("SystemCallFilter");
     for call in ["bpf", "perf_event_open", "capset"] {
         assert!(calls.split(' ').any(|word| word == call), "{call}: {calls}");
     }
     let said = machine.ok("systemd-analyze security --no-pager adjutant | tail -n 1");
     tell(&format!("with both drop-ins {said}"));
+}
+
+/// Kernel events, printed.
+const EVENTS: &str = "sources: {kernel: {kind: kernel, events: [exec]}}
+uploads: {eyes: {kind: console, from: [kernel], interval: 1s}}";
+
+#[test]
+#[ignore = "boots Debian with systemd: needs root and what tests/setup.sh makes"]
+fn kernel_events_need_their_drop_in_and_are_there_with_it() {
+    let packages = Packages::new();
+    let machine = Machine::boot(packages.path(), &GRANTS);
+    install(&machine, packages.first());
+    machine.ok("mkdir /root/bundle");
+    put(&machine, "/root/bundle/collect.yaml", EVENTS);
+    machine.ok("adjutant apply /root/bundle");
+    machine.until("the word of what is missing", || {
+        let status = machine.run("adjutant status").out;
+        status.contains("lacks CAP_BPF and CAP_PERFMON")
+    });
+
+    enable(&machine, "kernel-events");
+    machine.ok("systemctl daemon-reload && systemctl restart adjutant");
+    machine.ok("cp /usr/bin/true /usr/bin/beacon");
+    machine.until("the start of a program to be told", || {
+        machine.ok("beacon");
+        let logs = machine.run("adjutant logs --lines 400").out;
+        logs.contains("\"process.executable.path\":\"/usr/bin/beacon\"")
+    });
+    let child = machine.child();
+    let line = machine.ok(&format!("grep CapEff /proc/{child}/status"));
+    assert_eq!(
+        line, "CapEff:\t0000000000000000",
+        "given up once it is attached"
+    );
+}
+
+/// Enables a drop-in as its first lines say.
+fn enable(machine: &Machine, name: &str) {
+    let dropins = "/etc/systemd/system/adjutant.service.d";
+    machine.ok(&format!(
+        "mkdir -p {dropins} && ln -s /usr/share/adjutant/systemd/{name}.conf {dropins}/"
+    ));
 }
 
 /// What the supervisor may do, and hands on to what it starts.
