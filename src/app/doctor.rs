@@ -284,10 +284,8 @@ fn skew(answer: &Fetched, ours: u64) -> Finding {
         .unwrap_or(i64::MAX)
         .saturating_sub(theirs);
     let side = if skew > 0 { "ahead of" } else { "behind" };
-    let text = format!(
-        "{:.1} s {side} the server's",
-        skew.unsigned_abs() as f64 / 1000.0
-    );
+    let tenths = skew.unsigned_abs() / 100;
+    let text = format!("{}.{} s {side} the server's", tenths / 10, tenths % 10);
     if skew.abs() <= SKEW {
         Finding::ok(check, format!("within 2 s of the server's ({text})"))
     } else {

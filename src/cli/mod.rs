@@ -168,7 +168,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
         }
         Command::Doctor { place, json } => {
             let findings = app::doctor(&settings::given(&place)).await;
-            doctor::show(&findings, json, out)
+            Ok(doctor::show(&findings, json, out))
         }
         Command::Profile { command } => settings::profile(&command, out),
         #[cfg(feature = "collect")]

@@ -1,7 +1,7 @@
 //! What the kernel lets a supervisor do: capabilities, BPF, cgroups, seccomp, open files.
 //!
-//! Promises: facts are those of the running supervisor where there is one, else of this process; a file that is not there
-//! is a finding, not an error.
+//! Promises: facts are those of the running supervisor where there is one, else of this process; a file that is not
+//! there is a finding, not an error.
 //! Must never: try a privileged call to see whether it works.
 
 use std::fs;

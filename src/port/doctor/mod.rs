@@ -1,7 +1,7 @@
 //! What on this host would be in the way: places, owners, modes, kernel. Findings, each with what to do about it.
 //!
-//! Promises: changes nothing, takes no lock, needs no supervisor and no root; what it may not see it says so; every walk
-//! is bounded.
+//! Promises: changes nothing, takes no lock, needs no supervisor and no root; what it may not see it says so; every
+//! walk is bounded.
 //! Must never: judge the settings (their reader does), or print what is inside a file.
 
 mod kernel;

@@ -312,7 +312,7 @@ pub fn socket_path(socket: &Path) -> Finding {
     Finding::warn(
         "control socket",
         format!(
-            "{} has {length} bytes, a socket address holds {SOCKET_PATH_MAX}: adjutant reaches it, other programs do not",
+            "{} has {length} bytes, a socket address holds {SOCKET_PATH_MAX}: adjutant reaches it, others do not",
             socket.display()
         ),
         "set storage.directory to a shorter path if others (curl --unix-socket) are to use it",
