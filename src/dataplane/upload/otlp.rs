@@ -388,6 +388,8 @@ mod tests {
         let made = otlp::samples::logs();
         let came = otlp::split(Signal::Logs, &made.encode_to_vec(), 100).unwrap();
         let ours = Record::Log(LogRecord {
+            event: None,
+            attributes: Vec::new(),
             body: b"ours".as_slice().into(),
             time: None,
             observed: WallTime::from_unix_millis(2),
