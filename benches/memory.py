@@ -71,6 +71,10 @@ class Endpoint:
         class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             daemon_threads = True
 
+            def handle_error(self, *_):
+                # Whoever hung up on us is heard of elsewhere.
+                pass
+
         self.server = Server((ADDRESS, 0), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -107,11 +111,14 @@ class Sender(threading.Thread):
 
 
 def peak(pid):
-    with open(f"/proc/{pid}/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    raise Failure(f"no peak of {pid}")
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+    except FileNotFoundError:
+        pass
+    raise Failure(f"process {pid} is gone")
 
 
 def start(executable, state, port, endpoint, limit_mib):
