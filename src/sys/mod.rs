@@ -8,6 +8,7 @@ pub mod durable;
 pub mod holder;
 pub mod http;
 pub mod log;
+pub mod names;
 pub(crate) mod log_file;
 pub mod pem;
 pub mod records;
