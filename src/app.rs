@@ -11,6 +11,7 @@ use crate::engine::message::ExitReason;
 use crate::units::AgentName;
 
 mod bundle;
+mod container;
 #[cfg(feature = "dev-server")]
 mod dev;
 mod doctor;

@@ -7,8 +7,10 @@
 use std::process::ExitCode;
 
 use adjutant::cli::{self, Out};
+use adjutant::sys::names;
 
 fn main() -> ExitCode {
+    names::settle();
     let mut out = Out::process();
     report_panics();
     let command = cli::parse(std::env::args_os(), &mut out)

@@ -35,7 +35,7 @@ run_tests() {
 
 phase "packages and peers" tests/setup.sh
 phase "build the tests" build_tests
-phase "build the package's executable" packaging/static.sh
+phase "build the static executable" packaging/static.sh
 
 started=$SECONDS
 echo "== tests"

@@ -30,6 +30,10 @@ needs=(
   debootstrap:debootstrap
   systemd-nspawn:systemd-container
   lintian:lintian
+  dockerd:docker.io
+  docker-compose:docker-compose
+  busybox:busybox-static
+  readelf:binutils
 )
 
 die() { echo "tests/setup.sh: $*" >&2; exit 1; }

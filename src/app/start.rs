@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records};
 use crate::config::{Agent, Certificate, Config, Layer, LogFormat};
@@ -57,7 +58,8 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, Ap
     let local = LocalSet::new();
     // The lock outlives every task: what they remove (sockets) they remove while it is held.
     let state = StateDir::open(&config.storage).map_err(|error| unusable(error.into()))?;
-    let lock = state.lock().map_err(|error| {
+    let facts = host::read(|name| std::env::var(name).ok());
+    let lock = state.lock_from(&whereabouts(&facts)).map_err(|error| {
         let kind = match &error {
             LockError::Held { .. } => AppErrorKind::StateLocked,
             LockError::Io { .. } => AppErrorKind::StateUnusable,
@@ -67,7 +69,6 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, Ap
             cause: error.into(),
         }
     })?;
-    let facts = host::read(|name| std::env::var(name).ok());
     let (life, records) = records::begin(&config, state.root(), started.wall);
     let known = match identity::establish(state.root(), &config, &facts, started.wall) {
         Ok(known) => known,
@@ -99,7 +100,7 @@ async fn assemble_and_run(
     let mut children = Children::new(child::Options {
         pid1: facts.is_pid1,
     })
-    .map_err(|error| system("prepare for child processes", error))?;
+    .map_err(|error| no_thread("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
     let doors = doors::open(&config, state)?;
     #[cfg(feature = "dev-server")]
@@ -145,7 +146,7 @@ async fn assemble_and_run(
         };
         setups.push((setup, leftover));
         let writer = start_agent_writer(name.clone(), entry.store, disk_tx.clone())
-            .map_err(|error| system("start a writer thread", error))?;
+            .map_err(|error| no_thread("start a writer thread", error))?;
         let ports = AgentPorts {
             dirs: entry.dirs,
             writer,
@@ -218,7 +219,7 @@ fn start_identity_writer(
         move |identity: Identity| store.save(&identity),
         move |ticket, result| answers.blocking_send((ticket, result)).is_ok(),
     )
-    .map_err(|error| system("start a writer thread", error))
+    .map_err(|error| no_thread("start a writer thread", error))
 }
 
 /// The endpoints of the children's own OpAMP.
@@ -257,7 +258,7 @@ fn keep_certificates(
             answers.blocking_send((ticket, result)).is_ok()
         },
     )
-    .map_err(|error| system("start a writer thread", error))?;
+    .map_err(|error| no_thread("start a writer thread", error))?;
     let directory = state.root().join("certificates");
     let setup = CertificatesSetup {
         list,

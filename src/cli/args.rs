@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::port::store::Owner;
 use crate::units::{AgentName, CertificateName, RevisionId, parse_duration};
 
 /// Supervises telemetry agents and speaks OpAMP to their fleet server.
@@ -196,6 +197,15 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Hand a state directory to the user who will run the supervisor, creating it if need be; needs root
+    PrepareState {
+        /// The state directory
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/adjutant")]
+        state_dir: PathBuf,
+        /// Who is to have it, by number
+        #[arg(long, value_name = "UID[:GID]", value_parser = super::prepare::owner)]
+        owner: Owner,
     },
     /// List and show the kinds of agents that are known
     Profile {

@@ -15,6 +15,7 @@ mod health;
 mod logs;
 mod orders;
 mod out;
+mod prepare;
 mod settings;
 mod status;
 
@@ -170,6 +171,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             let findings = app::doctor(&settings::given(&place)).await;
             Ok(doctor::show(&findings, json, out))
         }
+        Command::PrepareState { state_dir, owner } => prepare::state(&state_dir, owner, out),
         Command::Profile { command } => settings::profile(&command, out),
         #[cfg(feature = "collect")]
         Command::Collect {

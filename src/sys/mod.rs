@@ -1,5 +1,5 @@
 //! What ports and data plane both need from the system: clocks, durable writes, rotated files, signals, logs, TLS, one
-//! HTTP exchange, who holds a port. Only declares.
+//! HTTP exchange, who holds a port, where names are looked up. Only declares.
 //!
 //! Must never: import anything of ours but `units`.
 
@@ -9,6 +9,7 @@ pub mod holder;
 pub mod http;
 pub mod log;
 pub(crate) mod log_file;
+pub mod names;
 pub mod pem;
 pub mod records;
 pub mod signal;

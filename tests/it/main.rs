@@ -9,6 +9,7 @@
 )]
 
 mod collector;
+mod container;
 mod dataplane;
 mod fleet;
 mod kernel;

@@ -32,6 +32,11 @@ pub(crate) fn otelcol() -> PathBuf {
     peer("otelcol")
 }
 
+/// A Python that knows the schemas of Kubernetes.
+pub(crate) fn kubernetes() -> PathBuf {
+    peer("kubernetes/bin/python")
+}
+
 /// A built peer, or a panic that says how to build it.
 fn peer(name: &str) -> PathBuf {
     let directory = std::env::var_os("ADJUTANT_PEERS_DIR").map_or_else(

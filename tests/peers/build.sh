@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the real programs that the tests run against: an OpenTelemetry Collector and an OpAMP server on opamp-go.
-# Sources are pinned by go.mod and go.sum; a build whose sources did not change is skipped. The executables land in
-# ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol` and `opampserver`.
+# Builds the real programs that the tests run against: an OpenTelemetry Collector and an OpAMP server on opamp-go, and
+# fetches the schemas of Kubernetes with a program that checks manifests against them.
+# Sources are pinned by go.mod, go.sum and requirements.txt; a build whose sources did not change is skipped. They land
+# in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampserver` and `kubernetes`, a Python environment.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -63,6 +64,23 @@ build() {
     "$(stat -c %s "$cache/$name") bytes"
 }
 
+# The schemas come with the PyPI package `kubernetes-validate`.
+environment() {
+  local name=$1 key started
+  key=$(sha256sum <"$here/$name/requirements.txt" | cut -c1-64)
+  if [ -x "$cache/$name/bin/python" ] && [ "$(cat "$cache/$name.key" 2>/dev/null)" = "$key" ]; then
+    echo "peers: $name is up to date"
+    return
+  fi
+  rm -rf "$cache/$name" "$cache/$name.key"
+  started=$(now_ms)
+  python3 -m venv "$cache/$name" >&2 || die "cannot make a virtual environment; install python3-venv"
+  "$cache/$name/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+    --requirement "$here/$name/requirements.txt" >&2 || die "cannot install the packages of $name from PyPI (see above)"
+  echo "$key" >"$cache/$name.key"
+  echo "peers: $name installed in $(($(now_ms) - started)) ms"
+}
+
 # The whole script is read before any of it runs: a build takes minutes, and an edit meanwhile must not reach it.
 main() {
   mkdir -p "$cache" || die "cannot make the cache directory $cache"
@@ -73,6 +91,7 @@ main() {
   go=""
   build otelcol
   build opampserver
+  environment kubernetes
 }
 
 main

@@ -66,7 +66,7 @@ const MAY: &[(&str, &[&str])] = &[
         "cli",
         &["app", "port", "engine::message", "config", "units"],
     ),
-    ("main", &["cli"]),
+    ("main", &["cli", "sys"]),
 ];
 
 /// What must stay outside the engine: time, disk, network, processes, threads, the environment.

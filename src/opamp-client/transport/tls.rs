@@ -100,10 +100,13 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, TlsSetupError> {
         // A few of them being odd is normal; none at all is not.
         let (usable, _odd) = store.add_parsable_certificates(found.certs);
         if usable == 0 {
-            let reason = found
+            let detail = found
                 .errors
                 .first()
                 .map_or_else(|| "none found".to_owned(), ToString::to_string);
+            let reason = format!(
+                "{detail}; install ca-certificates, set SSL_CERT_FILE, or name a CA file in the TLS settings"
+            );
             return Err(TlsSetupError::new("system roots", reason));
         }
     }

@@ -9,6 +9,7 @@
 //! Everything is written against [`Disk`], so that the simulator can take the power away between any two calls.
 
 mod fault;
+mod hand_over;
 mod identity;
 mod journal;
 mod layout;
@@ -26,6 +27,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub use fault::fault_of;
+pub use hand_over::{HandOver, HandOverError, Owner, hand_over};
 pub use identity::{IdentityStore, LoadedIdentity};
 pub use layout::{AgentLayout, FILE_BYTES_MAX, MANIFEST};
 pub use pairs::{CHAIN_FILE, CURRENT, KEY_FILE, PairStore};

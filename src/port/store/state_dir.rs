@@ -18,7 +18,10 @@ use super::reader::AgentReader;
 use crate::sys::durable::{DIR_MODE, Disk as _, FILE_MODE, RealDisk};
 use crate::units::AgentName;
 
-const LOCK: &str = "adjutant.lock";
+/// The file whose lock is the right to write.
+pub(super) const LOCK: &str = "adjutant.lock";
+/// Bytes of it that are read for a message.
+const HOLDER_BYTES_MAX: u64 = 160;
 
 /// A state directory that is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +170,15 @@ impl StateDir {
     /// # Errors
     /// When another process has it, or the lock file cannot be written.
     pub fn lock(&self) -> Result<StateLock, LockError> {
+        self.lock_from("")
+    }
+
+    /// The same, with words about where we run, for whom the lock refuses: the first process of a container is
+    /// number 1 everywhere.
+    ///
+    /// # Errors
+    /// As [`StateDir::lock`].
+    pub fn lock_from(&self, place: &str) -> Result<StateLock, LockError> {
         let path = self.root.join(LOCK);
         let failed = |source| LockError::Io {
             path: path.clone(),
@@ -181,19 +193,26 @@ impl StateDir {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = holder(&mut file);
-                return Err(LockError::Held { path, holder });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        try_lock(&mut file, &path)?;
+        let us = format!("{} {place}", std::process::id());
         file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| writeln!(file, "{}", us.trim_end()))
             .and_then(|()| file.sync_data())
             .map_err(failed)?;
         Ok(StateLock { _file: file })
+    }
+}
+
+/// Locks the open lock file, or says who holds it.
+pub(super) fn try_lock(file: &mut File, path: &Path) -> Result<(), LockError> {
+    let path = path.to_path_buf();
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let holder = holder(file);
+            Err(LockError::Held { path, holder })
+        }
+        Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
     }
 }
 
@@ -201,10 +220,16 @@ impl StateDir {
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     // For a message only; without it the path has to do.
-    drop(file.take(32).read_to_string(&mut text));
-    match text.trim().parse::<u32>() {
-        Ok(pid) => format!("process {pid}"),
-        Err(_) => "another process".to_owned(),
+    drop(file.take(HOLDER_BYTES_MAX).read_to_string(&mut text));
+    let mut words = text.split_whitespace();
+    let pid = words.next().and_then(|word| word.parse::<u32>().ok());
+    let place: Vec<_> = words
+        .map(|word| word.escape_default().to_string())
+        .collect();
+    match pid {
+        Some(pid) if place.is_empty() => format!("process {pid}"),
+        Some(pid) => format!("process {pid} of {}", place.join(" ")),
+        None => "another process".to_owned(),
     }
 }
 
