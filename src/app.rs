@@ -14,6 +14,7 @@ mod bundle;
 mod container;
 #[cfg(feature = "dev-server")]
 mod dev;
+#[cfg(feature = "doctor")]
 mod doctor;
 mod doors;
 mod identity;
@@ -21,6 +22,7 @@ mod records;
 mod settings;
 mod start;
 
+#[cfg(feature = "doctor")]
 pub use doctor::doctor;
 pub use settings::{Given, Process, profiles, settings};
 

@@ -190,6 +190,7 @@ pub enum Command {
         follow: bool,
     },
     /// Look for what could be in the way, and say what to do; needs no running supervisor
+    #[cfg(feature = "doctor")]
     Doctor {
         /// Where settings and state are.
         #[command(flatten)]

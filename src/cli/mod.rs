@@ -8,6 +8,7 @@
 mod args;
 mod certificates;
 mod config;
+#[cfg(feature = "doctor")]
 mod doctor;
 mod events;
 mod exit;
@@ -28,7 +29,6 @@ pub use args::{CertificatesCommand, Command, ConfigCommand, Place, ProfileComman
 pub use exit::ExitCode;
 pub use out::Out;
 
-use crate::app;
 use crate::port::admin::client::Client;
 
 /// A command that did not do what was asked, with the line to print.
@@ -167,8 +167,9 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             let state_dir = settings::state_dir(&place)?;
             events::show(&state_dir, agent.as_ref(), lines, (follow, json), out).await
         }
+        #[cfg(feature = "doctor")]
         Command::Doctor { place, json } => {
-            let findings = app::doctor(&settings::given(&place)).await;
+            let findings = crate::app::doctor(&settings::given(&place)).await;
             Ok(doctor::show(&findings, json, out))
         }
         Command::PrepareState { state_dir, owner } => prepare::state(&state_dir, owner, out),

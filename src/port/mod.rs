@@ -6,6 +6,7 @@ pub mod bundle;
 #[cfg(feature = "acme")]
 pub(crate) mod cert;
 pub mod child;
+#[cfg(feature = "doctor")]
 pub mod doctor;
 pub mod events;
 pub mod fetch;
