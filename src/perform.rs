@@ -61,6 +61,10 @@ pub(crate) type CertificateJob = (CertificateName, CertificateWork);
 pub(crate) struct CertificatePorts {
     pub(crate) writer: Writer<CertificateJob>,
     /// `certificates/` in the state directory.
+    #[cfg_attr(
+        not(feature = "acme"),
+        expect(dead_code, reason = "only accounts at authorities are kept from here")
+    )]
     pub(crate) directory: std::path::PathBuf,
 }
 
@@ -109,8 +113,7 @@ impl Ports {
     pub(crate) fn new(
         children: Children,
         agents: BTreeMap<AgentName, AgentPorts>,
-        identity: Writer<Identity>,
-        certificates: CertificatePorts,
+        (identity, certificates): (Writer<Identity>, CertificatePorts),
         link_reports: LinkReports,
         proxies: ProxyRules,
         settings: ReadSettings,
@@ -372,7 +375,7 @@ impl Ports {
         match work {
             CertificateWork::Order(order) => {
                 self.orders.retain(|_, order| !order.is_finished());
-                self.order(ticket, *order);
+                self.order(ticket, &order);
                 Performed::Quietly
             }
             work => match self.certificates.writer.submit(ticket, (name, work)) {
@@ -385,7 +388,7 @@ impl Ports {
         }
     }
 
-    fn order(&mut self, ticket: Ticket, order: CertificateOrder) {
+    fn order(&mut self, ticket: Ticket, order: &CertificateOrder) {
         let done = move |result: Result<CertificateDone, CertificateFault>| {
             Some(Event::Certificate { ticket, result })
         };
@@ -402,6 +405,7 @@ impl Ports {
                 directory: self.certificates.directory.clone(),
                 proxies: self.proxies.clone(),
             };
+            let order = order.clone();
             async move { done(crate::port::cert::order(place, order).await) }
         };
         #[cfg(not(feature = "acme"))]

@@ -160,8 +160,7 @@ async fn assemble_and_run(
     let mut ports = Ports::new(
         children,
         agents,
-        identity_writer,
-        certificate_ports,
+        (identity_writer, certificate_ports),
         link_reports,
         link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),

@@ -229,7 +229,7 @@ fn domain_follows_the_bundle() {
         .as_array()
         .unwrap()
         .iter()
-        .flat_map(|it| it.as_str())
+        .filter_map(serde_json::Value::as_str)
         .collect();
     names.sort_unstable();
     assert_eq!(names, ["b.test", "c.test"]);
