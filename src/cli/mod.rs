@@ -15,6 +15,7 @@ mod health;
 mod logs;
 mod orders;
 mod out;
+mod register;
 mod settings;
 mod status;
 
@@ -28,6 +29,7 @@ pub use exit::ExitCode;
 pub use out::Out;
 
 use crate::app;
+use crate::engine::message::RegistrationOrder;
 use crate::port::admin::client::Client;
 
 /// A command that did not do what was asked, with the line to print.
@@ -136,6 +138,12 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
                 certificates::renew(&client(&place)?, name, &wait, out).await
             }
         },
+        Command::Onboard { place } => {
+            register::register(&place, RegistrationOrder::Onboard, out).await
+        }
+        Command::RestartRegistration { place } => {
+            register::register(&place, RegistrationOrder::Restart, out).await
+        }
         Command::Config { command } => revisions(command, out).await,
         Command::Healthcheck { place, url } => match url {
             Some(url) => health::check_url(&url, out).await,

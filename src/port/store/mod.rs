@@ -8,6 +8,7 @@
 //! `last-good` point to.
 //! Everything is written against [`Disk`], so that the simulator can take the power away between any two calls.
 
+mod credential;
 mod fault;
 mod identity;
 mod journal;
@@ -25,6 +26,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use credential::{CredentialStore, LoadedCredential, StoredCredential};
 pub use fault::fault_of;
 pub use identity::{IdentityStore, LoadedIdentity};
 pub use layout::{AgentLayout, FILE_BYTES_MAX, MANIFEST};
