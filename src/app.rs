@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::engine::message::ExitReason;
+use crate::engine::message::{Credential, ExitReason, RegistrationFailure, RegistrationOrder};
 use crate::units::AgentName;
 
 mod bundle;
@@ -19,12 +19,13 @@ mod doctor;
 mod doors;
 mod identity;
 mod records;
+mod register;
 mod settings;
 mod start;
 
 #[cfg(feature = "doctor")]
 pub use doctor::doctor;
-pub use settings::{Given, Process, profiles, settings};
+pub use settings::{Given, Process, profiles, settings, settings_path};
 
 /// How to run, beside the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,7 +86,21 @@ pub enum AppErrorKind {
 /// # Errors
 /// It could not start; nothing of ours runs then.
 pub async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError> {
-    start::run(config, options).await
+    // Everything that lives as long as the program is in this one future: it is large.
+    Box::pin(start::run(config, options)).await
+}
+
+/// Registers without a supervisor, on its state directory and under its lock; `progress` gets a line for each thing
+/// that happens.
+///
+/// # Errors
+/// The state directory cannot be used. What the service answered is the inner result.
+pub async fn register(
+    config: &Config,
+    what: RegistrationOrder,
+    progress: impl FnMut(&str),
+) -> Result<Result<Credential, RegistrationFailure>, AppError> {
+    register::register(config, what, progress).await
 }
 
 /// Composes a bundle for an agent and asks the agent's own validator.

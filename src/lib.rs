@@ -13,6 +13,7 @@ pub mod dev_server;
 pub mod engine;
 pub mod perform;
 pub mod port;
+mod registrar;
 pub mod run;
 pub mod sys;
 pub mod units;

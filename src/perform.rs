@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 
-use opamp_client::transport::{FrameSender, ProxyRules, SendError};
+use opamp_client::transport::{FrameSender, SendError};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-use crate::config::Config;
+use crate::config::{Config, Registration};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
-    CertificateOrder, CertificateWork, Command, CommandId, DiskFault, DiskWork, Effect, Event,
-    ExitReason, FaultKind, Identity, LinkEvent, LocalEvent, Note, Reply,
+    CertificateOrder, CertificateWork, Command, CommandId, Credential, DiskFault, DiskWork, Effect,
+    Event, ExitReason, FailureClass, FaultKind, Identity, LinkEvent, LocalEvent, Note,
+    RegistrationCall, RegistrationFailure, Reply,
 };
 use crate::port::child::{ChildDirs, Children};
 use crate::port::events::Events;
@@ -27,6 +28,7 @@ use crate::port::notify::Notifier;
 use crate::port::probe;
 use crate::port::store::Writer;
 use crate::port::termination::Termination;
+use crate::registrar::Registrar;
 use crate::sys::clock;
 use crate::units::{AgentName, CertificateName, LinkId, Ticket};
 
@@ -84,13 +86,13 @@ pub(crate) struct Ports {
     pub(crate) identity: Writer<Identity>,
     pub(crate) certificates: CertificatePorts,
     pub(crate) link_reports: LinkReports,
-    pub(crate) proxies: ProxyRules,
     pub(crate) settings: ReadSettings,
     pub(crate) notifier: Notifier,
     pub(crate) events: Events,
     pub(crate) termination: Termination,
     /// What was written for the orchestrator last.
     pub(crate) last_words: Option<String>,
+    registrar: Registrar,
     links: BTreeMap<LinkKey, Link>,
     orders: BTreeMap<Ticket, AbortHandle>,
     locals: BTreeMap<LocalKey, FrameSender>,
@@ -115,9 +117,9 @@ impl Ports {
         agents: BTreeMap<AgentName, AgentPorts>,
         (identity, certificates): (Writer<Identity>, CertificatePorts),
         link_reports: LinkReports,
-        proxies: ProxyRules,
         settings: ReadSettings,
         (notifier, events, termination): (Notifier, Events, Termination),
+        registrar: Registrar,
     ) -> Self {
         Self {
             children,
@@ -126,12 +128,12 @@ impl Ports {
             identity,
             certificates,
             link_reports,
-            proxies,
             settings,
             notifier,
             events,
             termination,
             last_words: None,
+            registrar,
             links: BTreeMap::new(),
             orders: BTreeMap::new(),
             locals: BTreeMap::new(),
@@ -158,6 +160,18 @@ impl Ports {
                 if let Some(order) = self.orders.remove(&ticket) {
                     self.tasks.abort_silently(&order);
                 }
+                Performed::Quietly
+            }
+            Effect::Register {
+                ticket,
+                settings,
+                call,
+            } => {
+                self.register(ticket, settings, call);
+                Performed::Quietly
+            }
+            Effect::SaveCredential { ticket } => {
+                self.save_credential(ticket);
                 Performed::Quietly
             }
             Effect::Reply { id, reply } => {
@@ -241,16 +255,19 @@ impl Ports {
                 link,
                 server,
                 instance_uid,
+                authorize,
             } => {
                 let key = LinkKey {
                     agent: agent.clone(),
                     link,
                 };
-                let proxies = self.proxies.clone();
+                let proxies = self.registrar.proxies().clone();
+                let token = authorize.then(|| self.registrar.vault().token()).flatten();
                 self.dial(Attempt {
                     key,
                     server,
                     instance_uid,
+                    token,
                     proxies,
                 });
                 None
@@ -403,7 +420,7 @@ impl Ports {
         let task = {
             let place = crate::port::cert::Place {
                 directory: self.certificates.directory.clone(),
-                proxies: self.proxies.clone(),
+                proxies: self.registrar.proxies().clone(),
             };
             let order = order.clone();
             async move { done(crate::port::cert::order(place, order).await) }
@@ -422,6 +439,22 @@ impl Ports {
         };
         let task = self.tasks.spawn(task, lost);
         self.orders.insert(ticket, task);
+    }
+
+    fn register(&mut self, ticket: Ticket, settings: Box<Registration>, call: RegistrationCall) {
+        let registrar = self.registrar.clone();
+        self.tasks.spawn(
+            async move { Some(registered(ticket, registrar.call(&settings, &call).await)) },
+            move |reason| Some(registered(ticket, Err(broken_call(reason)))),
+        );
+    }
+
+    fn save_credential(&mut self, ticket: Ticket) {
+        let registrar = self.registrar.clone();
+        self.tasks.spawn(
+            async move { Some(registered(ticket, registrar.save_again().await)) },
+            move |reason| Some(registered(ticket, Err(broken_call(reason)))),
+        );
     }
 
     fn read_settings(&mut self) {
@@ -486,6 +519,21 @@ impl Ports {
         let id = CommandId(self.next_question);
         self.questions.insert(id, answer);
         Event::Command { id, command }
+    }
+}
+
+fn registered(ticket: Ticket, outcome: Result<Credential, RegistrationFailure>) -> Event {
+    Event::Registration {
+        ticket,
+        outcome: outcome.map(Box::new),
+    }
+}
+
+fn broken_call(reason: &str) -> RegistrationFailure {
+    RegistrationFailure {
+        class: FailureClass::Answer,
+        reason: format!("the call to the registration service broke: {reason}"),
+        retry_after: None,
     }
 }
 

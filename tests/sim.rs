@@ -19,6 +19,8 @@ mod disk_model;
 mod host;
 #[path = "sim/life.rs"]
 mod life;
+#[path = "sim/registration.rs"]
+mod registration;
 #[path = "sim/remains.rs"]
 mod remains;
 #[path = "sim/store.rs"]

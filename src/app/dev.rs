@@ -44,6 +44,8 @@ pub(super) async fn bind(
             cause: errors.into(),
         })?
         .server;
+    // A fleet's token is no business of it either.
+    config.registration = None;
     Ok(Some(server))
 }
 

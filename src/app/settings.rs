@@ -35,7 +35,7 @@ pub fn settings(given: &Given) -> Result<Config, AppError> {
         storage: given.state_dir.as_deref().map(absolute).transpose()?,
         ..Overrides::default()
     };
-    let resolved = match &given.settings {
+    let resolved = match &settings_path(given.settings.as_deref()) {
         None => config::defaults(&Process, &overrides),
         Some(path) => {
             let text = read(path).map_err(|cause| {
@@ -46,6 +46,14 @@ pub fn settings(given: &Given) -> Result<Config, AppError> {
         }
     };
     resolved.map_err(|errors| refused(errors.into()))
+}
+
+/// The settings file: the one that is named, else the one in `SUPERVISOR_CONFIG`.
+pub fn settings_path(named: Option<&Path>) -> Option<PathBuf> {
+    named.map(Path::to_owned).or_else(|| {
+        let value = std::env::var_os("SUPERVISOR_CONFIG")?;
+        (!value.is_empty()).then(|| PathBuf::from(value))
+    })
 }
 
 /// The built-in profiles and those that the settings use, by name.

@@ -13,7 +13,7 @@ use tokio::task::LocalSet;
 
 use super::container::{no_thread, whereabouts};
 use super::records::Records;
-use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records};
+use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records, register};
 use crate::config::{Agent, Certificate, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
@@ -118,6 +118,10 @@ async fn assemble_and_run(
     let (kept, certificates) = keep_certificates(state, config.certificates.clone())?;
     let (certificate_ports, certificates_setup) = kept;
 
+    let (registrar, registration) = register::establish(&config, state, &facts)?;
+    let has_server = config.server.is_some();
+    let fleet = config.server.clone().or_else(|| registration.server());
+
     let mut setups = Vec::new();
     let mut agents = BTreeMap::new();
     let mut served = Vec::new();
@@ -132,7 +136,7 @@ async fn assemble_and_run(
                 certificates: state.root().join("certificates"),
             },
             settings: entry.agent,
-            server: config.server.clone(),
+            server: fleet.clone(),
             capabilities: config.capabilities,
             grace: config.stop.grace,
             instance_uid: identity
@@ -162,17 +166,12 @@ async fn assemble_and_run(
         agents,
         (identity_writer, certificate_ports),
         link_reports,
-        link::proxies(|name| std::env::var(name).ok()),
         read_settings(&options, &config),
         (doors::notifier(), records.events, records.termination),
+        registrar,
     );
     serve_children(served, &local_reports, &mut ports);
-    ports.tasks.serve("doors", async move {
-        match doors.serve(questions_tx).await {
-            Ok(never) => match never {},
-            Err(error) => error.to_string(),
-        }
-    });
+    serve_doors(doors, questions_tx, &mut ports);
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
@@ -183,6 +182,8 @@ async fn assemble_and_run(
         stop: config.stop,
         give_up: config.give_up,
         previous_end: records.previous_end,
+        registration,
+        has_server,
     });
     let mut inbox = Inbox {
         signals,
@@ -234,6 +235,16 @@ fn serve_children(
             "it stopped serving".to_owned()
         });
     }
+}
+
+/// The doors for people and machines.
+fn serve_doors(doors: Admin, questions: admin::Questions, ports: &mut Ports) {
+    ports.tasks.serve("doors", async move {
+        match doors.serve(questions).await {
+            Ok(never) => match never {},
+            Err(error) => error.to_string(),
+        }
+    });
 }
 
 /// The certificates' writer thread with its answers, and what their machine is built from.
@@ -369,6 +380,7 @@ fn read_settings(options: &RunOptions, config: &Config) -> ReadSettings {
         let mut config = super::settings(&given).map_err(|error| error.to_string())?;
         if let Some(server) = &dev_server {
             config.server.clone_from(server);
+            config.registration = None;
         }
         Ok(Box::new(config))
     })

@@ -25,7 +25,7 @@ struct Line {
 /// Where settings and state are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Place {
-    /// Settings file; the built-in defaults without it
+    /// Settings file; without it the one that `SUPERVISOR_CONFIG` names, else the built-in defaults
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// State directory, instead of the one in the settings
@@ -137,6 +137,18 @@ pub enum Command {
         /// What of them.
         #[command(subcommand)]
         command: CertificatesCommand,
+    },
+    /// Register with the fleet now, whether registered already or not, and store the token
+    Onboard {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Get a new token for this gateway, store it and reconnect; the agents are not touched
+    RestartRegistration {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
     },
     /// List, show and compare stored revisions
     Config {

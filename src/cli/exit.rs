@@ -5,6 +5,7 @@
 
 use super::Failure;
 use crate::app::{AppError, AppErrorKind};
+use crate::engine::message::{FailureClass, RegistrationFailure};
 use crate::port::admin::client::ClientError;
 use crate::port::bundle::BundleError;
 
@@ -33,13 +34,27 @@ pub enum ExitCode {
     NotApplied,
     /// An address of the settings cannot be listened on.
     Address,
+    /// Registration: the registration token is not valid (401).
+    TokenInvalid,
+    /// Registration: the registration token may not do this (403).
+    TokenForbidden,
+    /// Registration: the service or the gateway is not known (404).
+    NotKnown,
+    /// Registration: the service does not take what was sent (400, 422).
+    NotTaken,
+    /// Registration: the service cannot be reached.
+    Unreachable,
+    /// Registration: the service is in trouble or is asked too often (5xx, 429).
+    ServiceTrouble,
+    /// Registration: the service answered something unusable.
+    BadAnswer,
     /// The settings, or the bundle to be checked, are not acceptable.
     Settings,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -51,6 +66,13 @@ impl ExitCode {
         Self::Forced,
         Self::NotApplied,
         Self::Address,
+        Self::TokenInvalid,
+        Self::TokenForbidden,
+        Self::NotKnown,
+        Self::NotTaken,
+        Self::Unreachable,
+        Self::ServiceTrouble,
+        Self::BadAnswer,
         Self::Settings,
     ];
 
@@ -69,6 +91,13 @@ impl ExitCode {
             Self::Forced => 9,
             Self::NotApplied => 10,
             Self::Address => 11,
+            Self::TokenInvalid => 20,
+            Self::TokenForbidden => 21,
+            Self::NotKnown => 22,
+            Self::NotTaken => 23,
+            Self::Unreachable => 24,
+            Self::ServiceTrouble => 25,
+            Self::BadAnswer => 26,
             // EX_CONFIG of sysexits.h, as other agents use it.
             Self::Settings => 78,
         }
@@ -116,6 +145,22 @@ impl From<ClientError> for Failure {
             ClientError::Broken { .. } => Self::new(ExitCode::Failed, chain(error)),
             ClientError::Address { .. } => Self::new(ExitCode::Usage, chain(error)),
         }
+    }
+}
+
+impl From<RegistrationFailure> for Failure {
+    fn from(failure: RegistrationFailure) -> Self {
+        let code = match failure.class {
+            FailureClass::Settings => ExitCode::Settings,
+            FailureClass::Network => ExitCode::Unreachable,
+            FailureClass::Throttled | FailureClass::Server => ExitCode::ServiceTrouble,
+            FailureClass::Unauthorized => ExitCode::TokenInvalid,
+            FailureClass::Forbidden => ExitCode::TokenForbidden,
+            FailureClass::NotFound => ExitCode::NotKnown,
+            FailureClass::Invalid => ExitCode::NotTaken,
+            FailureClass::Answer => ExitCode::BadAnswer,
+        };
+        Self::new(code, failure.reason)
     }
 }
 

@@ -17,6 +17,7 @@ mod logs;
 mod orders;
 mod out;
 mod prepare;
+mod register;
 mod settings;
 mod status;
 
@@ -29,6 +30,7 @@ pub use args::{CertificatesCommand, Command, ConfigCommand, Place, ProfileComman
 pub use exit::ExitCode;
 pub use out::Out;
 
+use crate::engine::message::RegistrationOrder;
 use crate::port::admin::client::Client;
 
 /// A command that did not do what was asked, with the line to print.
@@ -137,6 +139,12 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
                 certificates::renew(&client(&place)?, name, &wait, out).await
             }
         },
+        Command::Onboard { place } => {
+            register::register(&place, RegistrationOrder::Onboard, out).await
+        }
+        Command::RestartRegistration { place } => {
+            register::register(&place, RegistrationOrder::Restart, out).await
+        }
         Command::Config { command } => revisions(command, out).await,
         Command::Healthcheck { place, url } => match url {
             Some(url) => health::check_url(&url, out).await,

@@ -25,7 +25,7 @@ pub(super) fn given(place: &Place) -> Given {
     }
 }
 
-fn load(place: &Place) -> Result<Config, Failure> {
+pub(super) fn load(place: &Place) -> Result<Config, Failure> {
     Ok(app::settings(&given(place))?)
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn validate(
 }
 
 fn describe(place: &Place, config: &Config, json: bool, out: &mut Out<'_>) {
-    let origin = place.config.as_ref().map_or_else(
+    let origin = app::settings_path(place.config.as_deref()).map_or_else(
         || "built-in defaults".to_owned(),
         |path| path.display().to_string(),
     );

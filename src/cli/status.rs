@@ -9,6 +9,7 @@ use comfy_table::{Table, presets};
 
 use super::{Done, ExitCode, Failure, Out};
 use crate::port::admin::client::{Client, ClientError};
+use crate::port::admin::registration::RegistrationDocument;
 use crate::port::admin::wire::{AgentDocument, StatusDocument};
 
 /// Time between two looks of `--watch`.
@@ -61,12 +62,34 @@ pub(super) fn render(document: &StatusDocument) -> String {
     if document.stopping {
         text.push_str("the supervisor is stopping\n");
     }
+    if let Some(registration) = &document.registration
+        && let Some(remark) = of_registration(registration)
+    {
+        text.extend(["registration: ", &remark, "\n"]);
+    }
     for agent in &document.agents {
         for remark in remarks(agent) {
             text.extend([agent.name.as_str(), ": ", &remark, "\n"]);
         }
     }
     text
+}
+
+/// One line, unless all is well.
+fn of_registration(registration: &RegistrationDocument) -> Option<String> {
+    let well = registration.state == "registered" && registration.reason.is_empty();
+    if well && registration.phase == "idle" {
+        return None;
+    }
+    let state = match registration.phase.as_str() {
+        "idle" | "held" => registration.state.clone(),
+        phase => format!("{}, {phase}", registration.state),
+    };
+    Some(if registration.reason.is_empty() {
+        state
+    } else {
+        format!("{state}: {}", in_short(&registration.reason))
+    })
 }
 
 fn row(agent: &AgentDocument) -> [String; 8] {

@@ -13,6 +13,7 @@ use super::load::{DEFAULT_AGENT, agent_name, executable};
 use super::ours::LATER;
 use super::profile;
 use super::read::Section;
+use super::registration::child_variable;
 use super::{
     AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, Log,
     OfferLimits, Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
@@ -471,11 +472,11 @@ fn policy(mut section: Section<'_, '_, '_>) -> Policy {
             .filter(|port| *port > 0)
             .ok_or_else(|| "a port is 1 to 65535".to_owned())
     });
-    let environment = section.texts(
-        "environment",
+    let about = (
+        "list of texts",
         "names that an offer may read and the child gets from us",
-        "none",
     );
+    let environment = section.list("environment", about, "none", |_, name| child_variable(name));
     section.finish();
     Policy {
         denied_components: denied_components.unwrap_or_default(),

@@ -12,7 +12,7 @@ use crate::yaml::{Error, Limits, Node, Span, Style, Value, parse};
 
 use super::expand::expand;
 use super::read::{Key, Reader};
-use super::{Config, Environment, Form, Profile, otel, ours};
+use super::{Config, Environment, Form, Profile, Tls, otel, ours};
 
 /// Problems listed in one report.
 const ERRORS_MAX: usize = 50;
@@ -198,7 +198,7 @@ fn over(
         match ours::endpoint(endpoint) {
             Ok(endpoint) => match &mut config.server {
                 Some(server) => server.endpoint = endpoint,
-                None => config.server = Some(ours::server_at(endpoint)),
+                None => config.server = Some(ours::server_at(endpoint, Tls::default())),
             },
             Err(message) => refuse("the server given on the command line", message),
         }

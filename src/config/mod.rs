@@ -25,14 +25,17 @@ mod ours;
 pub mod policy;
 mod profile;
 mod read;
+pub mod registration;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
+pub use ours::server_at;
 pub use profile::{built_in, built_in_names};
 pub use read::Key;
+pub use registration::{OnRejected, Registration, TokenSource};
 
 /// Everything `adjutant run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +44,8 @@ pub struct Config {
     pub form: Form,
     /// The OpAMP server; `None` runs without one.
     pub server: Option<Server>,
+    /// How to register with a fleet; `None` without.
+    pub registration: Option<Registration>,
     /// Which OpAMP capabilities the user left on (bits of `AgentCapabilities`). A wish: the engine announces
     /// those of them that this version has the means for.
     pub capabilities: u64,
@@ -98,6 +103,15 @@ pub struct Server {
     pub tls: Tls,
     /// Heartbeat interval unless the server offers another.
     pub heartbeat: Duration,
+}
+
+impl Server {
+    /// Whether the settings say themselves how to prove who we are.
+    pub fn has_own_authorization(&self) -> bool {
+        self.headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+    }
 }
 
 /// TLS settings of a client connection.

@@ -16,6 +16,7 @@ use super::load::{DEFAULT_AGENT, agent_name, executable};
 use super::ours::{address, endpoint, tls};
 use super::profile;
 use super::read::{Reader, Section};
+use super::registration;
 use super::{
     Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, Policy, Profile,
     Reload, ReportWhen, Server, Stop,
@@ -90,7 +91,12 @@ const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x100 | 0x4000;
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
 pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let mut root = reader.root(tree);
-    let server = server(root.sub("server"));
+    let from_environment = registration::server_of_environment(root.reader);
+    let mut server = server(root.sub("server"), from_environment);
+    let registration = registration::of_environment(root.reader);
+    if registration.is_some() {
+        registration::drop_empty_authorization(&mut server);
+    }
     let capabilities = capabilities(root.sub("capabilities"));
     let storage = {
         let mut section = root.sub("storage");
@@ -131,6 +137,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     Config {
         form: Form::Agent,
         server,
+        registration,
         capabilities,
         storage,
         agents: agent.into_iter().collect(),
@@ -149,24 +156,25 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     }
 }
 
-fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
+fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
     let about = ("URL", "the OpAMP server: ws, wss, http or https");
     let endpoint = section.parsed("endpoint", about, "required", endpoint);
     let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
     let tls = tls(section.sub("tls"));
     section.not_built(&["auth"], LATER);
-    if !section.has("endpoint") {
+    if !section.has("endpoint") && otherwise.is_none() {
         section.problem("endpoint", "required, name the OpAMP server");
     }
+    let seconds = registration::heartbeat_of_environment(section.reader);
     section.finish();
-    endpoint.map(|endpoint| Server {
+    endpoint.or(otherwise).map(|endpoint| Server {
         endpoint,
         headers: headers
             .into_iter()
             .map(|(name, value)| (name, Secret::new(value)))
             .collect(),
         tls,
-        heartbeat: 30 * SECOND,
+        heartbeat: Duration::from_secs(seconds.unwrap_or(30)),
     })
 }
 

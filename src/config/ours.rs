@@ -15,6 +15,7 @@ use super::agent::agents;
 use super::certificates::certificates;
 use super::profile;
 use super::read::{Reader, Section};
+use super::registration;
 use super::value::format_size;
 use super::{
     Agent, Config, Environment, Form, GiveUp, Log, LogFormat, Rotation, Server, Stop, Tls,
@@ -42,7 +43,13 @@ pub(super) const LATER: &str = "not supported in this version, remove it";
 pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let env = reader.env;
     let mut root = reader.root(tree);
-    let server = server(root.sub("server"));
+    let from_environment = registration::server_of_environment(root.reader);
+    let mut server = server(root.sub("server"), from_environment);
+    let (given, present) = registration::read(root.sub("registration"));
+    let registration = registration::complete(given, present, root.reader);
+    if registration.is_some() {
+        registration::drop_empty_authorization(&mut server);
+    }
     let storage = {
         let mut section = root.sub("storage");
         let default = "/var/lib/adjutant for root, else $XDG_STATE_HOME/adjutant or $HOME/.local/state/adjutant";
@@ -105,11 +112,12 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         section.finish();
         (listen, token_file)
     };
-    root.not_built(&["registration", "packages", "telemetry", "api"], LATER);
+    root.not_built(&["packages", "telemetry", "api"], LATER);
     root.finish();
     Config {
         form: Form::Agents,
         server,
+        registration,
         capabilities: CAPABILITIES,
         storage,
         agents,
@@ -193,10 +201,12 @@ fn default_storage(env: &dyn Environment) -> PathBuf {
     }
 }
 
-fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
+fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
     let present = section.is_present();
     let about = ("URL", "the OpAMP server: ws, wss, http or https");
-    let endpoint = section.parsed("endpoint", about, "none: run without a server", endpoint);
+    let default =
+        "$OPAMP_WS_URL, else what $OPAMP_SERVER_URL comes to, else none: run without a server";
+    let endpoint = section.parsed("endpoint", about, default, endpoint);
     let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
     let heartbeat = section.duration(
         "heartbeat_interval",
@@ -206,11 +216,16 @@ fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
     );
     let tls = tls(section.sub("tls"));
     section.not_built(&["proxy", "auth"], LATER);
-    if present && !section.has("endpoint") {
+    let seconds = registration::heartbeat_of_environment(section.reader);
+    let heartbeat = match seconds {
+        Some(seconds) if !section.has("heartbeat_interval") => Duration::from_secs(seconds),
+        _ => heartbeat,
+    };
+    if present && !section.has("endpoint") && otherwise.is_none() {
         section.problem("", "a server needs an `endpoint`");
     }
     section.finish();
-    endpoint.map(|endpoint| Server {
+    endpoint.or(otherwise).map(|endpoint| Server {
         endpoint,
         headers: headers
             .into_iter()
@@ -222,14 +237,11 @@ fn server(mut section: Section<'_, '_, '_>) -> Option<Server> {
 }
 
 /// A server of which only the endpoint is known.
-pub(super) fn server_at(endpoint: String) -> Server {
+pub fn server_at(endpoint: String, tls: Tls) -> Server {
     Server {
         endpoint,
         headers: Vec::new(),
-        tls: Tls {
-            include_system_roots: false,
-            ..Tls::default()
-        },
+        tls,
         heartbeat: 30 * SECOND,
     }
 }

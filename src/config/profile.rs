@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::yaml::{self, Limits, parse};
 
 use super::read::{Reader, Section};
+use super::registration::child_variable;
 use super::{Composition, Environment, HealthProbe, LocalLink, Profile, Proof};
 
 /// The built-in profiles: name, text, default config.
@@ -193,10 +194,11 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
         ))
         .unwrap_or(15),
         environment: root
-            .texts(
+            .list(
                 "environment",
-                "names of our environment the child gets",
+                ("list of texts", "names of our environment the child gets"),
                 "none",
+                |_, name| child_variable(name),
             )
             .unwrap_or_default(),
         config_exit_codes: root

@@ -26,6 +26,12 @@ impl Env {
             ..Self::default()
         }
     }
+
+    /// With these variables.
+    pub(super) fn with(mut self, vars: &[(&'static str, &'static str)]) -> Self {
+        self.vars.extend(vars.iter().copied());
+        self
+    }
 }
 
 impl Environment for Env {

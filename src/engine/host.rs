@@ -14,6 +14,7 @@ use crate::engine::message::{
     AgentEvent, ChildIdentity, Command, CommandId, DiskFault, Effect, Event, ExitReason,
     HostSignal, Identity, Milestone, Note, NoteLevel, RefusalKind, Reply, Snapshot,
 };
+use crate::engine::registration::{Registration, RegistrationSetup, Steps};
 use crate::engine::rollout::DomainEntry;
 use crate::engine::{Engine, HostRequest, Outcome, Setup, view};
 use crate::units::{AgentName, Moment, Now, Ticket};
@@ -41,6 +42,10 @@ pub struct HostSetup {
     pub give_up: GiveUp,
     /// How the life before this one ended, unless that was in order.
     pub previous_end: Option<String>,
+    /// Registration with a fleet.
+    pub registration: RegistrationSetup,
+    /// Whether the settings name a server; the one that a registration names is used otherwise.
+    pub has_server: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +65,8 @@ pub struct Host {
     certificates: Certificates,
     /// What the engines were told last.
     known: Known,
+    registration: Registration,
+    has_server: bool,
     saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
     next_ticket: u64,
     stop: Stop,
@@ -76,8 +83,11 @@ impl Host {
     pub fn new(setup: HostSetup) -> Self {
         let (setups, leftovers): (Vec<_>, Vec<_>) = setup.agents.into_iter().unzip();
         let mut engines: Vec<Engine> = setups.into_iter().map(Engine::new).collect();
+        let registration = Registration::new(setup.registration);
+        let (needed, known) = registration.needs();
         for engine in &mut engines {
             engine.set_previous_end(setup.previous_end.clone());
+            engine.begin_with_token(needed, known);
         }
         Self {
             engines,
@@ -85,6 +95,8 @@ impl Host {
             identity: setup.identity,
             certificates: Certificates::new(setup.certificates),
             known: Known::default(),
+            registration,
+            has_server: setup.has_server,
             saves: BTreeMap::new(),
             next_ticket: 0,
             stop: setup.stop,
@@ -124,6 +136,9 @@ impl Host {
         }
         self.follow_certificates(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
+        // After the children: they never wait for it.
+        let steps = self.registration.start(now);
+        self.follow(now, steps, &mut effects);
         effects
     }
 
@@ -138,6 +153,10 @@ impl Host {
             }
             Event::Certificate { ticket, result } => {
                 self.certificates.answered(now, ticket, result);
+            }
+            Event::Registration { ticket, outcome } => {
+                let steps = self.registration.answered(now, ticket, outcome);
+                self.follow(now, steps, &mut effects);
             }
             Event::Signal(HostSignal::Terminate) => self.terminate(now, &mut effects),
             Event::Signal(HostSignal::Hangup) => {
@@ -196,8 +215,9 @@ impl Host {
             .iter()
             .filter_map(|engine| engine.deadline(now));
         let certificates = self.certificates.due(now);
-        let more = [stopping, self.ready_by, certificates];
-        engines.chain(more.into_iter().flatten()).min()
+        let registration = self.registration.due(now);
+        let host = [stopping, self.ready_by, certificates, registration];
+        engines.chain(host.into_iter().flatten()).min()
     }
 
     /// The names of the agents, in start order.
@@ -212,6 +232,7 @@ impl Host {
             at: now.wall,
             stopping: self.stopping.is_some(),
             previous_end: self.previous_end.clone(),
+            registration: self.registration.snapshot(now),
             agents: self
                 .engines
                 .iter()
@@ -267,8 +288,43 @@ impl Host {
                         self.begin_stop(now, ExitReason::GaveUp, effects);
                     }
                 }
+                HostRequest::TokenRejected(reason) => {
+                    let steps = self.registration.rejected(now, &reason);
+                    self.follow(now, steps, effects);
+                }
+                HostRequest::TokenAccepted => {
+                    let steps = self.registration.accepted(now);
+                    self.follow(now, steps, effects);
+                }
             }
         }
+    }
+
+    /// Does what registration wants; a new token makes every link that uses it anew.
+    fn follow(&mut self, now: Now, steps: Steps, effects: &mut Vec<Effect>) {
+        let Steps {
+            effects: wanted,
+            renewed,
+        } = steps;
+        effects.extend(wanted);
+        if !renewed {
+            return;
+        }
+        if !self.has_server
+            && let Some(server) = self.registration.server()
+        {
+            self.each(now, effects, |engine, now| {
+                engine.set_server(now, server.clone())
+            });
+        }
+        self.share_token(now, true, effects);
+    }
+
+    fn share_token(&mut self, now: Now, new: bool, effects: &mut Vec<Effect>) {
+        let (needed, known) = self.registration.needs();
+        self.each(now, effects, |engine, now| {
+            engine.set_token(now, needed, known, new)
+        });
     }
 
     fn identity_saved(
@@ -325,6 +381,7 @@ impl Host {
             forced: false,
         });
         self.certificates.stop();
+        self.registration.stop();
         self.each(now, effects, Engine::stop);
     }
 
@@ -409,9 +466,13 @@ impl Host {
             let message = "the list of agents changed; adjutant has to be restarted for that";
             effects.push(Effect::Note(note(NoteLevel::Warn, message)));
         }
+        self.has_server = config.server.is_some();
+        self.registration.set_settings(now, config.registration);
+        self.share_token(now, false, effects);
+        let hinted = self.registration.server();
         for agent in config.agents {
             let name = agent.name.clone();
-            let server = config.server.clone();
+            let server = config.server.clone().or_else(|| hinted.clone());
             let grace = config.stop.grace;
             if let Some(engine) = self
                 .engines
@@ -440,6 +501,13 @@ impl Host {
                     Ok(what) => Reply::Accepted { what },
                     Err(reason) => view::refusal(RefusalKind::Conflict, &reason),
                 };
+                effects.push(Effect::Reply { id, reply });
+                return;
+            }
+            Command::Register(what) => {
+                let mut steps = Steps::default();
+                let reply = self.registration.order(now, *what, &mut steps);
+                self.follow(now, steps, effects);
                 effects.push(Effect::Reply { id, reply });
                 return;
             }
@@ -500,6 +568,10 @@ impl Host {
                 self.collect(now, &name, outcome, effects);
             }
         }
+        if self.registration.due(now).is_some_and(|at| at <= now.mono) {
+            let steps = self.registration.tick(now);
+            self.follow(now, steps, effects);
+        }
         let Some(stopping) = &mut self.stopping else {
             return;
         };
@@ -510,7 +582,8 @@ impl Host {
         if down && stopping.goodbye_at.is_none() {
             stopping.goodbye_at = Some(now.mono.after(GOODBYE));
         }
-        let said = self.engines.iter().all(Engine::is_stopped);
+        // An answer that may bring a token is given the time of a goodbye to arrive.
+        let said = self.engines.iter().all(Engine::is_stopped) && !self.registration.is_calling();
         let patience = stopping.goodbye_at.is_some_and(|at| at <= now.mono);
         let over = stopping.exit_at <= now.mono;
         let killed = self.engines.iter().any(Engine::was_killed);

@@ -10,14 +10,21 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, Server};
+use crate::config::{Config, Registration, Server};
 use crate::units::{
     AgentName, CertificateName, LinkId, OfferHash, RevisionHash, RevisionId, Ticket, WallTime,
 };
 
+mod registration;
+
 pub use certificate::{
     Attempts, CertificateDone, CertificateFault, CertificateFaultKind, CertificateOrder,
     CertificateSnapshot, CertificateWork, NoPairId, Pair, PairId, PemPair, StoredPairs,
+};
+
+pub use registration::{
+    Credential, CredentialSource, FailureClass, OrderSnapshot, RegistrationCall,
+    RegistrationFailure, RegistrationOrder, RegistrationSnapshot,
 };
 
 /// What happened outside.
@@ -45,6 +52,13 @@ pub enum Event {
         ticket: Ticket,
         /// What came of it.
         result: Result<CertificateDone, CertificateFault>,
+    },
+    /// A call to the registration service ended. What it brought is on disk, or says why it is not.
+    Registration {
+        /// Of the effect.
+        ticket: Ticket,
+        /// What came of it.
+        outcome: Result<Box<Credential>, RegistrationFailure>,
     },
     /// A signal reached us.
     Signal(HostSignal),
@@ -224,6 +238,8 @@ pub enum Command {
         /// Which; `None` means all.
         name: Option<CertificateName>,
     },
+    /// Obtain a token from the registration service.
+    Register(RegistrationOrder),
     /// The files of a stored revision; `None` means the current one.
     Show {
         /// Which agent.
@@ -262,6 +278,20 @@ pub enum Effect {
     /// End an order whose answer is no longer wanted.
     CancelCertificate {
         /// Of the order.
+        ticket: Ticket,
+    },
+    /// Call the registration service and put what it issues on disk before anything else is done with it.
+    Register {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// Where and as whom.
+        settings: Box<Registration>,
+        /// What to ask for.
+        call: RegistrationCall,
+    },
+    /// Put the token that the disk refused on disk; answered like a call.
+    SaveCredential {
+        /// Echoed in the answer.
         ticket: Ticket,
     },
     /// Answer a door.
@@ -360,6 +390,8 @@ pub enum AgentEffect {
         server: Box<Server>,
         /// `OpAMP-Instance-UID`.
         instance_uid: [u8; 16],
+        /// Whether the token of the registration goes along.
+        authorize: bool,
     },
     /// Send one WebSocket message.
     Send {
@@ -807,6 +839,8 @@ pub struct Snapshot {
     pub stopping: bool,
     /// How the life before this one ended, unless that was in order.
     pub previous_end: Option<String>,
+    /// Registration, where it is set up.
+    pub registration: Option<RegistrationSnapshot>,
     /// Every agent.
     pub agents: Vec<AgentSnapshot>,
     /// Every certificate.
@@ -891,7 +925,7 @@ pub enum Outcome {
 /// The link to the server as a door may show it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LinkSnapshot {
-    /// `disabled`, `connecting`, `connected`, `waiting`, `rejected`.
+    /// `disabled`, `unregistered`, `connecting`, `connected`, `waiting`, `rejected`, `closing`.
     pub state: &'static str,
     /// Endpoint without credentials.
     pub endpoint: String,

@@ -24,6 +24,7 @@ pub(crate) mod pairs;
 pub(crate) mod prober;
 pub mod random;
 mod recovery;
+pub(crate) mod registration;
 pub(crate) mod report;
 mod rollout;
 mod session;
@@ -56,6 +57,7 @@ use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
 pub use crate::engine::desired::Places;
+pub use crate::engine::registration::RegistrationSetup;
 
 /// Records that stay in memory for doors; the journal has more.
 const HISTORY_MAX: usize = 200;
@@ -116,6 +118,10 @@ pub(crate) enum HostRequest {
     NewInstanceUid([u8; 16]),
     /// The child was given up.
     GaveUp(String),
+    /// The server rejected the token of the registration, and how it put that.
+    TokenRejected(String),
+    /// The server took the token of the registration.
+    TokenAccepted,
 }
 
 /// What a step came to.
@@ -374,6 +380,39 @@ impl Engine {
             "new instance uid refused",
             vec![("error", reason.to_owned())],
         );
+        self.finish(now)
+    }
+
+    /// Whether links need a token of the registration and whether there is one; a new one makes them anew.
+    pub(crate) fn set_token(&mut self, now: Now, needed: bool, known: bool, new: bool) -> Outcome {
+        let order = self.uplink.set_token(now.mono, needed, known, new);
+        self.part(now, order.as_ref());
+        self.finish(now)
+    }
+
+    /// The same, before the start.
+    pub(crate) fn begin_with_token(&mut self, needed: bool, known: bool) {
+        // Nothing is dialled yet, so there is nothing to close.
+        self.uplink.set_token(Moment::START, needed, known, false);
+    }
+
+    /// Closes the link that an order gives up; what comes on it from now on is not ours any more.
+    fn part(&mut self, now: Now, order: Option<&LinkOrder>) {
+        if let (Some(LinkOrder::Hangup(_)), Some(session)) = (order, &mut self.session) {
+            session.handle_disconnected(to_session(now.mono));
+        }
+        self.order_link(order);
+    }
+
+    /// Takes another server, when the settings name none.
+    pub(crate) fn set_server(&mut self, now: Now, server: config::Server) -> Outcome {
+        if self.session.is_none() {
+            let mask = session::mask(self.capabilities, &self.settings);
+            self.session = session::build(self.instance_uid, mask, &server);
+            self.effective_stale = true;
+        }
+        let order = self.uplink.set_server(now.mono, Some(server));
+        self.part(now, order.as_ref());
         self.finish(now)
     }
 
@@ -845,6 +884,7 @@ impl Engine {
                     link,
                     server,
                     instance_uid: self.instance_uid,
+                    authorize: self.uplink.uses_token(),
                 }
             }
             Some(&LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },

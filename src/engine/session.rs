@@ -58,8 +58,12 @@ impl Engine {
                 }
             }
             LinkEvent::Frame(bytes) => {
+                let first = self.uplink.is_unheard();
                 if !self.uplink.heard(link) {
                     return self.count("stale_answers");
+                }
+                if first && self.uplink.uses_token() {
+                    self.out.requests.push(HostRequest::TokenAccepted);
                 }
                 let Some(session) = &mut self.session else {
                     return;
@@ -81,6 +85,10 @@ impl Engine {
                 }
                 if let (true, Some(session)) = (was_up, &mut self.session) {
                     session.handle_disconnected(to_session(now.mono));
+                }
+                if self.uplink.is_rejected() && self.uplink.uses_token() {
+                    let reason = HostRequest::TokenRejected(loss.reason.clone());
+                    self.out.requests.push(reason);
                 }
                 let after = self.uplink.snapshot(now.mono);
                 // One line for each change, not for each attempt (F-042).

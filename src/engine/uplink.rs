@@ -49,6 +49,17 @@ enum State {
     },
 }
 
+/// The token of the registration, as far as a link is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// No registration is set up.
+    NotNeeded,
+    /// There is none yet.
+    Missing,
+    /// There is one.
+    Known,
+}
+
 /// The link to the server.
 #[derive(Debug)]
 pub(crate) struct Uplink {
@@ -59,6 +70,8 @@ pub(crate) struct Uplink {
     last_error: String,
     next: u64,
     stopping: bool,
+    /// The token of the registration: whether this host has one to get, and whether it got it.
+    token: Token,
     /// Links that came up since we started.
     pub(crate) connects: u64,
 }
@@ -90,6 +103,7 @@ impl Uplink {
             last_error: String::new(),
             next: 0,
             stopping: false,
+            token: Token::NotNeeded,
             connects: 0,
         }
     }
@@ -105,6 +119,46 @@ impl Uplink {
             return None;
         }
         self.server = server;
+        self.begin_anew(now)
+    }
+
+    /// What there is to know of the token. A link that uses an older one is closed, and the next is dialled at once.
+    pub(crate) fn set_token(
+        &mut self,
+        now: Moment,
+        needed: bool,
+        known: bool,
+        new: bool,
+    ) -> Option<LinkOrder> {
+        let before = self.token;
+        self.token = match (needed, known) {
+            (false, _) => Token::NotNeeded,
+            (true, false) => Token::Missing,
+            (true, true) => Token::Known,
+        };
+        if self.has_own_authorization() || (self.token == before && !new) {
+            return None;
+        }
+        self.begin_anew(now)
+    }
+
+    /// Whether the next dial is to carry the token of the registration.
+    pub(crate) fn uses_token(&self) -> bool {
+        self.token == Token::Known && !self.has_own_authorization()
+    }
+
+    /// Whether there is no use in dialling, because there is no token.
+    fn is_held(&self) -> bool {
+        self.token == Token::Missing && !self.has_own_authorization()
+    }
+
+    fn has_own_authorization(&self) -> bool {
+        self.server
+            .as_ref()
+            .is_some_and(Server::has_own_authorization)
+    }
+
+    fn begin_anew(&mut self, now: Moment) -> Option<LinkOrder> {
         self.attempt = 0;
         self.rejected = false;
         match self.state {
@@ -126,7 +180,7 @@ impl Uplink {
     /// A deadline passed.
     pub(crate) fn handle_timeout(&mut self, now: Moment) -> Option<LinkOrder> {
         match self.state {
-            State::Waiting { until } if until <= now && !self.stopping => {
+            State::Waiting { until } if until <= now && !self.stopping && !self.is_held() => {
                 self.next = self.next.saturating_add(1);
                 let link = LinkId(self.next);
                 self.state = State::Dialling {
@@ -210,7 +264,9 @@ impl Uplink {
             _ => return false,
         };
         self.last_error.clone_from(&loss.reason);
-        self.rejected = loss.kind == LossKind::Rejected;
+        // How a link of ours ended that was given up anyway says nothing about the next one.
+        let given_up = matches!(self.state, State::Closing { .. });
+        self.rejected = loss.kind == LossKind::Rejected && !given_up;
         self.rest(now, delay);
         true
     }
@@ -251,6 +307,16 @@ impl Uplink {
         }
     }
 
+    /// Whether a link is up on which the server has not said anything yet.
+    pub(crate) fn is_unheard(&self) -> bool {
+        matches!(self.state, State::Up { heard: false, .. })
+    }
+
+    /// Whether the last link ended because of our credentials.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected
+    }
+
     /// The link that carries messages.
     pub(crate) fn live(&self) -> Option<LinkId> {
         match self.state {
@@ -267,7 +333,7 @@ impl Uplink {
     /// The next moment it wants to be called.
     pub(crate) fn due(&self) -> Option<Moment> {
         match self.state {
-            State::Waiting { until } if !self.stopping => Some(until),
+            State::Waiting { until } if !self.stopping && !self.is_held() => Some(until),
             State::Dialling { give_up_at, .. } | State::Closing { give_up_at, .. } => {
                 Some(give_up_at)
             }
@@ -279,6 +345,7 @@ impl Uplink {
     pub(crate) fn snapshot(&self, now: Moment) -> LinkSnapshot {
         let (state, retry_in) = match self.state {
             State::Disabled => ("disabled", None),
+            State::Waiting { .. } if self.is_held() => ("unregistered", None),
             State::Waiting { until } if self.rejected => ("rejected", Some(until.since(now))),
             State::Waiting { until } => ("waiting", Some(until.since(now))),
             State::Dialling { .. } => ("connecting", None),

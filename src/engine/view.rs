@@ -242,7 +242,8 @@ impl Engine {
             Command::Apply { files, .. } => Some(self.order_apply(now, files)),
             Command::Restart { .. } => Some(self.order_restart(now)),
             Command::Reload { .. } => Some(self.order_reload(now)),
-            Command::Status | Command::RenewCertificate { .. } => None,
+            // The host answers these itself.
+            Command::Status | Command::RenewCertificate { .. } | Command::Register(_) => None,
         };
         if let Some(reply) = reply {
             self.out.replies.push((id, reply));
@@ -446,7 +447,7 @@ impl Engine {
             (_, None) => {}
         }
         let order = self.uplink.set_server(now.mono, server);
-        self.order_link(order.as_ref());
+        self.part(now, order.as_ref());
         if self.spawn_spec() != before && self.life.running().is_some() {
             self.restart_child(now);
         }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::config::{Server, Tls};
 use crate::engine::message::{LinkLoss, LossKind};
 use crate::sys::pem::{self, PemFiles};
-use crate::units::{AgentName, LinkId};
+use crate::units::{AgentName, LinkId, Secret};
 
 /// Messages of all links that may wait for the loop; one more waits in its link.
 pub const QUEUE_MAX: usize = 16;
@@ -57,6 +57,8 @@ pub struct Attempt {
     pub server: Box<Server>,
     /// `OpAMP-Instance-UID`.
     pub instance_uid: [u8; 16],
+    /// The token of the registration, for a server whose settings have no `Authorization`.
+    pub token: Option<Secret>,
     /// Proxies as the environment named them at our start.
     pub proxies: ProxyRules,
 }
@@ -100,6 +102,13 @@ async fn connect(attempt: Attempt) -> Result<Connection, LinkLoss> {
         target = target
             .with_header(name, value)
             .map_err(|error| settings(format!("server.headers: {error}")))?;
+    }
+    if let Some(token) = &attempt.token
+        && !server.has_own_authorization()
+    {
+        target = target
+            .with_header("Authorization", &format!("Bearer {}", token.expose()))
+            .map_err(|error| settings(format!("token of the registration: {error}")))?;
     }
     let tls = read_tls(server.tls.clone()).await?;
     let target = target.with_tls(tls).with_proxies(attempt.proxies);

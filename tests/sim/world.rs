@@ -16,7 +16,7 @@ use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
     DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent, LinkLoss, LocalEvent, LossKind,
-    SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+    RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
 use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, Places, Setup};
@@ -33,6 +33,7 @@ use opamp_client::messages::{
 
 use super::authority::Authority;
 use super::disk::ModelDisk;
+use super::registration::Service;
 
 const MAX: usize = frame::MAX_MESSAGE_DEFAULT;
 const EPOCH_MS: u64 = 1_800_000_000_000;
@@ -100,8 +101,23 @@ struct Child {
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     Host(Event),
+    /// A call reaches the registration service.
+    Call {
+        ticket: Ticket,
+        call: RegistrationCall,
+    },
+    /// Its answer reaches us: token number `token`.
+    Issued {
+        ticket: Ticket,
+        token: u64,
+        call: RegistrationCall,
+    },
+    /// The token in memory is to be stored again.
+    SaveCredential {
+        ticket: Ticket,
+    },
     Disk {
         ticket: Ticket,
         work: Box<DiskWork>,
@@ -151,9 +167,9 @@ pub(crate) struct Offered {
 }
 
 #[derive(Debug, Default)]
-struct Server {
+pub(super) struct Server {
     up: bool,
-    link: Option<LinkId>,
+    pub(super) link: Option<LinkId>,
     offer: Option<Offered>,
     offers: BTreeMap<Vec<u8>, String>,
     status: Option<RemoteConfigStatus>,
@@ -164,25 +180,26 @@ struct Server {
 
 pub(crate) struct World {
     seed: u64,
-    random: Random,
-    now: u64,
+    pub(super) random: Random,
+    pub(super) now: u64,
     booted_at: u64,
-    disk: ModelDisk,
+    pub(super) disk: ModelDisk,
     store: Option<AgentStore<ModelDisk>>,
     pub(super) authority: Authority,
     seen_pair: bool,
     cancelled: BTreeSet<Ticket>,
     /// How far the wall clock was put forward.
     pub(super) ahead: u64,
-    host: Option<Host>,
-    config: Config,
+    pub(super) host: Option<Host>,
+    pub(super) config: Config,
     queue: BTreeMap<(u64, u64), (u64, What)>,
     next_event: u64,
     life: u64,
     next_pid: u32,
     next_connection: u64,
     children: BTreeMap<u32, Child>,
-    server: Server,
+    pub(super) server: Server,
+    pub(super) service: Option<Service>,
     pub(crate) faults: Faults,
     seen_current: bool,
     pub(crate) effects: u64,
@@ -226,9 +243,16 @@ impl Environment for NoEnvironment {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let text = "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}\nagents: {collector: {profile: adjutant}}\n";
+        Self::with(seed, "")
+    }
+
+    /// With further lines of settings.
+    pub(super) fn with(seed: u64, more: &str) -> Self {
+        let text = format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{collector: {{profile: adjutant}}}}\n{more}"
+        );
         let overrides = Overrides::default();
-        let config = config::load("sim", text, &NoEnvironment, &overrides).unwrap();
+        let config = config::load("sim", &text, &NoEnvironment, &overrides).unwrap();
         let disk = ModelDisk::new(seed);
         disk.put_dir(Path::new("/state"));
         Self {
@@ -254,6 +278,7 @@ impl World {
                 up: true,
                 ..Server::default()
             },
+            service: None,
             faults: Faults::default(),
             seen_current: false,
             effects: 0,
@@ -356,6 +381,8 @@ impl World {
             stop: self.config.stop,
             give_up: self.config.give_up,
             previous_end: None,
+            registration: self.known_registration(),
+            has_server: true,
         });
         let effects = host.start(self.clock());
         self.host = Some(host);
@@ -445,6 +472,13 @@ impl World {
     fn happen(&mut self, what: What) {
         match what {
             What::Host(event) => self.step(event),
+            What::Call { ticket, call } => self.service_hears(ticket, call),
+            What::Issued {
+                ticket,
+                token,
+                call,
+            } => self.issued(ticket, token, &call),
+            What::SaveCredential { ticket } => self.save_again(ticket),
             What::Disk { ticket, work } => self.disk_work(ticket, *work),
             What::PairWork { ticket, name, work } => self.pair_work(ticket, &name, *work),
             What::Order { ticket, order } => self.ordered(ticket, &order),
@@ -500,6 +534,13 @@ impl World {
             }
             match effect {
                 Effect::Agent { effect, .. } => self.agent_effect(effect),
+                Effect::Register { ticket, call, .. } => {
+                    let wait = self.latency(200);
+                    self.later(wait, What::Call { ticket, call });
+                }
+                Effect::SaveCredential { ticket } => {
+                    self.later(1, What::SaveCredential { ticket });
+                }
                 Effect::SaveIdentity { ticket, .. } => {
                     self.later(
                         5,
@@ -558,7 +599,9 @@ impl World {
                 self.tools.remove(&ticket);
             }
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
-            AgentEffect::Dial { link, .. } => self.dial(link),
+            AgentEffect::Dial {
+                link, authorize, ..
+            } => self.dial(link, authorize),
             AgentEffect::Send { link, frame } => self.server_hears(link, &frame),
             AgentEffect::Hangup { link } => {
                 let ours = LossKind::Ours;
@@ -1000,8 +1043,10 @@ impl World {
 
     // ---- server
 
-    fn dial(&mut self, link: LinkId) {
-        if self.server.up && !self.chance(self.faults.links) {
+    fn dial(&mut self, link: LinkId, authorize: bool) {
+        if self.server.up && self.is_rejected(authorize) {
+            self.link_down(link, LossKind::Rejected, 5);
+        } else if self.server.up && !self.chance(self.faults.links) {
             self.server.link = Some(link);
             self.server.sequence = None;
             self.agent_event(
@@ -1166,6 +1211,13 @@ impl World {
         }
     }
 
+    /// The link breaks; the server stays.
+    pub(super) fn break_link(&mut self) {
+        if let Some(link) = self.server.link {
+            self.link_down(link, LossKind::Network, 1);
+        }
+    }
+
     pub(crate) fn terminate(&mut self) {
         let signal = adjutant::engine::message::HostSignal::Terminate;
         self.later(0, What::Host(Event::Signal(signal)));
@@ -1258,18 +1310,18 @@ impl World {
         "collector".parse().unwrap()
     }
 
-    fn clock(&self) -> Now {
+    pub(super) fn clock(&self) -> Now {
         Now {
             mono: Moment::from_millis(self.now - self.booted_at),
             wall: WallTime::from_unix_millis(EPOCH_MS + self.ahead + self.now),
         }
     }
 
-    fn chance(&mut self, probability: f64) -> bool {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.random.unit() < probability
     }
 
-    fn latency(&mut self, usual: u64) -> u64 {
+    pub(super) fn latency(&mut self, usual: u64) -> u64 {
         if self.chance(self.faults.late) {
             self.random.below(15_000)
         } else {
@@ -1277,7 +1329,7 @@ impl World {
         }
     }
 
-    fn later(&mut self, wait: u64, what: What) {
+    pub(super) fn later(&mut self, wait: u64, what: What) {
         self.next_event += 1;
         self.queue
             .insert((self.now + wait, self.next_event), (self.life, what));
@@ -1294,7 +1346,7 @@ impl World {
         self.later(wait, What::Host(Event::Agent { agent, event }));
     }
 
-    fn say(&mut self, line: impl std::fmt::Display) {
+    pub(super) fn say(&mut self, line: impl std::fmt::Display) {
         if self.trace.len() >= TRACE_MAX {
             self.trace.pop_front();
         }

@@ -31,8 +31,19 @@ const MAY: &[(&str, &[&str])] = &[
     ("dev_server", &["config", "yaml", "units", "sys"]),
     // 5 shell
     (
-        "perform",
+        "registrar",
         &["port", "engine::message", "config", "units", "sys"],
+    ),
+    (
+        "perform",
+        &[
+            "registrar",
+            "port",
+            "engine::message",
+            "config",
+            "units",
+            "sys",
+        ],
     ),
     (
         "run",
@@ -51,6 +62,7 @@ const MAY: &[(&str, &[&str])] = &[
         &[
             "run",
             "perform",
+            "registrar",
             "port",
             "engine",
             "config",

@@ -94,11 +94,11 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
-            "certificates: {a: 1}\nregistration:\n  x: 1\npackages:\n",
+            "certificates: {a: 1}\ntelemetry:\n  x: 1\npackages:\n",
             &[
                 "s.yaml:1:1: certificates.a: a certificate needs a `source`: acme or files",
                 "s.yaml:1:19: certificates.a: a map of keys belongs here, write `key: value` lines below it",
-                "s.yaml:3:3: registration: not supported in this version, remove it",
+                "s.yaml:3:3: telemetry: not supported in this version, remove it",
             ],
         ),
         (

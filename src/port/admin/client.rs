@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::health::HealthDocument;
+use super::registration::RegisterOrder;
 use super::socket::{self, SOCKET};
 use super::wire::{
     AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RenewOrder,
@@ -118,6 +119,11 @@ impl Client {
     /// Orders a restart.
     pub async fn restart(&self, order: &AgentOrder) -> Result<AcceptedDocument, ClientError> {
         self.post("/v1/restart", order).await
+    }
+
+    /// Orders a registration.
+    pub async fn register(&self, order: &RegisterOrder) -> Result<AcceptedDocument, ClientError> {
+        self.post("/v1/register", order).await
     }
 
     /// Orders a reload.

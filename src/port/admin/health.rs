@@ -27,7 +27,7 @@ pub struct HealthDocument {
     #[serde(default)]
     pub uptime_seconds: u64,
     /// By name: `supervisor`, `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`,
-    /// `certificate.<name>`.
+    /// `certificate.<name>`, `registration`.
     #[serde(default)]
     pub components: BTreeMap<String, Component>,
 }
@@ -110,6 +110,10 @@ impl HealthDocument {
                 format!("certificate.{}", certificate.name),
                 certificate_component(certificate, snapshot.at, &timestamp),
             );
+        }
+        if let Some(registration) = &snapshot.registration {
+            let health = super::registration::health(registration, &timestamp);
+            components.insert("registration".to_owned(), health);
         }
         Self {
             status: overall(&agents, &components),
@@ -337,7 +341,12 @@ fn certificate_component(
     component(level, message, timestamp, details)
 }
 
-fn component(status: Level, message: String, timestamp: &str, details: Value) -> Component {
+pub(super) fn component(
+    status: Level,
+    message: String,
+    timestamp: &str,
+    details: Value,
+) -> Component {
     let details = match details {
         Value::Object(details) => details,
         _ => Map::new(),

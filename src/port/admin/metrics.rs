@@ -40,6 +40,10 @@ pub(crate) fn page(snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
         registry.sub_registry_with_prefix("certificate"),
         &snapshot.certificates,
     );
+    if let Some(registration) = &snapshot.registration {
+        let registry = registry.sub_registry_with_prefix("registration");
+        super::registration::metrics(registry, registration);
+    }
     let mut page = String::new();
     text::encode(&mut page, &registry)?;
     Ok(page)
@@ -266,7 +270,7 @@ fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+pub(super) fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
     let gauge: Gauge = Gauge::default();
     gauge.set(value);
     registry.register(name, help, gauge);
@@ -284,7 +288,7 @@ fn seconds(registry: &mut Registry, name: &str, help: &str) -> Seconds {
     family
 }
 
-fn counter(registry: &mut Registry, name: &str, help: &str) -> Counters {
+pub(super) fn counter(registry: &mut Registry, name: &str, help: &str) -> Counters {
     let family = Counters::default();
     registry.register(name, help, family.clone());
     family
@@ -295,7 +299,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::port::admin::testing::snapshot;
+    use crate::port::admin::testing::{registration, snapshot};
 
     const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
@@ -304,6 +308,7 @@ mod tests {
         all.agents[0]
             .components
             .insert("pipeline:logs".to_owned(), (true, "ok".to_owned()));
+        all.registration = Some(registration());
         page(&all).unwrap()
     }
 
@@ -360,6 +365,10 @@ mod tests {
             "adjutant_agent_revisions_stored{agent=\"collector\"} 2",
             "adjutant_agent_start_time_seconds{agent=\"collector\"} 1699999700.0",
             "adjutant_link_connected{agent=\"collector\"} 1",
+            "adjutant_registration_registered 1",
+            "adjutant_registration_rejected 0",
+            "adjutant_registration_calls_total{outcome=\"failed\"} 1",
+            "adjutant_registration_token_expiry_time_seconds 1731536000.0",
         ] {
             assert!(
                 page.lines().any(|found| found == line),

@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::message::{Command, Reply};
 
-mod base64;
+pub(crate) mod base64;
 pub mod client;
 pub mod health;
 mod metrics;
+pub mod registration;
 mod routes;
 mod serve;
 mod socket;

@@ -26,12 +26,15 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::health::{HealthDocument, ReadyDocument};
+use super::registration::RegisterOrder;
 use super::wire::{
     AcceptedDocument, AgentOrder, ApplyOrder, ContentDocument, ErrorDocument, RenewOrder,
     RevisionsDocument, RollbackOrder, StatusDocument,
 };
 use super::{BODY_BYTES_MAX, Questions, Token, metrics};
-use crate::engine::message::{AgentSnapshot, Command, Refusal, RefusalKind, Reply, Snapshot};
+use crate::engine::message::{
+    AgentSnapshot, Command, Refusal, RefusalKind, RegistrationOrder, Reply, Snapshot,
+};
 use crate::units::AgentName;
 
 /// How late the loop may answer a look at its state before it counts as stuck.
@@ -50,6 +53,7 @@ pub(crate) fn control(questions: Questions) -> Router {
         .route("/v1/restart", post(restart))
         .route("/v1/reload", post(reload))
         .route("/v1/certificates/renew", post(renew_certificates))
+        .route("/v1/register", post(register))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(check_length))
         .with_state(questions)
@@ -449,6 +453,18 @@ async fn renew_certificates(
     let wanted: RenewOrder = read(body)?;
     let name = parsed(wanted.name)?;
     order(&questions, Command::RenewCertificate { name }).await
+}
+
+async fn register(
+    State(questions): State<Questions>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let wanted: RegisterOrder = read(body)?;
+    let what = [RegistrationOrder::Onboard, RegistrationOrder::Restart]
+        .into_iter()
+        .find(|order| order.word() == wanted.what)
+        .ok_or_else(|| unacceptable("what: write onboard or restart-registration"))?;
+    order(&questions, Command::Register(what)).await
 }
 
 /// Reads a JSON body; none at all stands for `{}`.

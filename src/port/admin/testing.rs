@@ -6,13 +6,39 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::engine::message::{
-    AgentSnapshot, CertificateSnapshot, ChildIdentity, LayerKind, LinkSnapshot, Origin, Pair,
-    PairId, Record, Revision, RevisionFile, Snapshot, Step, StoredRevision,
+    AgentSnapshot, CertificateSnapshot, ChildIdentity, Credential, CredentialSource, LayerKind,
+    LinkSnapshot, Origin, Pair, PairId, Record, RegistrationSnapshot, Revision, RevisionFile,
+    Snapshot, Step, StoredRevision,
 };
 use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime};
 
 /// The moment every test snapshot is taken at.
 pub(crate) const AT: WallTime = WallTime::from_unix_millis(1_700_000_000_000);
+
+/// A registration that is well.
+pub(crate) fn registration() -> RegistrationSnapshot {
+    RegistrationSnapshot {
+        state: "registered",
+        phase: "idle",
+        reason: String::new(),
+        url: "https://fleet.example".to_owned(),
+        credential: Some(Credential {
+            source: CredentialSource::Registered,
+            at: WallTime::from_unix_millis(1_700_000_000_000),
+            expires: Some(WallTime::from_unix_millis(1_731_536_000_000)),
+            gateway: Some("17".to_owned()),
+            org: None,
+            endpoint: None,
+            management_mode: None,
+            unsaved: None,
+        }),
+        expires_in: Some(Duration::from_hours(365 * 24)),
+        retry_in: None,
+        calls: 2,
+        failures: 1,
+        order: None,
+    }
+}
 
 /// A stored revision, `minutes` before [`AT`].
 pub(crate) fn stored(minutes: u64, origin: Origin) -> StoredRevision {
@@ -134,6 +160,7 @@ pub(crate) fn snapshot() -> Snapshot {
         at: AT,
         stopping: false,
         previous_end: None,
+        registration: None,
         agents: vec![agent("collector")],
         certificates: vec![certificate("web")],
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::base64;
+use super::registration::RegistrationDocument;
 use crate::engine::message::{
     AgentSnapshot, CertificateSnapshot, LayerKind, OfferedFile, Origin, Outcome, Record,
     RemoteStatus, Revision, RevisionFile, Snapshot, Step, StoredRevision,
@@ -31,6 +32,9 @@ pub struct StatusDocument {
     /// How the life before this one ended, unless that was in order.
     #[serde(default)]
     pub previous_end: Option<String>,
+    /// Registration, where it is set up.
+    #[serde(default)]
+    pub registration: Option<RegistrationDocument>,
     /// Every agent, in start order.
     pub agents: Vec<AgentDocument>,
     /// Every certificate.
@@ -391,6 +395,10 @@ impl From<&Snapshot> for StatusDocument {
             uptime_seconds: seconds(snapshot.uptime),
             stopping: snapshot.stopping,
             previous_end: snapshot.previous_end.clone(),
+            registration: snapshot
+                .registration
+                .as_ref()
+                .map(RegistrationDocument::from),
             agents: snapshot.agents.iter().map(AgentDocument::from).collect(),
             certificates: snapshot
                 .certificates

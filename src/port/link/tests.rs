@@ -8,7 +8,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
-use crate::units::Secret;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,6 +24,7 @@ fn attempt(endpoint: String) -> Attempt {
             heartbeat: Duration::from_secs(30),
         }),
         instance_uid: [1; 16],
+        token: None,
         proxies: ProxyRules::default(),
     }
 }
@@ -200,4 +200,30 @@ fn proxies_come_from_either_spelling() {
     assert_eq!(rules.https_proxy.as_deref(), Some("lower"));
     assert_eq!(rules.http_proxy.as_deref(), Some("upper"));
     assert_eq!(rules.no_proxy, None);
+}
+
+#[tokio::test(flavor = "local")]
+async fn the_token_of_the_registration_is_sent_unless_the_settings_have_their_own() {
+    let own = ("authorization".to_owned(), Secret::new("Basic own"));
+    for (headers, wanted) in [(vec![], "Bearer issued"), (vec![own], "Basic own")] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut attempt = attempt(format!("ws://{}", listener.local_addr().unwrap()));
+        attempt.server.headers = headers;
+        attempt.token = Some(Secret::new("issued"));
+        assert!(!format!("{attempt:?}").contains("issued"));
+        let (tx, _rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(run(attempt, tx));
+        let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        let server = accept(stream, &AcceptRules::default(), |_| Ok(()))
+            .await
+            .unwrap();
+        let seen: Vec<_> = server
+            .head()
+            .headers
+            .get_all("authorization")
+            .iter()
+            .collect();
+        assert_eq!(seen, [wanted]);
+    }
 }

@@ -8,6 +8,7 @@
 //! `last-good` point to.
 //! Everything is written against [`Disk`], so that the simulator can take the power away between any two calls.
 
+mod credential;
 mod fault;
 mod hand_over;
 mod identity;
@@ -26,6 +27,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use credential::{CredentialStore, LoadedCredential, StoredCredential};
 pub use fault::fault_of;
 pub use hand_over::{HandOver, HandOverError, Owner, hand_over};
 pub use identity::{IdentityStore, LoadedIdentity};

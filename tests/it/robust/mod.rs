@@ -24,6 +24,7 @@ mod manager;
 mod pid1;
 mod proc;
 mod promote;
+mod registration;
 mod rig;
 mod settings;
 mod several;

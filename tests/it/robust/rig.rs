@@ -154,6 +154,25 @@ impl Rig {
         done(&mut self.command(args))
     }
 
+    /// The same with a variable in its environment.
+    pub(super) fn cli_with(&self, name: &str, value: &str, args: &[&str]) -> Done {
+        done(self.command(args).env(name, value))
+    }
+
+    /// A page of the control socket as text.
+    pub(super) fn raw(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.state().join("control.sock")).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Applies a bundle of one line and waits for the end of the rollout.
     pub(super) fn apply(&self, line: &str) -> Done {
         let bundle = self.bundle(line);

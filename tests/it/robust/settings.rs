@@ -218,3 +218,22 @@ fn hostile_yaml_as_settings_is_refused_in_little_memory() {
 fn shown(text: &str) -> String {
     text.chars().take(500).collect()
 }
+
+#[test]
+fn the_settings_file_may_be_named_by_a_variable() {
+    let rig = Rig::generic();
+    let check = |file: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adjutant"));
+        done(command.arg("validate").env("SUPERVISOR_CONFIG", file))
+    };
+    let named = check(&rig.settings());
+    assert_eq!(named.code, Some(0), "{named:?}");
+    let file = rig.settings().display().to_string();
+    assert!(named.out.contains(&file), "{named:?}");
+    let missing = check(std::path::Path::new("/nonexistent/supervisor.yaml"));
+    assert_eq!(missing.code, Some(78), "{missing:?}");
+    assert!(
+        missing.err.contains("/nonexistent/supervisor.yaml"),
+        "{missing:?}"
+    );
+}

@@ -18,12 +18,14 @@ pub(super) enum Thread {
     Disk,
     /// The one that writes pairs.
     Certificates,
+    /// All of them, those that come later included.
+    Every,
 }
 
 impl Thread {
     fn of(self, pid: u32) -> u32 {
         let wanted = match self {
-            Self::Main => return pid,
+            Self::Main | Self::Every => return pid,
             Self::Disk => "disk one",
             Self::Certificates => "disk certs",
         };
@@ -91,8 +93,10 @@ impl Tracer {
     /// Watches one thread of a running process.
     pub(super) fn attach(rig: &Rig, pid: u32, thread: Thread, fault: &Fault) -> Self {
         let log = trace_file(rig);
+        let follow = matches!(thread, Thread::Every).then_some("-f");
         let thread = thread.of(pid);
         let mut process = Command::new("strace")
+            .args(follow)
             .args(["-qq", "-o"])
             .arg(&log)
             .args(fault.args())

@@ -62,8 +62,11 @@ type connectionView struct {
 	Headers   map[string]string `json:"headers"`
 }
 
-// mode is how the server behaves towards everybody.
+// mode is how the server behaves towards everybody. With a bearer it takes nobody who shows another token: before the
+// upgrade with 401, or, if late, after it with close code 1008, as some servers of the field do.
 type mode struct {
+	Bearer     string `json:"bearer"`
+	Late       bool   `json:"late"`
 	Reject     int    `json:"reject"`
 	RetryAfter int    `json:"retry_after"`
 	Answer     bool   `json:"answer"`
@@ -94,11 +97,23 @@ func (f *fleet) connecting(request *http.Request) types.ConnectionResponse {
 		}
 		return types.ConnectionResponse{HTTPStatusCode: f.mode.Reject, HTTPResponseHeader: headers}
 	}
+	stranger := f.mode.Bearer != "" && request.Header.Get("Authorization") != "Bearer "+f.mode.Bearer
+	if stranger && !f.mode.Late {
+		return types.ConnectionResponse{HTTPStatusCode: http.StatusUnauthorized}
+	}
 	f.linkCount++
 	l := &link{id: f.linkCount, polling: polling, headers: request.Header.Clone()}
 	return types.ConnectionResponse{Accept: true, ConnectionCallbacks: types.ConnectionCallbacks{
-		OnConnected: func(_ context.Context, conn types.Connection) { l.conn = conn },
+		OnConnected: func(_ context.Context, conn types.Connection) {
+			l.conn = conn
+			if stranger {
+				l.refuse()
+			}
+		},
 		OnMessage: func(_ context.Context, _ types.Connection, message *protobufs.AgentToServer) *protobufs.ServerToAgent {
+			if stranger {
+				return nil
+			}
 			answer := f.receive(l, message)
 			if polling || answer == nil {
 				return answer
@@ -115,7 +130,7 @@ func (f *fleet) connecting(request *http.Request) types.ConnectionResponse {
 func (f *fleet) noteConnection(request *http.Request, polling bool) {
 	view := connectionView{
 		AtMs:      time.Now().UnixMilli(),
-		Accepted:  f.mode.Reject == 0,
+		Accepted:  f.mode.Reject == 0 && (f.mode.Bearer == "" || request.Header.Get("Authorization") == "Bearer "+f.mode.Bearer),
 		Transport: "ws",
 		Headers:   flatten(request.Header),
 	}

@@ -64,3 +64,10 @@ func (l *link) sendRaw(opcode byte, payload []byte) error {
 	_, err := conn.Write(append(frame, payload...))
 	return err
 }
+
+// refuse closes the connection for policy reasons, after it was made.
+func (l *link) refuse() {
+	const closeFrame, policyViolation = 8, 1008
+	payload := append(binary.BigEndian.AppendUint16(nil, policyViolation), "token not valid"...)
+	_ = l.sendRaw(closeFrame, payload)
+}
