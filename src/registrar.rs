@@ -104,8 +104,8 @@ pub(crate) struct Known {
 }
 
 impl Registrar {
-    /// Reads what an earlier life stored, else what the environment brings. Without a registration in the settings
-    /// nothing is read.
+    /// Reads what an earlier life stored, else, with a registration in the settings, what the environment
+    /// brings.
     pub(crate) fn establish(
         state: &Path,
         settings: Option<&Registration>,
@@ -126,12 +126,12 @@ impl Registrar {
             machine_id: facts.machine_id.clone(),
             capabilities,
         };
-        let mut found = None;
+        // Also without a registration in the settings: one may come with the next HUP, and nobody asks twice for a token.
+        let mut found = ours(loaded.stored, &host.machine_id);
         if settings.is_some() {
             if let Some(repair) = &loaded.repair {
                 tracing::warn!(repair, "stored token");
             }
-            found = ours(loaded.stored, &host.machine_id);
             let seed = variable(OPAMP_TOKEN).and_then(|text| seeded(&text));
             match (&found, seed) {
                 (Some(stored), Some(seed)) if stored.token != seed.token => {

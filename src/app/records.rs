@@ -19,6 +19,9 @@ use crate::units::WallTime;
 /// How long the last lines of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
 
+/// How long the mark of an ordered end may take.
+const MARK: Duration = Duration::from_millis(300);
+
 /// What the loop writes to, and what the life before left to tell.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -61,13 +64,23 @@ pub(super) fn ended(reason: ExitReason, ports: Ports) -> Ended {
 
 /// Ends it.
 pub(super) fn end(life: Life, how: &Result<Ended, AppError>) {
-    life.end(match how {
+    let how = match how {
         Ok(ended) => match ended.reason {
             ExitReason::Stopped => "stopped",
             ExitReason::Forced => "stopped by force",
             ExitReason::GaveUp => "gave up",
         },
         Err(_) => "the start failed",
-    });
+    };
+    // On a thread of its own: a disk that does not answer must not hold up the end.
+    let (written, wait) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("last mark".to_owned());
+    let write = move || {
+        life.end(how);
+        written.send(()).ok();
+    };
+    if thread.spawn(write).is_ok() {
+        wait.recv_timeout(MARK).ok();
+    }
     log::flush(FLUSH);
 }

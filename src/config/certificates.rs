@@ -338,6 +338,9 @@ fn files(mut section: Section<'_, '_, '_>, wanted: bool) -> Option<CertificateSo
 
 fn directory(text: &str) -> Result<String, String> {
     let url = super::ours::endpoint(text)?;
+    if url.contains(['?', '#']) {
+        return Err("no query and no fragment here; it would end up in logs".to_owned());
+    }
     if url.starts_with("https://") {
         Ok(url)
     } else {

@@ -89,6 +89,10 @@ impl Engine {
 
     /// A new process, or one that was just told to read everything again, owes nothing.
     pub(crate) fn forget_debt(&mut self) {
+        if self.debt.told.is_some() {
+            // It was begun for the debt; nobody waits for its answer any more.
+            self.proof_probe.stop();
+        }
         self.debt = PairDebt::default();
     }
 
@@ -164,12 +168,13 @@ impl Engine {
 
     /// When the debt wants to be looked at.
     pub(crate) fn debt_due(&self) -> Option<Moment> {
-        if self.debt.owed.is_empty() || self.stopping || self.is_changing() {
+        let nobody = self.life.running().is_none();
+        if self.debt.owed.is_empty() || self.stopping || nobody || self.is_changing() {
             return None;
         }
         match self.debt.told {
             Some((until, _)) => Some(until),
-            None => self.hup_after().filter(|_| self.life.running().is_some()),
+            None => self.hup_after(),
         }
     }
 

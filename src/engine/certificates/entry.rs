@@ -358,7 +358,11 @@ impl Entry {
                 self.retry_at = Some(now.mono.after(DISK_RETRY));
             }
             Doing::Adopting(_) if fault.kind == CertificateFaultKind::Pair => {
-                // Looked at again at the next check.
+                // Files that are on their way are not waited for until the next check where there is no pair yet.
+                if self.live().is_none() {
+                    self.checked_at = None;
+                    self.retry_at = Some(now.mono.after(DISK_RETRY));
+                }
             }
             // The order was not made: nothing was asked.
             Doing::Beginning(_) => {

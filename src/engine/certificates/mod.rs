@@ -203,6 +203,10 @@ impl Certificates {
         // One that was called off, or an answer given twice.
         let Some(entry) = found else { return };
         let doing = std::mem::replace(&mut entry.doing, Doing::Nothing);
+        if self.stopping {
+            // Nothing new is begun; what is on disk is found by the next life.
+            return;
+        }
         match result {
             Ok(done) => entry.done(now, doing, done, &mut self.next_ticket, &mut self.out),
             Err(fault) => {

@@ -6,6 +6,8 @@
 //! monotonic one; no new push is needed when the pair arrives.
 //! Must never: touch the child, or remember a config as bad because a pair did not come.
 
+use std::time::Duration;
+
 use super::{Remember, Stage};
 use crate::engine::Engine;
 use crate::engine::certificates::KnownCertificate;
@@ -14,6 +16,9 @@ use crate::units::{Moment, Now, format_duration};
 
 /// The phase of a rollout that waits.
 const PHASE: &str = "waiting for certificate";
+
+/// The wait of a config that is all there is: as long as it takes. Nothing would run in its place.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_hours(24 * 365);
 
 /// What an agent's bundle says about the domains of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,9 @@ pub(crate) enum DomainEntry<'a> {
 impl Engine {
     /// The revision is on disk: does it need a pair that is not there?
     pub(super) fn gate(&mut self, now: Now) {
+        if self.goes_back_to_what_held() {
+            return self.validate(now);
+        }
         match self.missing(now) {
             Err(reason) => self.fail(now, &reason, Remember::No),
             Ok(missing) if missing.is_empty() => self.validate(now),
@@ -43,7 +51,10 @@ impl Engine {
                         let begun = record.at.unix_millis();
                         now.wall.unix_millis().saturating_sub(begun)
                     });
-                    wait = wait.saturating_sub(std::time::Duration::from_millis(waited));
+                    wait = wait.saturating_sub(Duration::from_millis(waited));
+                    if self.current.is_none() && !transaction.job.is_theirs() {
+                        wait = AS_LONG_AS_IT_TAKES;
+                    }
                 }
                 if let Some(transaction) = &mut self.transaction {
                     transaction.stage = Stage::MarkingAwaiting {
@@ -55,6 +66,19 @@ impl Engine {
                 self.mark(now, Step::Awaiting, &missing);
             }
         }
+    }
+
+    /// A stored revision that was committed once is what somebody goes back to in trouble; it waits for nothing.
+    fn goes_back_to_what_held(&self) -> bool {
+        let Some(transaction) = &self.transaction else {
+            return false;
+        };
+        let hash = transaction.revision.as_ref().map(|revision| revision.hash);
+        transaction.stored
+            && self
+                .history
+                .iter()
+                .any(|record| record.step == Step::Committed && record.hash == hash)
     }
 
     /// The wait is in the journal.

@@ -200,6 +200,11 @@ async fn prove(order: &mut Order, answers: &Answers) -> Result<(), Error> {
     Ok(())
 }
 
+/// Domains of which it is told why they were refused.
+const SENTENCES_MAX: usize = 5;
+/// Characters that are kept of what an authority says about one of them.
+const WORDS_MAX: usize = 300;
+
 /// What the authority says about each domain it could not validate.
 async fn refusals(order: &mut Order) -> Option<String> {
     let mut sentences = Vec::new();
@@ -211,6 +216,10 @@ async fn refusals(order: &mut Order) -> Option<String> {
         };
         let errors = state.challenges.iter().filter_map(|it| it.error.as_ref());
         for error in errors.take(1) {
+            if sentences.len() >= SENTENCES_MAX {
+                sentences.push("…".to_owned());
+                return Some(sentences.join("; "));
+            }
             sentences.push(format!("{domain}: {}", in_words(error)));
         }
     }
@@ -224,11 +233,18 @@ fn in_words(problem: &instant_acme::Problem) -> String {
     for sub in &problem.subproblems {
         text = format!("{text}; {}", sub.detail.as_deref().unwrap_or_default());
     }
+    let kind = shortened(kind);
     if text.is_empty() {
-        kind.to_owned()
+        kind
     } else {
-        format!("{text} ({kind})")
+        format!("{} ({kind})", shortened(&text))
     }
+}
+
+/// Words of somebody else, as many as a line can bear.
+fn shortened(text: &str) -> String {
+    let plain = text.chars().filter(|c| !c.is_control());
+    plain.take(WORDS_MAX).collect()
 }
 
 fn classified(

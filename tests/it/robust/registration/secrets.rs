@@ -35,7 +35,7 @@ fn planted_secrets_are_seen_nowhere() {
     field.rig.set_all(
         &fs::read_to_string(field.rig.settings())
             .unwrap()
-            .replace("stop:", "log: {level: trace}\nstop:"),
+            .replace("log: {to: files}", "log: {to: files, level: trace}"),
     );
     let mut command = field.rig.command(&["run"]);
     command
