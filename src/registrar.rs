@@ -126,7 +126,7 @@ impl Registrar {
             machine_id: facts.machine_id.clone(),
             capabilities,
         };
-        // Also without a registration in the settings: one may come with the next HUP, and nobody asks twice for a token.
+        // Also without a registration in the settings: one may come with a HUP, and nobody asks twice for a token.
         let mut found = ours(loaded.stored, &host.machine_id);
         if settings.is_some() {
             if let Some(repair) = &loaded.repair {
