@@ -245,33 +245,32 @@ pub(super) fn complete(
     Some(given)
 }
 
+/// A way to read a URL, with what is wrong about the text where it is none.
+type ReadUrl = fn(&str) -> Result<String, String>;
+
 fn url_of_environment(reader: &mut Reader<'_>) -> Option<String> {
-    let names = [
-        (
-            "BACKEND_URL",
-            rest_url as fn(&str) -> Result<String, String>,
-        ),
-        ("OPAMP_SERVER_URL", rest_url_of_server),
-    ];
-    for (name, read) in names {
-        match set(reader.env, name).map(|value| read(&value)).transpose() {
-            Ok(Some(url)) => return Some(url),
-            Ok(None) => {}
-            Err(message) => reader.errors.push(of_variable(name, &message)),
-        }
-    }
-    None
+    first_url(
+        reader,
+        [
+            ("BACKEND_URL", rest_url as ReadUrl),
+            ("OPAMP_SERVER_URL", rest_url_of_server),
+        ],
+    )
 }
 
 /// The endpoint that the environment names: `OPAMP_WS_URL`, else what `OPAMP_SERVER_URL` comes to.
 pub(super) fn server_of_environment(reader: &mut Reader<'_>) -> Option<String> {
-    let names = [
-        (
-            "OPAMP_WS_URL",
-            endpoint as fn(&str) -> Result<String, String>,
-        ),
-        ("OPAMP_SERVER_URL", opamp_url),
-    ];
+    first_url(
+        reader,
+        [
+            ("OPAMP_WS_URL", endpoint as ReadUrl),
+            ("OPAMP_SERVER_URL", opamp_url),
+        ],
+    )
+}
+
+/// The first of these variables that holds a URL. One that holds something else is a mistake and not skipped quietly.
+fn first_url(reader: &mut Reader<'_>, names: [(&'static str, ReadUrl); 2]) -> Option<String> {
     for (name, read) in names {
         match set(reader.env, name).map(|value| read(&value)).transpose() {
             Ok(Some(url)) => return Some(url),

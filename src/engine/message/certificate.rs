@@ -230,7 +230,7 @@ pub struct CertificateSnapshot {
     pub source: &'static str,
     /// `idle`, `waiting`, `ordering`, `live`, `renewing` or `expired`.
     pub state: &'static str,
-    /// What it is for now.
+    /// The names it is wanted for.
     pub domains: Vec<Domain>,
     /// The live pair.
     pub pair: Option<Pair>,

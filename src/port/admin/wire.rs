@@ -51,7 +51,7 @@ pub struct CertificateDocument {
     pub source: String,
     /// `idle`, `waiting`, `ordering`, `live`, `renewing` or `expired`.
     pub state: String,
-    /// What it is for now.
+    /// The names it is wanted for.
     pub domains: Vec<String>,
     /// Serial number of the live pair, hexadecimal.
     pub serial: Option<String>,
