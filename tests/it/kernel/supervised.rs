@@ -177,7 +177,7 @@ fn an_unsupported_host_says_so_in_health_and_status_and_keeps_the_config() {
     let mut command = super::rig::Plane::as_nobody(dir.path());
     command.arg("run").arg("--config").arg(&config);
     let log = dir.path().join("log");
-    let _supervisor = crate::dataplane::rig::Process::start(&mut command, &log);
+    let mut supervisor = crate::dataplane::rig::Process::start(&mut command, &log);
     let said = eventually("the reason in the status", || {
         let status = Command::new(dir.path().join("adjutant"))
             .arg("status")
@@ -195,4 +195,7 @@ fn an_unsupported_host_says_so_in_health_and_status_and_keeps_the_config() {
                   CAP_PERFMON";
     assert!(said.contains(wanted), "{said}");
     assert!(!said.contains("unhealthy"), "{said}");
+    // In order, so that its child ends with it.
+    supervisor.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(supervisor.ended().code(), Some(0));
 }
