@@ -14,9 +14,11 @@
 //! 8. Disk effects go out one at a time, and their answers always count.
 
 pub(crate) mod certificates;
+mod child;
 pub(crate) mod child_link;
 pub(crate) mod desired;
 pub(crate) mod disk;
+mod evidence;
 pub mod host;
 pub(crate) mod lifecycle;
 pub mod message;
@@ -37,22 +39,20 @@ use std::time::Duration;
 
 use opamp_client::session::Session;
 
-use crate::config::{self, HealthProbe, Proof};
+use crate::config::{self};
 use crate::engine::certificates::Known;
 use crate::engine::child_link::ChildLink;
 use crate::engine::disk::{DiskQueue, Purpose};
-use crate::engine::lifecycle::{Fact, Lifecycle, Order, Tickets};
+use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
-    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, Exit, HttpAnswer,
-    LocalEvent, LocalFile, Note, NoteLevel, Persisted, Record, Rejection, RemoteStatus, Reply,
-    Revision, SpawnSpec, StoredRevision, ToolEnd, ToolOutcome, ToolSpec,
+    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
+    Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
 };
 use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
 use crate::engine::rollout::{Job, Settling, Transaction};
 use crate::engine::uplink::{LinkOrder, Uplink};
-use crate::engine::watch::{Seen, Watch};
 use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
@@ -436,355 +436,6 @@ impl Engine {
         std::mem::take(&mut self.out)
     }
 
-    fn obey(&mut self, orders: impl IntoIterator<Item = Order>) {
-        for order in orders {
-            let effect = match order {
-                Order::Spawn(ticket) => AgentEffect::Spawn {
-                    ticket,
-                    spec: self.spawn_spec(),
-                },
-                Order::Signal { pid, signal } => AgentEffect::Signal {
-                    pid,
-                    signal,
-                    group: true,
-                },
-            };
-            self.out.effects.push(effect);
-        }
-    }
-
-    fn spawn_spec(&self) -> SpawnSpec {
-        let directory = self.places.config_dir();
-        let files = self
-            .current
-            .as_ref()
-            .map_or(&[][..], |current| &current.files);
-        let uid = report::uid_text(self.instance_uid);
-        SpawnSpec {
-            program: self.settings.executable.clone(),
-            args: desired::arguments(
-                &self.settings,
-                &self.places,
-                &self.settings.profile.args,
-                &directory,
-                files,
-            ),
-            env: desired::environment(&self.settings, &self.places, &directory, &uid),
-            inherit: self.inherit(),
-            passthrough: self.settings.passthrough_logs,
-        }
-    }
-
-    fn inherit(&self) -> Vec<String> {
-        let own = self.settings.profile.environment.iter();
-        own.chain(&self.settings.policy.environment)
-            .cloned()
-            .collect()
-    }
-
-    fn tool_spec(&self, command: &[String], timeout: Duration) -> Option<ToolSpec> {
-        let directory = self.places.config_dir();
-        let pid = self.life.running().map(|child| child.pid);
-        let mut words = command
-            .iter()
-            .map(|text| desired::expand(text, &self.settings, &self.places, &directory, pid));
-        let program = words.next()?;
-        let uid = report::uid_text(self.instance_uid);
-        Some(ToolSpec {
-            program: program.into(),
-            args: words.collect(),
-            env: desired::environment(&self.settings, &self.places, &directory, &uid),
-            inherit: self.inherit(),
-            timeout,
-            output_max: PROBE_OUTPUT_MAX,
-        })
-    }
-
-    fn on_facts(&mut self, now: Now, facts: impl IntoIterator<Item = Fact>) {
-        for fact in facts {
-            match fact {
-                Fact::Started => self.on_started(now),
-                Fact::Crashed(exit) => self.on_crashed(&exit),
-                Fact::NotStarted(reason) => {
-                    self.note(
-                        NoteLevel::Warn,
-                        "child not started",
-                        vec![("error", reason.clone())],
-                    );
-                    self.count("spawn_failures");
-                    if let Some(watch) = self.watch_mut() {
-                        watch.not_started(&reason);
-                    }
-                }
-                Fact::Stopped => {
-                    self.health_probe.stop();
-                    self.note(
-                        NoteLevel::Info,
-                        "child stopped",
-                        vec![("status", self.life.last_exit.clone().unwrap_or_default())],
-                    );
-                }
-                Fact::GaveUp(reason) => {
-                    self.note(
-                        NoteLevel::Error,
-                        "child given up",
-                        vec![("reason", reason.clone())],
-                    );
-                    self.out.requests.push(HostRequest::GaveUp(reason));
-                }
-            }
-        }
-    }
-
-    fn on_started(&mut self, now: Now) {
-        self.forget_debt();
-        if let Some(child) = self.life.running() {
-            let pid = child.pid.to_string();
-            self.note(NoteLevel::Info, "child started", vec![("process.pid", pid)]);
-        }
-        match self.settings.profile.health {
-            HealthProbe::Http { .. } | HealthProbe::Exec { .. } => {
-                self.health_probe.begin(now.mono);
-            }
-            HealthProbe::LocalLink | HealthProbe::Process => self.health_probe.stop(),
-        }
-    }
-
-    fn on_crashed(&mut self, exit: &Exit) {
-        self.health_probe.stop();
-        self.count("crashes");
-        self.note(
-            NoteLevel::Warn,
-            "child died",
-            vec![
-                ("status", exit.status.to_string()),
-                ("oom_killed", exit.oom_killed.to_string()),
-                ("crashes", self.life.crashes.to_string()),
-            ],
-        );
-        let profile = self.settings.profile.clone();
-        if let Some(watch) = self.watch_mut() {
-            watch.crashed(&profile, exit);
-        }
-        if let Some(transaction) = &mut self.transaction {
-            transaction.crashed(exit);
-        }
-    }
-
-    fn watch_mut(&mut self) -> Option<&mut Watch> {
-        match (&mut self.transaction, &mut self.settling) {
-            (Some(transaction), _) => transaction.watch_mut(),
-            (None, Some(settling)) => Some(settling.watch_mut()),
-            (None, None) => None,
-        }
-    }
-
-    fn on_local(&mut self, now: Now, connection: u64, event: LocalEvent) {
-        match event {
-            LocalEvent::Opened { .. } => {
-                if let Some(old) = self.child.opened(connection) {
-                    self.out
-                        .effects
-                        .push(AgentEffect::LocalClose { connection: old });
-                }
-            }
-            LocalEvent::Frame(bytes) => {
-                let Some((heard, answer)) = self.child.frame(connection, &bytes, self.instance_uid)
-                else {
-                    return;
-                };
-                self.out.effects.push(AgentEffect::LocalSend {
-                    connection,
-                    frame: answer,
-                });
-                self.effective_stale |= heard.effective;
-            }
-            LocalEvent::Closed => {
-                if self.child.closed(connection) {
-                    self.effective_stale = true;
-                }
-            }
-        }
-        _ = now;
-    }
-
-    fn on_tool(&mut self, now: Now, ticket: Ticket, outcome: &ToolOutcome) {
-        if self.validated(now, ticket, outcome) {
-            return;
-        }
-        let answer = match &outcome.end {
-            ToolEnd::Exited(0) => Ok(()),
-            ToolEnd::Exited(code) => Err(format!("probe ended with exit code {code}")),
-            ToolEnd::Signalled(signal) => Err(format!("probe ended with signal {signal}")),
-            ToolEnd::TimedOut => Err("probe took too long".to_owned()),
-            ToolEnd::NotStarted(reason) => Err(reason.clone()),
-        };
-        self.probed(now.mono, ticket, answer);
-    }
-
-    fn on_http(&mut self, now: Now, ticket: Ticket, outcome: Result<HttpAnswer, String>) {
-        let expected = match (&self.settings.profile.proof, self.watched_hash()) {
-            (
-                Proof::Http {
-                    expect_revision: true,
-                    ..
-                },
-                Some(hash),
-            ) => Some(hash.to_hex()),
-            _ => None,
-        };
-        let answer = outcome.and_then(|answer| match (answer.status, expected) {
-            (200..=299, Some(hash))
-                if !answer.body.contains(&hash) && self.proof_probe.good.is_none() =>
-            {
-                Err("the answer does not name the new revision".to_owned())
-            }
-            (200..=299, _) => Ok(()),
-            (status, _) => Err(format!("the answer has status {status}")),
-        });
-        self.probed(now.mono, ticket, answer);
-    }
-
-    fn probed(&mut self, now: Moment, ticket: Ticket, answer: Result<(), String>) {
-        if self
-            .proof_probe
-            .answered(now, ticket, answer.clone(), PROOF_INTERVAL, 1)
-        {
-            if self.proof_probe.good == Some(true) {
-                let good = std::mem::take(&mut self.proof_probe);
-                self.proof_probe.good = good.good;
-            }
-            return;
-        }
-        let (interval, failures) = match self.settings.profile.health {
-            HealthProbe::Http {
-                interval, failures, ..
-            }
-            | HealthProbe::Exec {
-                interval, failures, ..
-            } => (interval, failures),
-            HealthProbe::LocalLink | HealthProbe::Process => return,
-        };
-        if !self
-            .health_probe
-            .answered(now, ticket, answer, interval, failures)
-        {
-            self.count("stale_answers");
-        }
-    }
-
-    fn probe(&mut self, now: Moment) {
-        if self.proof_probe.wants(now) {
-            let ticket = self.tickets.next();
-            let effect = match &self.settings.profile.proof {
-                Proof::Exec(command) => self
-                    .tool_spec(command, PROOF_TIMEOUT)
-                    .map(|spec| AgentEffect::RunTool { ticket, spec }),
-                Proof::Http { url, .. } => Some(AgentEffect::HttpProbe {
-                    ticket,
-                    url: self.address(url),
-                    timeout: PROOF_TIMEOUT,
-                }),
-                Proof::LocalDescription | Proof::LocalStatus | Proof::FreshProcess { .. } => None,
-            };
-            self.proof_probe.asked(ticket);
-            self.out.effects.extend(effect);
-        }
-        if self.health_probe.wants(now) && self.life.running().is_some() {
-            let ticket = self.tickets.next();
-            let effect = match &self.settings.profile.health {
-                HealthProbe::Http { url, timeout, .. } => Some(AgentEffect::HttpProbe {
-                    ticket,
-                    url: self.address(url),
-                    timeout: *timeout,
-                }),
-                HealthProbe::Exec {
-                    command, timeout, ..
-                } => self
-                    .tool_spec(command, *timeout)
-                    .map(|spec| AgentEffect::RunTool { ticket, spec }),
-                HealthProbe::LocalLink | HealthProbe::Process => None,
-            };
-            self.health_probe.asked(ticket);
-            self.out.effects.extend(effect);
-        }
-    }
-
-    fn address(&self, url: &str) -> String {
-        let pid = self.life.running().map(|child| child.pid);
-        desired::expand(
-            url,
-            &self.settings,
-            &self.places,
-            &self.places.config_dir(),
-            pid,
-        )
-    }
-
-    /// What the child shows now, for a watch over `watch.hash`.
-    fn seen(&self, now: Moment, watch: &Watch) -> (bool, bool, String, Option<String>) {
-        let running = self.life.running().is_some();
-        let (healthy, trouble) = self.child_health();
-        let hash = watch.hash.to_hex();
-        let fresh = self
-            .life
-            .up_since()
-            .is_some_and(|since| since >= watch.since);
-        let mut refused = None;
-        let proven = running
-            && match &self.settings.profile.proof {
-                Proof::LocalDescription => self.child.revision.as_deref() == Some(hash.as_str()),
-                Proof::LocalStatus => match &self.child.status {
-                    Some(status) if status.applied => crate::units::hex(&status.hash) == hash,
-                    Some(status) => {
-                        refused = Some(format!("the child refused the config: {}", status.message));
-                        false
-                    }
-                    None => false,
-                },
-                Proof::Exec(_) | Proof::Http { .. } => self.proof_probe.good == Some(true),
-                Proof::FreshProcess { alive_for } => {
-                    fresh
-                        && self
-                            .life
-                            .up_since()
-                            .is_some_and(|since| now.since(since) >= *alive_for)
-                }
-            };
-        (proven, healthy, trouble, refused)
-    }
-
-    /// Whether the child is well, and if not, why.
-    fn child_health(&self) -> (bool, String) {
-        if self.life.running().is_none() {
-            let why = self.life.given_up().map(str::to_owned);
-            let why = why.or_else(|| self.life.last_words.clone()).or_else(|| {
-                self.life
-                    .last_exit
-                    .clone()
-                    .map(|last| format!("not running; last: {last}"))
-            });
-            return (false, why.unwrap_or_else(|| "not running yet".to_owned()));
-        }
-        match self.settings.profile.health {
-            HealthProbe::Process => (true, String::new()),
-            HealthProbe::LocalLink => match &self.child.health {
-                Some(health) if health.healthy => (true, String::new()),
-                Some(health) => (
-                    false,
-                    report::first_error(health)
-                        .unwrap_or_else(|| "unhealthy, without a reason".to_owned()),
-                ),
-                None => (false, "no health report from the child yet".to_owned()),
-            },
-            HealthProbe::Http { .. } | HealthProbe::Exec { .. } => match self.health_probe.good {
-                Some(true) => (true, String::new()),
-                None if self.health_probe.error.is_empty() => (false, "not probed yet".to_owned()),
-                Some(false) | None => (false, self.health_probe.error.clone()),
-            },
-        }
-    }
-
     fn note(
         &mut self,
         level: NoteLevel,
@@ -905,14 +556,4 @@ fn from_session(span: Duration) -> Moment {
 
 fn to_session(moment: Moment) -> Duration {
     moment.since(Moment::START)
-}
-
-/// What `seen` gives, as the watch wants it.
-fn seen_of((proven, healthy, trouble, refused): &(bool, bool, String, Option<String>)) -> Seen<'_> {
-    Seen {
-        proven: *proven,
-        healthy: *healthy,
-        trouble,
-        refused: refused.as_deref(),
-    }
 }

@@ -6,10 +6,11 @@
 
 use super::{Job, Source, Stage, Transaction, sooner};
 use crate::config::{AfterRollback, Proof, ReportWhen};
+use crate::engine::Engine;
 use crate::engine::desired::{self};
+use crate::engine::evidence::seen_of;
 use crate::engine::message::{NoteLevel, Origin, Outcome, Step};
 use crate::engine::watch::{Verdict, Watch};
-use crate::engine::{Engine, seen_of};
 use crate::units::{Moment, Now, RevisionHash};
 
 impl Engine {

@@ -1,0 +1,187 @@
+//! The child as the engine handles it: how it is started, what its life means, what it says over its own link.
+//!
+//! Promises: every order of the lifecycle becomes one effect; every fact is noted, counted and passed to the watch.
+//! Must never: decide to restart; that is the lifecycle's.
+
+use std::time::Duration;
+
+use crate::config::HealthProbe;
+use crate::engine::lifecycle::{Fact, Order};
+use crate::engine::message::{AgentEffect, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec};
+use crate::engine::watch::Watch;
+use crate::engine::{Engine, HostRequest, PROBE_OUTPUT_MAX, desired, report};
+use crate::units::Now;
+
+impl Engine {
+    pub(super) fn obey(&mut self, orders: impl IntoIterator<Item = Order>) {
+        for order in orders {
+            let effect = match order {
+                Order::Spawn(ticket) => AgentEffect::Spawn {
+                    ticket,
+                    spec: self.spawn_spec(),
+                },
+                Order::Signal { pid, signal } => AgentEffect::Signal {
+                    pid,
+                    signal,
+                    group: true,
+                },
+            };
+            self.out.effects.push(effect);
+        }
+    }
+
+    pub(super) fn spawn_spec(&self) -> SpawnSpec {
+        let directory = self.places.config_dir();
+        let files = self
+            .current
+            .as_ref()
+            .map_or(&[][..], |current| &current.files);
+        let uid = report::uid_text(self.instance_uid);
+        SpawnSpec {
+            program: self.settings.executable.clone(),
+            args: desired::arguments(
+                &self.settings,
+                &self.places,
+                &self.settings.profile.args,
+                &directory,
+                files,
+            ),
+            env: desired::environment(&self.settings, &self.places, &directory, &uid),
+            inherit: self.inherit(),
+            passthrough: self.settings.passthrough_logs,
+        }
+    }
+
+    pub(super) fn inherit(&self) -> Vec<String> {
+        let own = self.settings.profile.environment.iter();
+        own.chain(&self.settings.policy.environment)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn tool_spec(&self, command: &[String], timeout: Duration) -> Option<ToolSpec> {
+        let directory = self.places.config_dir();
+        let pid = self.life.running().map(|child| child.pid);
+        let mut words = command
+            .iter()
+            .map(|text| desired::expand(text, &self.settings, &self.places, &directory, pid));
+        let program = words.next()?;
+        let uid = report::uid_text(self.instance_uid);
+        Some(ToolSpec {
+            program: program.into(),
+            args: words.collect(),
+            env: desired::environment(&self.settings, &self.places, &directory, &uid),
+            inherit: self.inherit(),
+            timeout,
+            output_max: PROBE_OUTPUT_MAX,
+        })
+    }
+
+    pub(super) fn on_facts(&mut self, now: Now, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            match fact {
+                Fact::Started => self.on_started(now),
+                Fact::Crashed(exit) => self.on_crashed(&exit),
+                Fact::NotStarted(reason) => {
+                    self.note(
+                        NoteLevel::Warn,
+                        "child not started",
+                        vec![("error", reason.clone())],
+                    );
+                    self.count("spawn_failures");
+                    if let Some(watch) = self.watch_mut() {
+                        watch.not_started(&reason);
+                    }
+                }
+                Fact::Stopped => {
+                    self.health_probe.stop();
+                    self.note(
+                        NoteLevel::Info,
+                        "child stopped",
+                        vec![("status", self.life.last_exit.clone().unwrap_or_default())],
+                    );
+                }
+                Fact::GaveUp(reason) => {
+                    self.note(
+                        NoteLevel::Error,
+                        "child given up",
+                        vec![("reason", reason.clone())],
+                    );
+                    self.out.requests.push(HostRequest::GaveUp(reason));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_started(&mut self, now: Now) {
+        self.forget_debt();
+        if let Some(child) = self.life.running() {
+            let pid = child.pid.to_string();
+            self.note(NoteLevel::Info, "child started", vec![("process.pid", pid)]);
+        }
+        match self.settings.profile.health {
+            HealthProbe::Http { .. } | HealthProbe::Exec { .. } => {
+                self.health_probe.begin(now.mono);
+            }
+            HealthProbe::LocalLink | HealthProbe::Process => self.health_probe.stop(),
+        }
+    }
+
+    pub(super) fn on_crashed(&mut self, exit: &Exit) {
+        self.health_probe.stop();
+        self.count("crashes");
+        self.note(
+            NoteLevel::Warn,
+            "child died",
+            vec![
+                ("status", exit.status.to_string()),
+                ("oom_killed", exit.oom_killed.to_string()),
+                ("crashes", self.life.crashes.to_string()),
+            ],
+        );
+        let profile = self.settings.profile.clone();
+        if let Some(watch) = self.watch_mut() {
+            watch.crashed(&profile, exit);
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.crashed(exit);
+        }
+    }
+
+    pub(super) fn watch_mut(&mut self) -> Option<&mut Watch> {
+        match (&mut self.transaction, &mut self.settling) {
+            (Some(transaction), _) => transaction.watch_mut(),
+            (None, Some(settling)) => Some(settling.watch_mut()),
+            (None, None) => None,
+        }
+    }
+
+    pub(super) fn on_local(&mut self, now: Now, connection: u64, event: LocalEvent) {
+        match event {
+            LocalEvent::Opened { .. } => {
+                if let Some(old) = self.child.opened(connection) {
+                    self.out
+                        .effects
+                        .push(AgentEffect::LocalClose { connection: old });
+                }
+            }
+            LocalEvent::Frame(bytes) => {
+                let Some((heard, answer)) = self.child.frame(connection, &bytes, self.instance_uid)
+                else {
+                    return;
+                };
+                self.out.effects.push(AgentEffect::LocalSend {
+                    connection,
+                    frame: answer,
+                });
+                self.effective_stale |= heard.effective;
+            }
+            LocalEvent::Closed => {
+                if self.child.closed(connection) {
+                    self.effective_stale = true;
+                }
+            }
+        }
+        _ = now;
+    }
+}

@@ -1,0 +1,172 @@
+//! How a world begins, and how the product starts in it.
+
+use super::*;
+
+struct NoEnvironment;
+
+impl Environment for NoEnvironment {
+    fn var(&self, name: &str) -> Option<String> {
+        (name == "HOME").then(|| "/root".to_owned())
+    }
+
+    fn file(&self, path: &str) -> std::io::Result<String> {
+        Err(std::io::Error::other(path.to_owned()))
+    }
+
+    fn own_executable(&self) -> PathBuf {
+        "/bin/sh".into()
+    }
+
+    fn is_root(&self) -> bool {
+        false
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, "")
+    }
+
+    /// With further lines of settings.
+    pub(crate) fn with(seed: u64, more: &str) -> Self {
+        let text = format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{collector: {{profile: adjutant}}}}\n{more}"
+        );
+        let overrides = Overrides::default();
+        let config = config::load("sim", &text, &NoEnvironment, &overrides).unwrap();
+        let disk = ModelDisk::new(seed);
+        disk.put_dir(Path::new("/state"));
+        Self {
+            seed,
+            random: Random::seeded(seed),
+            now: 0,
+            booted_at: 0,
+            disk,
+            store: None,
+            authority: Authority::default(),
+            seen_pair: false,
+            cancelled: BTreeSet::new(),
+            ahead: 0,
+            host: None,
+            config,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            life: 0,
+            next_pid: 100,
+            next_connection: 0,
+            children: BTreeMap::new(),
+            server: Server {
+                up: true,
+                ..Server::default()
+            },
+            service: None,
+            faults: Faults::default(),
+            seen_current: false,
+            effects: 0,
+            kill_at_effect: None,
+            trace: VecDeque::new(),
+            reported: Vec::new(),
+            phases: Vec::new(),
+            tools: BTreeSet::new(),
+            signals: 0,
+            exited: false,
+        }
+    }
+
+    /// A world whose host keeps the certificate `web` for a fixed domain or, without one, for what bundles say.
+    pub(crate) fn with_certificate(seed: u64, domain: Option<&str>) -> Self {
+        let mut world = Self::new(seed);
+        let agent = Self::name();
+        let file = "ssl_certificate_host.txt".to_owned();
+        world.config.agents[0].domain_files = vec![file.clone()];
+        world.config.certificates = vec![Certificate {
+            name: "web".parse().unwrap(),
+            source: CertificateSource::Acme(Acme {
+                directory: "https://authority.test/directory".to_owned(),
+                ca_file: None,
+                contact: None,
+                listen: "127.0.0.1:80".parse().unwrap(),
+                timeout: Duration::from_mins(1),
+            }),
+            domains: match domain {
+                Some(domain) => Domains::Fixed(vec![domain.parse().unwrap()]),
+                None => Domains::FromBundle { agent, file },
+            },
+            agents: None,
+            check_interval: Duration::from_hours(6),
+            renew_percent: 66,
+            retry_delay: Duration::from_mins(15),
+        }];
+        world
+    }
+
+    pub(crate) fn boot(&mut self) {
+        self.life += 1;
+        self.booted_at = self.now;
+        self.queue
+            .retain(|_, (life, what)| *life == 0 || matches!(what, What::ChildDies { .. }));
+        self.tools.clear();
+        self.cancelled.clear();
+        self.check_pair();
+        self.server.link = None;
+        self.exited = false;
+        self.say(format!("boot, life {}", self.life));
+        let layout = AgentLayout::new(Path::new("/state"), &Self::name());
+        let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
+            Ok(loaded) => loaded,
+            Err(error) => self.violated(&format!("state does not load: {error}")),
+        };
+        let living: Vec<u32> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.alive)
+            .map(|(pid, _)| *pid)
+            .collect();
+        if living.len() > 1 {
+            self.violated(&format!("more than one child lives: {living:?}"));
+        }
+        let leftover = living.first().map(|pid| identity(*pid));
+        if let Some(child) = living.first().and_then(|pid| self.children.get_mut(pid)) {
+            child.connection = None;
+            child.reaped = false;
+        }
+        for repair in persisted.repairs.clone() {
+            self.say(format!("repair: {repair}"));
+        }
+        self.store = Some(store);
+        let agent = self.config.agents.first().unwrap().clone();
+        let setup = Setup {
+            settings: agent,
+            server: self.config.server.clone(),
+            capabilities: self.config.capabilities,
+            grace: self.config.stop.grace,
+            instance_uid: AGENT_UID,
+            places: Places {
+                state_dir: "/state/agents/collector".into(),
+                link: Some("/run/link.sock".to_owned()),
+                reserved_ports: Vec::new(),
+                certificates: "/state/certificates".into(),
+            },
+            facts: BTreeMap::new(),
+            persisted,
+            seed: self.random.next_u64(),
+        };
+        let mut host = Host::new(HostSetup {
+            agents: vec![(setup, leftover)],
+            identity: Identity::default(),
+            certificates: CertificatesSetup {
+                list: self.config.certificates.clone(),
+                directory: "/state/certificates".into(),
+                seed: self.random.next_u64(),
+            },
+            stop: self.config.stop,
+            give_up: self.config.give_up,
+            previous_end: None,
+            registration: self.known_registration(),
+            has_server: true,
+        });
+        let effects = host.start(self.clock());
+        self.host = Some(host);
+        self.perform(effects);
+    }
+}

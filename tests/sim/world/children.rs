@@ -1,0 +1,276 @@
+//! Children of the world: they start, talk, take signals and die as their config says.
+
+use super::*;
+
+impl World {
+    pub(crate) fn spawn(&mut self, ticket: Ticket, spec: &SpawnSpec) {
+        let living: Vec<u32> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.alive)
+            .map(|(pid, _)| *pid)
+            .collect();
+        if !living.is_empty() {
+            self.violated(&format!("spawned although {living:?} lives"));
+        }
+        assert_eq!(spec.args, ["collect", "/state/agents/collector/current"]);
+        if self.chance(self.faults.spawns) {
+            let reason = "cannot allocate memory".to_owned();
+            return self.agent_event(
+                3,
+                AgentEvent::SpawnFailed {
+                    ticket,
+                    reason,
+                    transient: true,
+                },
+            );
+        }
+        let pid = self.next_pid;
+        self.next_pid += 1;
+        let text = self.text_at("current").unwrap_or_default();
+        let child = Child {
+            marker: self.marker(),
+            text,
+            connection: None,
+            alive: true,
+            reaped: false,
+            stubborn: self.chance(0.1),
+            generation: 1,
+            pair: self.live_pair(),
+        };
+        self.children.insert(pid, child);
+        self.agent_event(
+            1,
+            AgentEvent::Spawned {
+                ticket,
+                child: identity(pid),
+            },
+        );
+        self.child_begins(pid, false);
+    }
+
+    pub(crate) fn marker(&self) -> String {
+        let target = self.link_target("current");
+        let text = target.and_then(|target| self.read(&target.join("adjutant.revision")));
+        text.unwrap_or_default().trim().to_owned()
+    }
+
+    /// A child reads its config: at its start or at a HUP.
+    pub(crate) fn child_begins(&mut self, pid: u32, by_hup: bool) {
+        let child = self.children.get(&pid).unwrap().clone();
+        let generation = child.generation;
+        let die = |code| What::ChildDies {
+            pid,
+            generation,
+            status: ExitStatus::Code(code),
+        };
+        let talk = What::ChildTalks { pid, generation };
+        match Behaviour::of(&child.text) {
+            Behaviour::Slow => self.later(9_000, talk),
+            Behaviour::DiesAtStart => self.later(40, die(1)),
+            Behaviour::BlamesConfig => self.later(40, die(78)),
+            Behaviour::Refused if !by_hup => self.later(40, die(78)),
+            Behaviour::Ok | Behaviour::Refused | Behaviour::NeverHealthy => self.later(60, talk),
+            Behaviour::DiesLater => {
+                self.later(60, talk);
+                self.later(3_060, die(1));
+            }
+            Behaviour::Silent | Behaviour::Invalid | Behaviour::HangsValidator => {}
+        }
+        if self.chance(self.faults.child_deaths) {
+            let wait = self.random.below(60_000);
+            let status = ExitStatus::Signal(11);
+            self.later(
+                wait,
+                What::ChildDies {
+                    pid,
+                    generation,
+                    status,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn child_talks(&mut self, pid: u32, generation: u64) {
+        let Some(child) = self.children.get_mut(&pid) else {
+            return;
+        };
+        if !child.alive || child.generation != generation {
+            return;
+        }
+        let fresh = child.connection.is_none();
+        if fresh {
+            self.next_connection += 1;
+            child.connection = Some(self.next_connection);
+        }
+        let connection = child.connection.unwrap();
+        let behaviour = Behaviour::of(&child.text);
+        let hash = adjutant::units::unhex(&child.marker).unwrap_or_default();
+        let refused = behaviour == Behaviour::Refused;
+        let status = RemoteConfigStatus {
+            last_remote_config_hash: hash,
+            status: if refused {
+                RemoteConfigStatuses::Failed as i32
+            } else {
+                RemoteConfigStatuses::Applied as i32
+            },
+            error_message: if refused {
+                "sources.x: no".to_owned()
+            } else {
+                String::new()
+            },
+        };
+        let healthy = behaviour != Behaviour::NeverHealthy;
+        let health = ComponentHealth {
+            healthy,
+            last_error: if healthy {
+                String::new()
+            } else {
+                "backend is away".to_owned()
+            },
+            ..ComponentHealth::default()
+        };
+        let message = AgentToServer {
+            instance_uid: AGENT_UID.to_vec(),
+            agent_description: Some(AgentDescription {
+                identifying_attributes: vec![KeyValue::text("service.name", "adjutant.collect")],
+                non_identifying_attributes: Vec::new(),
+            }),
+            capabilities: 1,
+            health: Some(health),
+            remote_config_status: Some(status),
+            ..AgentToServer::default()
+        };
+        let frame = frame::encode(&message, MAX).unwrap();
+        if fresh {
+            let event = LocalEvent::Opened {
+                peer_pid: Some(pid),
+            };
+            self.agent_event(0, AgentEvent::Local { connection, event });
+        }
+        let event = LocalEvent::Frame(frame);
+        self.agent_event(1, AgentEvent::Local { connection, event });
+    }
+
+    pub(crate) fn child_dies(&mut self, pid: u32, generation: u64, status: ExitStatus) {
+        let Some(child) = self.children.get_mut(&pid) else {
+            return;
+        };
+        if !child.alive || (child.generation != generation && generation != 0) {
+            return;
+        }
+        child.alive = false;
+        let connection = child.connection.take();
+        if self.host.is_none() {
+            return;
+        }
+        if let Some(connection) = connection {
+            self.agent_event(
+                0,
+                AgentEvent::Local {
+                    connection,
+                    event: LocalEvent::Closed,
+                },
+            );
+        }
+        let exit = Exit {
+            status,
+            tail: "last words".to_owned(),
+            oom_killed: false,
+            cpu: Duration::ZERO,
+            max_resident: 0,
+        };
+        self.agent_event(2, AgentEvent::Exited { pid, exit });
+    }
+
+    pub(crate) fn signal(&mut self, pid: u32, signal: i32) {
+        self.signals += 1;
+        let Some(child) = self.children.get_mut(&pid) else {
+            self.violated(&format!("signal {signal} to unknown process {pid}"));
+        };
+        if child.reaped {
+            self.violated(&format!(
+                "signal {signal} to process {pid}, which was reaped"
+            ));
+        }
+        if !child.alive {
+            return;
+        }
+        match signal {
+            libc::SIGHUP => {
+                child.generation += 1;
+                let keeps = child.text.clone();
+                let text = self.text_at("current").unwrap_or_default();
+                let marker = self.marker();
+                let pair = self.live_pair();
+                let child = self.children.get_mut(&pid).unwrap();
+                child.pair = pair;
+                child.text = text;
+                child.marker = marker;
+                self.child_begins(pid, true);
+                if Behaviour::of(&self.children.get(&pid).unwrap().text) == Behaviour::Refused {
+                    // It says no and keeps running what it ran; what it would say next is about the new one.
+                    self.say(format!("child keeps {keeps:?}"));
+                }
+            }
+            libc::SIGKILL => {
+                let status = ExitStatus::Signal(9);
+                self.later(
+                    3,
+                    What::ChildDies {
+                        pid,
+                        generation: 0,
+                        status,
+                    },
+                );
+            }
+            _ if child.stubborn => {}
+            signal => {
+                let status = ExitStatus::Signal(signal);
+                let wait = self.latency(30);
+                self.later(
+                    wait,
+                    What::ChildDies {
+                        pid,
+                        generation: 0,
+                        status,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(crate) fn run_tool(&mut self, ticket: Ticket, spec: &ToolSpec) {
+        assert_eq!(spec.args.first().map(String::as_str), Some("collect"));
+        let directory = PathBuf::from(spec.args.last().unwrap());
+        let text = self.read(&directory.join("collect.yaml"));
+        let text = text.unwrap_or_else(|| self.violated("the validator finds no config"));
+        let (wait, end, output) = match Behaviour::of(&text) {
+            Behaviour::Invalid => (
+                30,
+                ToolEnd::Exited(78),
+                "collect.yaml:2:1: behave: no such word",
+            ),
+            Behaviour::HangsValidator => (
+                u64::try_from(spec.timeout.as_millis()).unwrap(),
+                ToolEnd::TimedOut,
+                "",
+            ),
+            _ => (30, ToolEnd::Exited(0), ""),
+        };
+        self.tools.insert(ticket);
+        let outcome = ToolOutcome {
+            end,
+            output: output.to_owned(),
+        };
+        self.agent_event(wait, AgentEvent::ToolDone { ticket, outcome });
+    }
+}
+
+pub(crate) fn identity(pid: u32) -> ChildIdentity {
+    ChildIdentity {
+        pid,
+        start_ticks: u64::from(pid),
+        started: WallTime::from_unix_millis(EPOCH_MS),
+    }
+}

@@ -1,0 +1,86 @@
+//! Looking at the world from outside: what runs, what was reported, whether the invariants hold.
+
+use super::*;
+
+impl World {
+    pub(crate) fn has_exited(&self) -> bool {
+        self.exited
+    }
+
+    pub(crate) fn living(&self) -> Vec<(u32, String)> {
+        let living = self.children.iter().filter(|(_, child)| child.alive);
+        living
+            .map(|(pid, child)| (*pid, child.text.clone()))
+            .collect()
+    }
+
+    pub(crate) fn current(&self) -> Option<String> {
+        self.text_at("current")
+    }
+
+    pub(crate) fn last_good(&self) -> Option<String> {
+        self.text_at("last-good")
+    }
+
+    pub(crate) fn server_status(&self) -> Option<(i32, String)> {
+        let status = self.server.status.as_ref()?;
+        let hash = &self.server.offer.as_ref()?.hash;
+        (&status.last_remote_config_hash == hash)
+            .then(|| (status.status, status.error_message.clone()))
+    }
+
+    pub(crate) fn server_effective(&self) -> Option<String> {
+        self.server.effective.clone()
+    }
+
+    pub(crate) fn server_health(&self) -> Option<ComponentHealth> {
+        self.server.health.clone()
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    pub(crate) fn check(&mut self) {
+        let current = Path::new("/state/agents/collector/current");
+        if self.host.is_none() {
+            // Between two lives the link may be anything; what the next life makes of it counts.
+            return;
+        }
+        let there = self.disk.kind(current).unwrap_or(Kind::Absent) != Kind::Absent;
+        if there {
+            let target = self.link_target("current").unwrap();
+            if self.read(&target.join("manifest.json")).is_none() {
+                self.violated(&format!(
+                    "current points to {} without manifest",
+                    target.display()
+                ));
+            }
+        } else if self.seen_current {
+            self.violated("current is gone");
+        }
+        if let Some(good) = self.last_good()
+            && !Behaviour::of(&good).is_good()
+        {
+            self.violated(&format!("last good is {good:?}"));
+        }
+    }
+
+    pub(crate) fn violated(&self, what: &str) -> ! {
+        let shown = std::env::var("ADJUTANT_SIM_TRACE").map_or(60, |n| n.parse().unwrap());
+        let skipped = self.trace.len().saturating_sub(shown);
+        let trace: Vec<&str> = self
+            .trace
+            .iter()
+            .skip(skipped)
+            .map(String::as_str)
+            .collect();
+        panic!(
+            "{}\n\ninvariant violated: {what}\nreplay: ADJUTANT_SIM_SEED={} cargo test --test sim replay",
+            trace.join("\n"),
+            self.seed
+        );
+    }
+
+    // ---- small things
+}
