@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{AppError, AppErrorKind};
-use crate::config::{self, Config, Environment, Overrides, Profile};
+use crate::config::{self, Config, Environment, Explained, Overrides, Profile};
 use crate::yaml::Limits;
 
 /// What the command line says about the place of settings and state.
@@ -27,25 +27,50 @@ pub struct Given {
 /// # Errors
 /// The file cannot be read, or every problem of its text, a line each.
 pub fn settings(given: &Given) -> Result<Config, AppError> {
-    let refused = |cause| AppError {
-        kind: AppErrorKind::Settings,
-        cause,
+    let (text, overrides) = text_of(given)?;
+    let resolved = match &text {
+        None => config::defaults(&Process, &overrides),
+        Some((origin, text)) => config::load(origin, text, &Process, &overrides),
     };
+    resolved.map_err(|errors| refused(errors.into()))
+}
+
+/// Where each value of the settings comes from.
+///
+/// # Errors
+/// As [`settings`].
+pub fn explain(given: &Given) -> Result<Vec<Explained>, AppError> {
+    let (text, overrides) = text_of(given)?;
+    let text = text
+        .as_ref()
+        .map(|(origin, text)| (origin.as_str(), text.as_str()));
+    config::explain(text, &Process, &overrides).map_err(|errors| refused(errors.into()))
+}
+
+/// The settings file with its name, and what the command line says over it.
+fn text_of(given: &Given) -> Result<(Option<(String, String)>, Overrides), AppError> {
     let overrides = Overrides {
         storage: given.state_dir.as_deref().map(absolute).transpose()?,
         ..Overrides::default()
     };
-    let resolved = match &settings_path(given.settings.as_deref()) {
-        None => config::defaults(&Process, &overrides),
+    let text = match &settings_path(given.settings.as_deref()) {
+        None => None,
         Some(path) => {
             let text = read(path).map_err(|cause| {
                 let what = format!("read the settings {}", path.display());
                 refused(anyhow::Error::new(cause).context(what))
             })?;
-            config::load(&path.display().to_string(), &text, &Process, &overrides)
+            Some((path.display().to_string(), text))
         }
     };
-    resolved.map_err(|errors| refused(errors.into()))
+    Ok((text, overrides))
+}
+
+fn refused(cause: anyhow::Error) -> AppError {
+    AppError {
+        kind: AppErrorKind::Settings,
+        cause,
+    }
 }
 
 /// The settings file: the one that is named, else the one in `SUPERVISOR_CONFIG`.

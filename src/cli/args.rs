@@ -72,6 +72,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say where each value of the settings comes from, and what its key means
+    Explain {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// One key, or a section such as `agents.collector.apply`; without it all keys
+        key: Option<String>,
+        /// Leave out what is at its default
+        #[arg(long)]
+        changed: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show agents, revisions, rollouts and links
     Status {
         /// Where settings and state are.
@@ -403,6 +417,15 @@ mod tests {
                     directory: Some("bundle".into()),
                     agent: agent(),
                     json: false,
+                },
+            ),
+            (
+                "adjutant explain agents.otel.apply --changed --json",
+                Command::Explain {
+                    place: none.clone(),
+                    key: Some("agents.otel.apply".to_owned()),
+                    changed: true,
+                    json: true,
                 },
             ),
             (

@@ -12,6 +12,7 @@ mod config;
 mod doctor;
 mod events;
 mod exit;
+mod explain;
 mod health;
 mod logs;
 mod orders;
@@ -114,6 +115,12 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             agent,
             json,
         } => settings::validate(&place, directory.as_deref(), agent.as_ref(), json, out).await,
+        Command::Explain {
+            place,
+            key,
+            changed,
+            json,
+        } => explain::show(&place, key.as_deref(), (changed, json), out),
         Command::Status { place, json, watch } => {
             status::show(&client(&place)?, json, watch, out).await
         }

@@ -35,6 +35,10 @@ pub struct Overrides {
 pub struct ConfigErrors(Vec<Error>);
 
 impl ConfigErrors {
+    pub(super) fn one(error: Error) -> Self {
+        Self(vec![error])
+    }
+
     fn new(mut errors: Vec<Error>) -> Self {
         errors.sort_by(|a, b| (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column)));
         errors.dedup();
@@ -74,9 +78,8 @@ pub fn load(
     env: &dyn Environment,
     overrides: &Overrides,
 ) -> Result<Config, ConfigErrors> {
-    let tree =
-        parse(origin, text, Limits::SETTINGS).map_err(|error| ConfigErrors::new(vec![error]))?;
-    let form = form_of(origin, &tree).map_err(|error| ConfigErrors::new(vec![error]))?;
+    let tree = parse(origin, text, Limits::SETTINGS).map_err(ConfigErrors::one)?;
+    let form = form_of(origin, &tree).map_err(ConfigErrors::one)?;
     resolve(origin, tree, form, env, overrides)
 }
 
@@ -108,7 +111,7 @@ fn asked(form: Form) -> Reader<'static> {
     reader
 }
 
-fn nothing() -> Node {
+pub(super) fn nothing() -> Node {
     Node {
         span: Span::default(),
         value: Value::Scalar {
@@ -118,7 +121,7 @@ fn nothing() -> Node {
     }
 }
 
-fn form_of(origin: &str, tree: &Node) -> Result<Form, Error> {
+pub(super) fn form_of(origin: &str, tree: &Node) -> Result<Form, Error> {
     let key = |name: &str| {
         tree.entries()
             .iter()

@@ -17,6 +17,7 @@ pub mod certificates;
 #[cfg(test)]
 mod documents;
 mod expand;
+mod explain;
 mod hint;
 mod load;
 pub mod names;
@@ -31,6 +32,7 @@ mod tests;
 mod value;
 
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
+pub use explain::{DecidedBy, Explained, explain};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
 pub use profile::{built_in, built_in_names};

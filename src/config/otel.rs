@@ -25,6 +25,12 @@ use super::{
 const SECOND: Duration = Duration::from_secs(1);
 const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
 
+/// Defaults of that program which are not safe, and so are not ours.
+pub(super) const THEIRS: [(&str, &str); 2] = [
+    ("agent.validate_config", "false"),
+    ("agent.automatic_config_rollback", "false"),
+];
+
 /// What is said of a key of that program which we do not have.
 pub(super) const LATER: &str =
     "known key of opampsupervisor, not supported in this version, remove it";

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::units::{format_duration, parse_duration, parse_size};
 use crate::yaml::{self, Node, Value, nearest};
 
+use super::explain::Found;
 use super::hint::unknown;
 use super::value::{between, format_size, plain, resolve, scalar, within};
 use super::{Environment, Form};
@@ -41,6 +42,8 @@ pub(super) struct Reader<'e> {
     pub(super) warnings: Vec<String>,
     pub(super) keys: Vec<Key>,
     pub(super) not_built: Vec<String>,
+    /// Where each of `keys` was found; only while settings are explained.
+    pub(super) found: Option<Vec<Found>>,
 }
 
 /// A map of the text, or the place where one would be.
@@ -74,6 +77,7 @@ impl<'e> Reader<'e> {
             warnings: Vec::new(),
             keys: Vec::new(),
             not_built: Vec::new(),
+            found: None,
         }
     }
 
@@ -165,9 +169,14 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             bounds,
             about,
         });
-        self.node
+        let node = self
+            .node
             .and_then(|node| node.get(key))
-            .filter(|node| !node.is_null())
+            .filter(|node| !node.is_null());
+        if let Some(found) = &mut self.reader.found {
+            found.push(Found::new(join(&self.path, key), kind, node));
+        }
+        node
     }
 
     /// Parses a value that was taken; a problem leaves `None`.

@@ -237,3 +237,58 @@ fn the_settings_file_may_be_named_by_a_variable() {
         "{missing:?}"
     );
 }
+
+#[test]
+fn explain_says_where_a_value_comes_from_and_what_it_would_be() {
+    let rig = Rig::generic();
+    let text = "stop: {grace: 3s}\nserver: {endpoint: 'ws://127.0.0.1:9', headers: {Authorization: hush}}\n\
+                agents: {web: {profile: generic, executable: /bin/true}}\n";
+    rig.write("supervisor.yaml", text);
+    let file = rig.settings().display().to_string();
+    let explain = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adjutant"));
+        done(command.args(["explain", "--config", &file]).args(args))
+    };
+    let page = explain(&["stop.grace"]);
+    assert_eq!(page.code, Some(0), "{page:?}");
+    let words: Vec<&str> = page.out.split_whitespace().collect();
+    let place = format!("{file}:1:15");
+    assert_eq!(
+        &words[..6],
+        ["stop.grace", "3s", "from", &place, "default", "7s"]
+    );
+    let changed = explain(&["--changed"]);
+    let keys: Vec<&str> = changed
+        .out
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let written = [
+        "server.endpoint",
+        "server.headers",
+        "agents.web.profile",
+        "agents.web.executable",
+        "stop.grace",
+    ];
+    assert_eq!(keys, written, "{}", changed.out);
+    assert!(!changed.out.contains("hush"), "{}", changed.out);
+    let document: serde_json::Value =
+        serde_json::from_str(&explain(&["stop", "--json"]).out).unwrap();
+    assert_eq!(document["keys"][0]["layer"], "settings", "{document}");
+    assert_eq!(document["keys"][0]["line"], 1, "{document}");
+    assert_eq!(document["keys"][1]["layer"], "default", "{document}");
+    let typo = explain(&["stop.grce"]);
+    assert_eq!(typo.code, Some(1), "{typo:?}");
+    assert!(
+        typo.err.contains("did you mean \"stop.grace\"?"),
+        "{typo:?}"
+    );
+    rig.write("supervisor.yaml", "stopp: {}\n");
+    let refused = explain(&[]);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(
+        refused.err.contains("1:1: stopp: unknown key"),
+        "{refused:?}"
+    );
+}

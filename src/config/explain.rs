@@ -1,0 +1,218 @@
+//! Where each value of the settings comes from: the text, the environment, the command line or a default.
+//!
+//! Promises: speaks of exactly the keys that the reader asks for, in its order, with its own defaults and bounds; a
+//! value is shown as it was written, so that what `${…}` stands for and what may be a secret stays where it is.
+//! Must never: explain settings that would be refused.
+
+use crate::yaml::{Limits, Node, REDACTED, Value, is_secret_path, parse};
+
+use super::load::{self, ConfigErrors, Overrides, form_of};
+use super::read::{Key, Reader};
+use super::{Config, Environment, Form, otel, ours};
+
+/// A key as it was found in a text that is being explained.
+pub(super) struct Found {
+    /// Dotted path, with the names that the user chose.
+    path: String,
+    /// Line, column and what stands there.
+    value: Option<(usize, usize, String)>,
+}
+
+impl Found {
+    pub(super) fn new(path: String, kind: &str, node: Option<&Node>) -> Self {
+        let value = node.map(|node| {
+            let shown = shown(&path, kind, node);
+            (node.span.line, node.span.column, shown)
+        });
+        Self { path, value }
+    }
+}
+
+/// One key, its value and where that comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// Dotted path, with the names that the user chose.
+    pub key: String,
+    /// The value as it was written, or what holds without one.
+    pub value: String,
+    /// The layer that decided.
+    pub decided_by: DecidedBy,
+    /// What is known of the key itself.
+    pub about: Key,
+    /// The default of the Collector's supervisor, where ours is another.
+    pub theirs: Option<&'static str>,
+}
+
+/// What decided a value, highest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// An argument of the command line.
+    CommandLine(&'static str),
+    /// The settings text.
+    Text {
+        /// The text, usually a path.
+        origin: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in characters, counted from 1.
+        column: usize,
+    },
+    /// A variable of the environment.
+    Environment(String),
+    /// Nobody.
+    Default,
+}
+
+impl std::fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CommandLine(argument) => write!(f, "{argument}"),
+            Self::Text {
+                origin,
+                line,
+                column,
+            } => write!(f, "{origin}:{line}:{column}"),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Explains every key of a settings text, or of no text at all.
+///
+/// # Errors
+/// Those of [`super::load()`]: what would be refused is not explained.
+pub fn explain(
+    text: Option<(&str, &str)>,
+    env: &dyn Environment,
+    overrides: &Overrides,
+) -> Result<Vec<Explained>, ConfigErrors> {
+    let (origin, written, config) = match text {
+        Some((origin, text)) => {
+            let config = load::load(origin, text, env, overrides)?;
+            let tree = parse(origin, text, Limits::SETTINGS).map_err(ConfigErrors::one)?;
+            (origin, tree, config)
+        }
+        None => {
+            let config = load::defaults(env, overrides)?;
+            ("defaults", load::nothing(), config)
+        }
+    };
+    let form = form_of(origin, &written).map_err(ConfigErrors::one)?;
+    let mut reader = Reader::new(origin, Some(form), env);
+    reader.found = Some(Vec::new());
+    // As it was written: problems of values that only `${…}` makes right were ruled out above.
+    match form {
+        Form::Agents => drop(ours::read(&written, &mut reader)),
+        Form::Agent => drop(otel::read(&written, &mut reader)),
+    }
+    let Reader { keys, found, .. } = reader;
+    let found = found.unwrap_or_default();
+    let explained = keys.into_iter().zip(found);
+    Ok(explained
+        .map(|(about, found)| one(about, found, origin, env, (overrides, &config)))
+        .collect())
+}
+
+fn one(
+    about: Key,
+    found: Found,
+    origin: &str,
+    env: &dyn Environment,
+    (overrides, config): (&Overrides, &Config),
+) -> Explained {
+    let theirs = otel::THEIRS
+        .iter()
+        .find(|(key, _)| *key == about.path)
+        .map(|(_, default)| *default);
+    let (layer, value) = if let Some(directory) = overrides.storage.as_ref()
+        && about.path == "storage.directory"
+    {
+        let directory = directory.display().to_string();
+        (DecidedBy::CommandLine("--state-dir"), directory)
+    } else if let Some((line, column, value)) = found.value {
+        let layer = DecidedBy::Text {
+            origin: origin.to_owned(),
+            line,
+            column,
+        };
+        (layer, value)
+    } else if about.path == "storage.directory" {
+        // Its default depends on who asks, and is in the settings as they came out.
+        let directory = config.storage.display().to_string();
+        (DecidedBy::Default, directory)
+    } else if let Some((name, value)) = variable(&about, env) {
+        (DecidedBy::Environment(name), value)
+    } else {
+        (DecidedBy::Default, about.default.clone())
+    };
+    Explained {
+        key: found.path,
+        value,
+        decided_by: layer,
+        about,
+        theirs,
+    }
+}
+
+/// The first variable that the default of a key speaks of and that is set.
+fn variable(key: &Key, env: &dyn Environment) -> Option<(String, String)> {
+    if key.path == "server.heartbeat_interval"
+        && let Some(seconds) = env.var("HEARTBEAT_INTERVAL")
+        && !seconds.trim().is_empty()
+    {
+        let name = "HEARTBEAT_INTERVAL".to_owned();
+        return Some((name, format!("{}s", seconds.trim())));
+    }
+    let words = key
+        .default
+        .split(|letter: char| !(letter.is_ascii_alphanumeric() || "_$".contains(letter)));
+    words
+        .filter_map(|word| word.strip_prefix('$'))
+        .find_map(|name| {
+            let value = env.var(name).filter(|value| !value.trim().is_empty())?;
+            Some((name.to_owned(), plain_url(&value)))
+        })
+}
+
+/// A value as people may see it.
+fn shown(path: &str, kind: &str, node: &Node) -> String {
+    let steps: Vec<&str> = path.split('.').collect();
+    let secret = is_secret_path(&steps) || kind.starts_with("map of texts");
+    match &node.value {
+        Value::Scalar { .. } if secret => REDACTED.to_owned(),
+        Value::Scalar { text, .. } => plain_url(text),
+        Value::List(_) if secret => REDACTED.to_owned(),
+        Value::List(items) => {
+            let items: Vec<&str> = items.iter().filter_map(Node::text).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Map(entries) => {
+            let names: Vec<String> = entries
+                .iter()
+                .filter_map(|(name, _)| name.text())
+                .map(|name| format!("{name}: {REDACTED}"))
+                .collect();
+            format!("{{{}}}", names.join(", "))
+        }
+    }
+}
+
+/// A URL without what may hold a credential; any other text as it is.
+fn plain_url(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (place, path) = rest
+        .split_once('/')
+        .map_or((rest, None), |(place, path)| (place, Some(path)));
+    let place = place.rsplit('@').next().unwrap_or_default();
+    match path {
+        Some(path) => format!("{scheme}://{place}/{path}"),
+        None => format!("{scheme}://{place}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
