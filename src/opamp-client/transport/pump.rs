@@ -79,6 +79,8 @@ pub struct Closed {
     pub reason: String,
     /// Who ended it.
     pub by: ClosedBy,
+    /// How long the peer asks to stay away, if it says.
+    pub retry_after: Option<Duration>,
 }
 
 /// What a caller does about a connection that ended.
@@ -113,6 +115,7 @@ impl Closed {
             code,
             reason: text,
             by,
+            retry_after: None,
         }
     }
 

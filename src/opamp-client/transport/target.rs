@@ -238,6 +238,11 @@ impl Target {
         self
     }
 
+    /// Whether `other` leads to the same place, path and scheme included, whatever headers and options differ.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.place == other.place && self.path == other.path
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self.place, Place::Tcp { tls: true, .. })
