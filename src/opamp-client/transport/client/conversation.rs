@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Client, ClientEvent};
 use crate::session::SessionEvent;
-use crate::transport::pump::{Closed, FrameSender, Pump};
+use crate::transport::pump::{Closed, ClosedBy, ClosedClass, FrameSender, Pump};
 use crate::transport::{Connection, Permit};
 
 /// What was learnt on one connection.
@@ -29,13 +29,18 @@ pub(super) struct Life {
 
 impl Client {
     pub(super) async fn converse(&mut self, connection: Connection) -> (Closed, Life) {
+        let polling = connection.is_polling();
         let (pump, sender, mut receiver) = Pump::new(connection, self.pump);
         let mut pump = pin!(pump.run());
         let mut sender = Some(sender);
         let mut life = Life::default();
         let events = self.events.clone();
         let start = self.now();
-        self.session.handle_connected(start);
+        if polling {
+            self.session.handle_polling(start);
+        } else {
+            self.session.handle_connected(start);
+        }
         let closed = loop {
             let leaving = self.stopping || self.moving || life.unavailable;
             if leaving {
@@ -72,6 +77,10 @@ impl Client {
         // What arrived before the end still counts.
         while let Some(frame) = receiver.recv().await {
             self.hear(&frame, &mut life);
+        }
+        if closed.by == ClosedBy::Peer && closed.class() == ClosedClass::TooLarge {
+            self.session.handle_too_large(self.now());
+            self.collect(&mut life);
         }
         self.session.handle_disconnected(self.now());
         life.lasted = self.now().saturating_sub(start);
