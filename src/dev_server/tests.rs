@@ -464,6 +464,7 @@ async fn stopping_says_goodbye_and_ends() {
         code: 1001,
         reason: "the server is stopping".to_owned(),
         by: ClosedBy::Peer,
+        retry_after: None,
     };
     assert_eq!(closed, wanted);
 }

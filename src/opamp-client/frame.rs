@@ -19,7 +19,7 @@ use crate::messages::{
 pub const MAX_MESSAGE_DEFAULT: usize = 64 * 1024 * 1024;
 
 /// The header of this protocol version: the varint 0.
-const HEADER: u8 = 0;
+pub(crate) const HEADER: u8 = 0;
 
 /// A varint of 64 bits takes at most this many bytes.
 const VARINT_LEN_MAX: usize = 10;
@@ -160,6 +160,16 @@ pub fn encode<M: Wire>(message: &M, max_message: usize) -> Result<Vec<u8>, Frame
     out.push(HEADER);
     message.append_to(&mut out);
     Ok(out)
+}
+
+/// The identity in a frame that [`encode`] made of a report: its first field.
+#[cfg(feature = "polling")]
+pub(crate) fn instance_uid(frame: &[u8]) -> Option<[u8; 16]> {
+    // Field 1, length-delimited, 16 bytes.
+    frame
+        .strip_prefix(&[HEADER, 0x0A, 16])?
+        .first_chunk()
+        .copied()
 }
 
 /// Decodes one message.

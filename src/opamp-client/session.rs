@@ -11,12 +11,15 @@
 //! 3. A server message alone causes a message of ours only if it asks for one; equal values are not sent twice
 //!
 //! 4. After a loss, whatever was not followed by an answer is sent again.
+//! 5. While polling, one message at a time is out, and one that was not taken gives its number and its content back
+//!
 //!
 //! Must never: carry out anything. Offers, commands and identities are events; the caller answers by setting state.
 
 mod event;
 mod fields;
 mod pace;
+mod poll;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use crate::messages::{
 use event::Events;
 use fields::{Fields, Report};
 use pace::{OnRequest, Pace};
+use poll::Exchange;
 
 /// Custom messages that wait to be sent; one message carries one of them.
 const CUSTOM_MESSAGES_MAX: usize = 64;
@@ -142,6 +146,10 @@ pub struct Session {
     full_state_min_gap: Duration,
 
     link: Link,
+    /// One request at a time, over plain HTTP; `None` over WebSocket.
+    exchange: Option<Exchange>,
+    /// The largest field of the message that was handed out last, with its size.
+    largest: Option<(&'static str, usize)>,
     fields: Fields,
     /// Something outside `fields` changed that the server must hear: capabilities or flags.
     header_changed: bool,
@@ -198,6 +206,8 @@ impl Session {
             max_message,
             full_state_min_gap,
             link: Link::Down,
+            exchange: None,
+            largest: None,
             fields: Fields::default(),
             header_changed: false,
             custom_messages: VecDeque::new(),
@@ -347,12 +357,15 @@ impl Session {
     pub fn handle_connected(&mut self, now: Duration) {
         self.advance(now);
         self.link = Link::Greeting;
+        self.exchange = None;
         self.events.new_connection();
     }
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: Duration) {
         self.advance(now);
+        self.take_back();
+        self.exchange = None;
         self.link = Link::Down;
     }
 
@@ -372,6 +385,8 @@ impl Session {
             Link::Open => Link::Leaving {
                 last: Report::Delta,
             },
+            // An overloaded server that is polled is left alone: a goodbye would be one more request.
+            Link::Held if self.exchange.is_some() => Link::Left,
             Link::Held => Link::Leaving { last: Report::Bare },
             other @ (Link::Down | Link::Leaving { .. } | Link::Left) => other,
         };

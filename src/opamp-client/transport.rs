@@ -12,8 +12,13 @@ mod accept;
 mod client;
 mod date;
 mod dial;
+#[cfg(feature = "polling")]
+mod exchange;
+#[cfg(feature = "polling")]
+mod poll;
 mod proxy;
 mod pump;
+mod redirect;
 mod socket;
 mod target;
 #[cfg(test)]

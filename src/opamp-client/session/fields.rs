@@ -73,6 +73,8 @@ impl Gate {
 pub(super) struct Slot<T> {
     value: Option<T>,
     owed: bool,
+    /// The server refused this value for its size: it is not sent again until it changes.
+    refused: bool,
 }
 
 impl<T> Default for Slot<T> {
@@ -80,6 +82,7 @@ impl<T> Default for Slot<T> {
         Self {
             value: None,
             owed: false,
+            refused: false,
         }
     }
 }
@@ -93,6 +96,7 @@ impl<T: PartialEq> Slot<T> {
     fn replace(&mut self, value: T, same: bool) {
         self.value = Some(value);
         self.owed |= !same;
+        self.refused &= same;
     }
 
     pub(super) fn get(&self) -> Option<&T> {
@@ -100,7 +104,12 @@ impl<T: PartialEq> Slot<T> {
     }
 
     fn owe(&mut self) {
-        self.owed = self.value.is_some();
+        self.owed = self.value.is_some() && !self.refused;
+    }
+
+    fn refuse(&mut self) {
+        self.refused = true;
+        self.owed = false;
     }
 }
 
@@ -111,7 +120,8 @@ impl<T: Clone> Slot<T> {
             Report::Delta => self.owed,
             Report::Bare => false,
         };
-        self.value.clone().filter(|_| allowed && wanted)
+        let wanted = wanted && allowed && !self.refused;
+        self.value.as_ref().filter(|_| wanted).cloned()
     }
 }
 
@@ -226,6 +236,42 @@ impl Fields {
         message.available_components = self.components.take(Report::Full, gate.components());
     }
 
+    /// What `taken` names was handed out, but not taken by the server.
+    pub(super) fn owe_again(&mut self, taken: &Taken) {
+        fn owe<T: PartialEq>(slot: &mut Slot<T>, taken: bool) {
+            if taken {
+                slot.owe();
+            }
+        }
+        owe(&mut self.description, taken.description);
+        owe(&mut self.health, taken.health);
+        owe(&mut self.effective_config, taken.effective_config);
+        owe(&mut self.remote_config_status, taken.remote_config_status);
+        owe(&mut self.package_statuses, taken.package_statuses);
+        owe(&mut self.components, taken.components);
+        owe(
+            &mut self.connection_settings_status,
+            taken.connection_settings_status,
+        );
+        owe(&mut self.custom_capabilities, taken.custom_capabilities);
+    }
+
+    /// Keeps a field back until it changes.
+    pub(super) fn refuse(&mut self, field: &str) {
+        match field {
+            "agent_description" => self.description.refuse(),
+            "health" => self.health.refuse(),
+            "effective_config" => self.effective_config.refuse(),
+            "remote_config_status" => self.remote_config_status.refuse(),
+            "package_statuses" => self.package_statuses.refuse(),
+            "available_components" => self.components.refuse(),
+            "connection_settings_status" => self.connection_settings_status.refuse(),
+            "custom_capabilities" => self.custom_capabilities.refuse(),
+            // A custom message is sent once anyway.
+            _ => {}
+        }
+    }
+
     /// What `taken` names was handed out, or is too large to be.
     pub(super) fn sent(&mut self, taken: &Taken) {
         let owed = |owed: &mut bool, taken: bool| *owed &= !taken;
@@ -283,8 +329,8 @@ impl Taken {
     }
 }
 
-/// Removes the largest field; its name and size.
-pub(super) fn shed_largest(message: &mut AgentToServer) -> Option<(&'static str, usize)> {
+/// The largest field; its name and size.
+pub(super) fn largest(message: &AgentToServer) -> Option<(&'static str, usize)> {
     fn len<M: Message>(field: Option<&M>) -> usize {
         field.map_or(0, M::encoded_len)
     }
@@ -311,9 +357,16 @@ pub(super) fn shed_largest(message: &mut AgentToServer) -> Option<(&'static str,
         ),
         ("custom_message", len(message.custom_message.as_ref())),
     ];
-    let (field, bytes) = sizes.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+    sizes
+        .into_iter()
+        .max_by_key(|(_, bytes)| *bytes)
+        .filter(|(_, bytes)| *bytes > 0)
+}
+
+/// Removes the largest field; its name and size.
+pub(super) fn shed_largest(message: &mut AgentToServer) -> Option<(&'static str, usize)> {
+    let (field, bytes) = largest(message)?;
     match field {
-        _ if bytes == 0 => return None,
         "agent_description" => message.agent_description = None,
         "health" => message.health = None,
         "effective_config" => message.effective_config = None,

@@ -29,13 +29,16 @@ impl Session {
     pub fn handle_frame(&mut self, now: Duration, frame: &[u8]) -> Result<(), FrameError> {
         self.advance(now);
         let rules = FrameRules {
-            max_message: self.max_message,
+            max_message: self.frame_max(),
             header: HeaderRule::Tolerant,
         };
-        let message = frame::decode(frame, rules)
-            .inspect_err(|_| self.stats.malformed = self.stats.malformed.saturating_add(1))?;
+        let message = frame::decode(frame, rules).inspect_err(|_| {
+            self.stats.malformed = self.stats.malformed.saturating_add(1);
+            self.answered_badly();
+        })?;
         if matches!(self.link, Link::Down | Link::Left) {
             self.stats.late = self.stats.late.saturating_add(1);
+            self.answered();
         } else {
             self.stats.received = self.stats.received.saturating_add(1);
             self.receive(message);
@@ -48,6 +51,7 @@ impl Session {
         if let Some(error) = message.error_response {
             return self.receive_error(&error);
         }
+        self.answered();
         if self.link == Link::Open {
             self.unanswered = false;
         }
@@ -121,6 +125,7 @@ impl Session {
         let kind = match ServerErrorResponseType::try_from(error.r#type) {
             Ok(ServerErrorResponseType::Unavailable) => {
                 // What was sent stays unanswered, so the next connection begins with all of it.
+                self.take_back();
                 if matches!(self.link, Link::Greeting | Link::Open) {
                     self.link = Link::Held;
                 }
@@ -134,6 +139,7 @@ impl Session {
             Ok(ServerErrorResponseType::BadRequest) => ServerErrorKind::BadRequest,
             Ok(ServerErrorResponseType::Unknown) | Err(_) => ServerErrorKind::Unknown,
         };
+        self.answered();
         if self.link == Link::Open {
             // Answered, if badly: repeating the same would not help. A change sends the field whole.
             self.unanswered = false;

@@ -38,7 +38,9 @@ impl Session {
             message.custom_message = self.custom_messages.front().cloned();
         }
         let taken = fields::Taken::of(&message);
+        let custom_message = message.custom_message.clone();
         let bytes = self.shed_and_encode(message)?;
+        self.remember(&taken, custom_message);
         self.sent(due, taken);
         Some(bytes)
     }
@@ -60,6 +62,9 @@ impl Session {
 
     /// The earliest time at which something other than a heartbeat may be handed out; zero means at once.
     pub(super) fn owed_at(&self) -> Option<Duration> {
+        if self.is_awaiting() && !matches!(self.link, Link::Leaving { .. }) {
+            return None;
+        }
         match self.link {
             Link::Down | Link::Held | Link::Left => None,
             // Saying goodbye does not wait for a new identity to be stored.
@@ -86,16 +91,21 @@ impl Session {
     }
 
     /// Counts from the last message of any kind; silent without the bit and while not connected
-    ///
+    /// . Polls need no bit.
     fn heartbeat_at(&self) -> Option<Duration> {
-        let beats = self.link == Link::Open
-            && !self.heartbeat.is_zero()
+        let beats = !self.heartbeat.is_zero()
             && AgentCapabilities::ReportsHeartbeat.is_in(self.capabilities);
-        beats.then(|| {
-            self.last_sent
-                .saturating_add(self.heartbeat)
-                .max(self.held_until())
-        })
+        let interval = match self.exchange {
+            Some(_) => (!self.is_awaiting()).then(|| self.poll_interval()),
+            None => beats.then_some(self.heartbeat),
+        };
+        interval
+            .filter(|_| self.link == Link::Open)
+            .map(|interval| {
+                self.last_sent
+                    .saturating_add(interval)
+                    .max(self.held_until())
+            })
     }
 
     pub(super) fn next_send_at(&self) -> Option<Duration> {
@@ -106,7 +116,8 @@ impl Session {
     }
 
     fn held_until(&self) -> Duration {
-        self.rekey.map_or(Duration::ZERO, |rekey| rekey.hold_until)
+        let rekey = self.rekey.map_or(Duration::ZERO, |rekey| rekey.hold_until);
+        rekey.max(self.not_before())
     }
 
     /// What the message that is sent now answers.
@@ -145,7 +156,8 @@ impl Session {
     /// rest must still reach the server, the first report above all.
     fn shed_and_encode(&mut self, mut message: AgentToServer) -> Option<Vec<u8>> {
         loop {
-            if let Ok(bytes) = frame::encode(&message, self.max_message) {
+            if let Ok(bytes) = frame::encode(&message, self.frame_max()) {
+                self.largest = fields::largest(&message);
                 return Some(bytes);
             }
             let (field, bytes) = fields::shed_largest(&mut message)?;

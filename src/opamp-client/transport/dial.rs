@@ -1,7 +1,7 @@
 //! From a target to an established connection: name, TCP or Unix socket, proxy, TLS, WebSocket upgrade.
 //!
-//! Promises: one attempt within one deadline; every way to fail is a class that a caller can act on. Redirects are not
-//! followed: they are a status like any other, because following one would hand our credentials to whoever it names.
+//! Promises: one attempt within one deadline; every way to fail is a class that a caller can act on. Redirects are
+//! followed as `redirect.rs` allows: never to less security, and without our credentials to somebody else.
 //! Must never: retry, or log. An error names places, never headers.
 
 use std::io;
@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::date::retry_after;
 use super::proxy::Proxy;
+use super::redirect::{Location, too_many};
 use super::socket::{BoxStream, Connection, RequestHead, socket_config};
 use super::target::{Place, Target};
 use super::tls::client_config;
@@ -32,6 +33,8 @@ pub struct DialOptions {
     pub address_timeout: Duration,
     /// Largest message that will be received.
     pub max_message: usize,
+    /// Redirects that are followed in one attempt; with zero, one is a status like any other.
+    pub redirects: u8,
 }
 
 impl Default for DialOptions {
@@ -40,6 +43,7 @@ impl Default for DialOptions {
             timeout: Duration::from_secs(30),
             address_timeout: Duration::from_secs(10),
             max_message: MAX_MESSAGE_DEFAULT,
+            redirects: 10,
         }
     }
 }
@@ -122,6 +126,12 @@ pub enum DialError {
         /// The status.
         status: u16,
     },
+    /// A redirect that is not followed.
+    #[error("redirect: {reason}")]
+    Redirect {
+        /// Why not.
+        reason: String,
+    },
     /// What came back is not a WebSocket upgrade.
     #[error("upgrade: {reason}")]
     Upgrade {
@@ -146,7 +156,10 @@ impl DialError {
             | Self::Timeout { .. } => DialClass::Unreachable,
             Self::Throttled { .. } => DialClass::Throttled,
             Self::Unauthorized { .. } => DialClass::Rejected,
-            Self::Tls { .. } | Self::Status { .. } | Self::Upgrade { .. } => DialClass::Unexpected,
+            Self::Tls { .. }
+            | Self::Status { .. }
+            | Self::Redirect { .. }
+            | Self::Upgrade { .. } => DialClass::Unexpected,
             Self::Settings { .. } => DialClass::Settings,
         }
     }
@@ -168,15 +181,55 @@ impl DialError {
 /// # Cancel safety
 /// Dropping the future drops the half-open connection and has no other effect.
 pub async fn dial(target: &Target, options: DialOptions) -> Result<Connection, DialError> {
+    if target.is_polling() {
+        return polled(target, options).await;
+    }
     let attempt = async {
-        let stream = open(target, options).await?;
-        upgrade(stream, target, options.max_message).await
+        let mut present = std::borrow::Cow::Borrowed(target);
+        let mut hops = 0;
+        loop {
+            let stream = open(&present, options).await?;
+            match upgrade(stream, &present, options.max_message).await? {
+                Answer::Upgraded(connection) => return Ok(connection),
+                Answer::Elsewhere(location) if hops < options.redirects => {
+                    hops += 1;
+                    present = std::borrow::Cow::Owned(present.redirected(&location)?);
+                }
+                Answer::Elsewhere(_) if options.redirects > 0 => return Err(too_many(hops)),
+                Answer::Elsewhere(location) => {
+                    return Err(DialError::Status {
+                        status: location.status,
+                    });
+                }
+            }
+        }
     };
     timeout(options.timeout, attempt)
         .await
         .unwrap_or(Err(DialError::Timeout {
             after: options.timeout,
         }))
+}
+
+/// What an upgrade request came to.
+enum Answer {
+    Upgraded(Connection),
+    Elsewhere(Location),
+}
+
+/// Connects to a server that is to be polled.
+#[cfg(feature = "polling")]
+async fn polled(target: &Target, options: DialOptions) -> Result<Connection, DialError> {
+    let exchanger = super::exchange::Exchanger::connect(target, options).await?;
+    Ok(Connection::polled(exchanger))
+}
+
+#[cfg(not(feature = "polling"))]
+#[expect(clippy::unused_async, reason = "it is awaited where it exists")]
+async fn polled(target: &Target, _: DialOptions) -> Result<Connection, DialError> {
+    Err(DialError::Settings {
+        reason: format!("{target}: plain HTTP polling is not built in; use ws or wss"),
+    })
 }
 
 /// Connects to `target` without an upgrade, for embedders that speak plain HTTP there, too. Its headers and its path
@@ -198,7 +251,7 @@ pub async fn connect(
         }))
 }
 
-async fn open(target: &Target, options: DialOptions) -> Result<BoxStream, DialError> {
+pub(super) async fn open(target: &Target, options: DialOptions) -> Result<BoxStream, DialError> {
     let (host, port, tls) = match &target.place {
         Place::Unix(path) => {
             let stream = UnixStream::connect(path)
@@ -298,7 +351,7 @@ async fn upgrade(
     stream: BoxStream,
     target: &Target,
     max_message: usize,
-) -> Result<Connection, DialError> {
+) -> Result<Answer, DialError> {
     let broken = |error: &dyn std::fmt::Display| DialError::Upgrade {
         reason: error.to_string(),
     };
@@ -315,8 +368,14 @@ async fn upgrade(
     request.headers_mut().extend(target.headers.clone());
     let config = Some(socket_config(max_message));
     match tokio_tungstenite::client_async_with_config(request, stream, config).await {
-        Ok((socket, _response)) => Ok(Connection::new(socket, RequestHead::default())),
-        Err(WsError::Http(response)) => Err(refused(response.status(), response.headers())),
+        Ok((socket, _response)) => {
+            let connection = Connection::new(socket, RequestHead::default());
+            Ok(Answer::Upgraded(connection))
+        }
+        Err(WsError::Http(response)) => match Location::of(response.status(), response.headers()) {
+            Some(location) => Ok(Answer::Elsewhere(location)),
+            None => Err(refused(response.status(), response.headers())),
+        },
         Err(error) => Err(broken(&error)),
     }
 }

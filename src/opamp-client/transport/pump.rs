@@ -1,4 +1,4 @@
-//! Moves frames over one connection until it ends. Knows bytes, not OpAMP.
+//! Moves frames over one connection until it ends. Knows bytes, not OpAMP; what is polled over HTTP is `poll.rs`'s.
 //!
 //! Promises: reading and writing never wait for each other; both queues are bounded and push back; a link on which
 //! nothing is heard is found dead; closing ends within its deadline; how it ended is a value.
@@ -19,22 +19,29 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::socket::{Connection, Socket};
+use super::socket::{Carrier, Connection, Socket};
 
 /// Frames that wait in either direction.
-const QUEUE: usize = 16;
+pub(super) const QUEUE: usize = 16;
 
 /// Bytes of a close reason, as the protocol bounds them.
 const REASON_MAX: usize = 123;
 
-const CODE_NORMAL: u16 = 1000;
+pub(super) const CODE_NORMAL: u16 = 1000;
 const CODE_UNSUPPORTED: u16 = 1003;
 const CODE_NO_STATUS: u16 = 1005;
-const CODE_BROKEN: u16 = 1006;
+pub(super) const CODE_BROKEN: u16 = 1006;
 const CODE_POLICY: u16 = 1008;
-const CODE_TOO_LARGE: u16 = 1009;
+pub(super) const CODE_TOO_LARGE: u16 = 1009;
 const CODE_RESTART: u16 = 1012;
 const CODE_TRY_LATER: u16 = 1013;
+
+/// HTTP statuses that mean what some close codes mean. The two ranges of numbers do not meet.
+const STATUS_UNAUTHORIZED: u16 = 401;
+const STATUS_FORBIDDEN: u16 = 403;
+const STATUS_TOO_LARGE: u16 = 413;
+const STATUS_TOO_MANY: u16 = 429;
+const STATUS_UNAVAILABLE: u16 = 503;
 
 /// The clocks of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +53,10 @@ pub struct PumpConfig {
     pub close_timeout: Duration,
     /// For writing one frame.
     pub write_timeout: Duration,
+    /// While polling: for one request and its answer, a connection that has to be made anew aside.
+    pub request_timeout: Duration,
+    /// While polling: bodies of requests are compressed. Answers are inflated in any case.
+    pub compress: bool,
 }
 
 impl Default for PumpConfig {
@@ -54,6 +65,8 @@ impl Default for PumpConfig {
             ping_after: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_mins(1),
+            compress: false,
         }
     }
 }
@@ -73,12 +86,15 @@ pub enum ClosedBy {
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// The WebSocket close code; 1006 if there was none because the link broke, 1005 if the peer gave none.
+    /// The WebSocket close code; 1006 if there was none because the link broke, 1005 if the peer gave none. The HTTP
+    /// status if a request was answered with one that ended the polling.
     pub code: u16,
     /// The peer's reason, or ours; at most 123 bytes, printable.
     pub reason: String,
     /// Who ended it.
     pub by: ClosedBy,
+    /// How long the peer asks to stay away, if it says.
+    pub retry_after: Option<Duration>,
 }
 
 /// What a caller does about a connection that ended.
@@ -89,16 +105,17 @@ pub enum ClosedClass {
     Wanted,
     /// The peer went away or the link broke: reconnect.
     Lost,
-    /// The peer does not accept our credentials or behaviour (1008): long back-off.
+    /// The peer does not accept our credentials or behaviour (1008, 401, 403): long back-off.
     Rejected,
-    /// The peer is overloaded or restarts (1012, 1013): back-off.
+    /// The peer is overloaded or restarts (1012, 1013, 429, 503): back-off.
     Throttled,
-    /// A message was too large for one side (1009).
+    /// A message was too large for one side (1009, 413). If the peer says so, tell the session
+    /// ([`crate::session::Session::handle_too_large`]).
     TooLarge,
 }
 
 impl Closed {
-    fn new(by: ClosedBy, code: u16, reason: &str) -> Self {
+    pub(super) fn new(by: ClosedBy, code: u16, reason: &str) -> Self {
         let mut text = String::new();
         for char in reason
             .chars()
@@ -113,16 +130,22 @@ impl Closed {
             code,
             reason: text,
             by,
+            retry_after: None,
         }
     }
 
     /// What to do about it.
     pub fn class(&self) -> ClosedClass {
         match (self.by, self.code) {
-            (_, CODE_TOO_LARGE) => ClosedClass::TooLarge,
+            (_, CODE_TOO_LARGE | STATUS_TOO_LARGE) => ClosedClass::TooLarge,
             (ClosedBy::Us, CODE_NORMAL) => ClosedClass::Wanted,
-            (ClosedBy::Peer, CODE_POLICY) => ClosedClass::Rejected,
-            (ClosedBy::Peer, CODE_RESTART | CODE_TRY_LATER) => ClosedClass::Throttled,
+            (ClosedBy::Peer, CODE_POLICY | STATUS_UNAUTHORIZED | STATUS_FORBIDDEN) => {
+                ClosedClass::Rejected
+            }
+            (
+                ClosedBy::Peer,
+                CODE_RESTART | CODE_TRY_LATER | STATUS_TOO_MANY | STATUS_UNAVAILABLE,
+            ) => ClosedClass::Throttled,
             _ => ClosedClass::Lost,
         }
     }
@@ -146,7 +169,7 @@ pub enum SendError {
 }
 
 #[derive(Debug)]
-enum Outgoing {
+pub(super) enum Outgoing {
     Frame(Vec<u8>),
     Close { code: u16, reason: String },
 }
@@ -306,12 +329,19 @@ impl Pump {
             mut outgoing,
             incoming,
         } = self;
+        let socket = match connection.carrier {
+            Carrier::Socket(socket) => *socket,
+            #[cfg(feature = "polling")]
+            Carrier::Poll(exchanger) => {
+                return super::poll::run(*exchanger, config, outgoing, incoming).await;
+            }
+        };
         let heard = Heard {
             at: Cell::new(Instant::now()),
             blocked: Cell::new(false),
             pinged_at: Cell::new(None),
         };
-        let (mut sink, mut stream) = connection.socket.split();
+        let (mut sink, mut stream) = socket.split();
         let end = {
             let read = read(&mut stream, &incoming, &heard);
             let write = write(&mut sink, &mut outgoing, config, &heard);

@@ -1,4 +1,4 @@
-//! An established WebSocket connection over any stream, not yet pumped.
+//! An established connection, not yet pumped: a WebSocket over any stream, or somebody who is polled over HTTP.
 //!
 //! Promises: buffers are small and bounded by the message limit; text frames are not known here, the pump refuses them.
 //! Must never: read or write; that is the pump's.
@@ -45,8 +45,15 @@ impl fmt::Debug for RequestHead {
 
 /// An established connection. Give it to [`super::Pump::new`].
 pub struct Connection {
-    pub(super) socket: Socket,
+    pub(super) carrier: Carrier,
     head: RequestHead,
+}
+
+/// What messages travel on.
+pub(super) enum Carrier {
+    Socket(Box<Socket>),
+    #[cfg(feature = "polling")]
+    Poll(Box<super::exchange::Exchanger>),
 }
 
 impl fmt::Debug for Connection {
@@ -59,7 +66,26 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(super) fn new(socket: Socket, head: RequestHead) -> Self {
-        Self { socket, head }
+        let carrier = Carrier::Socket(Box::new(socket));
+        Self { carrier, head }
+    }
+
+    #[cfg(feature = "polling")]
+    pub(super) fn polled(exchanger: super::exchange::Exchanger) -> Self {
+        Self {
+            carrier: Carrier::Poll(Box::new(exchanger)),
+            head: RequestHead::default(),
+        }
+    }
+
+    /// Whether every message on it is a request that is answered once. Tell the session so, see
+    /// [`crate::session::Session::handle_polling`].
+    pub fn is_polling(&self) -> bool {
+        match &self.carrier {
+            Carrier::Socket(_) => false,
+            #[cfg(feature = "polling")]
+            Carrier::Poll(_) => true,
+        }
     }
 
     /// Wraps the server side of a stream on which somebody else (an HTTP server) has done the upgrade.

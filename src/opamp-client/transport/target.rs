@@ -1,7 +1,7 @@
 //! Where to dial: a URL, parsed once, with headers, TLS options and proxies.
 //!
 //! Promises: a `Target` can be dialled; whatever is wrong with a URL or a header is an error here, with the reason.
-//! `http` and `https` are taken for `ws` and `wss`. Must never: print a header value.
+//! `http` and `https` mean plain HTTP polling, every other scheme a WebSocket. Must never: print a header value.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,9 +33,17 @@ pub(super) enum Place {
     Unix(PathBuf),
 }
 
+/// How messages travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    WebSocket,
+    Polling,
+}
+
 /// A parsed destination.
 #[derive(Clone)]
 pub struct Target {
+    pub(super) transport: Transport,
     pub(super) place: Place,
     /// Value of the `Host` header.
     pub(super) host_header: String,
@@ -60,11 +68,14 @@ impl fmt::Display for Target {
     /// The URL without its query, which may hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.split('?').next().unwrap_or_default();
-        match &self.place {
-            Place::Unix(socket) => write!(f, "unix:{}", socket.display()),
-            Place::Tcp { tls: true, .. } => write!(f, "wss://{}{path}", self.host_header),
-            Place::Tcp { tls: false, .. } => write!(f, "ws://{}{path}", self.host_header),
-        }
+        let scheme = match (&self.place, self.transport) {
+            (Place::Unix(socket), _) => return write!(f, "unix:{}", socket.display()),
+            (Place::Tcp { tls: true, .. }, Transport::WebSocket) => "wss",
+            (Place::Tcp { tls: false, .. }, Transport::WebSocket) => "ws",
+            (Place::Tcp { tls: true, .. }, Transport::Polling) => "https",
+            (Place::Tcp { tls: false, .. }, Transport::Polling) => "http",
+        };
+        write!(f, "{scheme}://{}{path}", self.host_header)
     }
 }
 
@@ -122,9 +133,11 @@ impl FromStr for Target {
             reason: error.to_string(),
         })?;
         let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
-        let tls = match scheme.as_str() {
-            "ws" | "http" => false,
-            "wss" | "https" => true,
+        let (transport, tls) = match scheme.as_str() {
+            "ws" => (Transport::WebSocket, false),
+            "wss" => (Transport::WebSocket, true),
+            "http" => (Transport::Polling, false),
+            "https" => (Transport::Polling, true),
             _ => return Err(TargetError::Scheme { scheme }),
         };
         let authority = uri.authority().ok_or(TargetError::NoHost)?;
@@ -151,6 +164,7 @@ impl FromStr for Target {
             .is_some_and(|text| text.contains('/'));
         let path = if named { uri.path() } else { DEFAULT_PATH };
         Ok(Self {
+            transport,
             place: Place::Tcp {
                 host: host.to_owned(),
                 port,
@@ -176,6 +190,7 @@ impl Target {
             return Err(TargetError::NoHost);
         }
         Ok(Self {
+            transport: Transport::WebSocket,
             place: Place::Unix(socket.to_owned()),
             host_header: "localhost".to_owned(),
             path: DEFAULT_PATH.to_owned(),
@@ -238,6 +253,22 @@ impl Target {
         self
     }
 
+    /// Whether `other` leads to the same place, path and scheme included, whatever headers and options differ.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.place == other.place && self.path == other.path && self.transport == other.transport
+    }
+
+    /// Whether one connection serves both.
+    #[cfg(feature = "polling")]
+    pub(super) fn is_same_origin(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+
+    /// Whether the server is polled over plain HTTP.
+    pub fn is_polling(&self) -> bool {
+        self.transport == Transport::Polling
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self.place, Place::Tcp { tls: true, .. })
@@ -276,10 +307,10 @@ mod tests {
                 "http://h",
                 tcp("h", 80, false),
                 "/v1/opamp",
-                "ws://h/v1/opamp",
+                "http://h/v1/opamp",
             ),
             ("wss://h/x/y", tcp("h", 443, true), "/x/y", "wss://h/x/y"),
-            ("HTTPS://h/", tcp("h", 443, true), "/", "wss://h/"),
+            ("HTTPS://h/", tcp("h", 443, true), "/", "https://h/"),
             (
                 "wss://h?token=t",
                 tcp("h", 443, true),

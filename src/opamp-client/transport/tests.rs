@@ -2,6 +2,8 @@
 
 mod client;
 mod dial;
+#[cfg(feature = "gzip")]
+mod poll;
 mod pump;
 
 use std::future::Future;

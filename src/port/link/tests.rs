@@ -168,6 +168,7 @@ fn how_a_link_ended_decides_what_happens_next() {
         code,
         reason: reason.to_owned(),
         by,
+        retry_after: None,
     };
     let cases = [
         (closed(ClosedBy::Us, 1000, ""), LossKind::Ours),

@@ -1,0 +1,182 @@
+//! The life of a client: attempt, conversation, delay, again.
+//!
+//! Promises: every attempt has one [`Outcome`], and one function, `judge`, draws all conclusions from it: what the
+//! embedder is told, how long to wait, and where to go next.
+//! Must never: touch a connection; that is `conversation.rs`.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::conversation::Life;
+use super::{Change, Client, ClientEvent, Target, WAITING_MAX};
+use crate::backoff::LinkLife;
+use crate::transport::pump::{Closed, ClosedClass};
+use crate::transport::{Connection, DialClass, DialError, dial};
+
+/// How one attempt went, from dialling to the end of the connection.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// There was no connection.
+    NotConnected(DialError),
+    /// There was one, and it ended.
+    Ended { closed: Closed, life: Life },
+}
+
+impl Client {
+    /// Connects, talks, reconnects, until [`Change::Stop`] or until the handle is gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection without goodbye.
+    pub async fn run(mut self) {
+        let mut retry_in = Duration::ZERO;
+        while !self.stopping {
+            self.rest(retry_in).await;
+            let Some(outcome) = self.attempt().await else {
+                continue;
+            };
+            retry_in = self.judge(outcome);
+        }
+        while let Some(event) = self.waiting.pop_front() {
+            // Whoever does not read any more does not miss them.
+            _ = self.events.try_send(event);
+        }
+    }
+
+    /// Waits, taking changes and delivering events meanwhile. A new place ends the wait.
+    async fn rest(&mut self, span: Duration) {
+        let until = Instant::now() + span;
+        let events = self.events.clone();
+        while !self.stopping && !self.moving {
+            tokio::select! {
+                () = sleep_until(until) => return,
+                change = self.changes.recv() => self.apply(change),
+                permit = events.reserve(), if !self.waiting.is_empty() => {
+                    // A reader that is gone takes its events with it.
+                    if let (Some(event), Ok(permit)) = (self.waiting.pop_front(), permit) {
+                        permit.send(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One connection, from dialling to its end; `None` if there was none because of a change meanwhile.
+    async fn attempt(&mut self) -> Option<Outcome> {
+        if std::mem::take(&mut self.moving) {
+            self.backoff.reset();
+        }
+        match self.connect().await? {
+            Ok(connection) => {
+                self.tell(ClientEvent::Connected);
+                let (closed, life) = self.converse(connection).await;
+                Some(Outcome::Ended { closed, life })
+            }
+            Err(error) => Some(Outcome::NotConnected(error)),
+        }
+    }
+
+    /// Dials; `None` if told to stop or to go elsewhere meanwhile.
+    async fn connect(&mut self) -> Option<Result<Connection, DialError>> {
+        let target = self.target.clone();
+        let mut attempt = pin!(dial(&target, self.dial));
+        while !self.stopping && !self.moving {
+            tokio::select! {
+                result = &mut attempt => return Some(result),
+                change = self.changes.recv() => self.apply(change),
+            }
+        }
+        None
+    }
+
+    /// What follows from an attempt; the delay before the next.
+    fn judge(&mut self, outcome: Outcome) -> Duration {
+        let retry_in = if self.moving {
+            // The end was wanted, and the next attempt goes elsewhere.
+            Duration::ZERO
+        } else {
+            self.delay_after(&outcome)
+        };
+        self.tell(match outcome {
+            Outcome::Ended { closed, .. } => ClientEvent::Disconnected { closed, retry_in },
+            Outcome::NotConnected(error) => ClientEvent::DialFailed { error, retry_in },
+        });
+        retry_in
+    }
+
+    fn delay_after(&mut self, outcome: &Outcome) -> Duration {
+        let random = self.next_random();
+        let backoff = &mut self.backoff;
+        match outcome {
+            Outcome::NotConnected(error) => match error.class() {
+                DialClass::Throttled => backoff.throttled(random, error.retry_after()),
+                DialClass::Rejected => backoff.rejected(random),
+                _ => backoff.next_delay(random),
+            },
+            Outcome::Ended { life, .. } if life.unavailable => {
+                backoff.throttled(random, life.retry_after)
+            }
+            Outcome::Ended { closed, life } => match closed.class() {
+                ClosedClass::Throttled => backoff.throttled(random, closed.retry_after),
+                ClosedClass::Rejected => backoff.rejected(random),
+                _ => {
+                    let life = LinkLife {
+                        lasted: life.lasted,
+                        answered: life.answered,
+                    };
+                    backoff.link_lost(life, random)
+                }
+            },
+        }
+    }
+
+    pub(super) fn apply(&mut self, change: Option<Change>) {
+        let session = &mut self.session;
+        match change {
+            Some(Change::Description(value)) => session.set_description(value),
+            Some(Change::Health(value)) => session.set_health(value),
+            Some(Change::EffectiveConfig(value)) => session.set_effective_config(value),
+            Some(Change::RemoteConfigStatus(value)) => session.set_remote_config_status(value),
+            Some(Change::PackageStatuses(value)) => session.set_package_statuses(value),
+            Some(Change::ConnectionSettingsStatus(value)) => {
+                session.set_connection_settings_status(value);
+            }
+            Some(Change::AvailableComponents(value)) => session.set_available_components(value),
+            Some(Change::CustomCapabilities(value)) => session.set_custom_capabilities(value),
+            Some(Change::CustomMessage(message)) => {
+                // Documented: refused ones are dropped. The caller knows both lists.
+                _ = session.send_custom_message(message);
+            }
+            Some(Change::Capabilities(mask)) => session.set_capabilities(mask),
+            Some(Change::InstanceUid(uid)) => session.set_instance_uid(uid),
+            Some(Change::Target(target)) => self.go_to(*target),
+            Some(Change::Stop) | None => self.stopping = true,
+        }
+    }
+
+    /// Leaves the present connection if it leads elsewhere.
+    fn go_to(&mut self, target: Target) {
+        self.moving |= !self.target.is_same_place(&target);
+        self.target = target;
+    }
+
+    pub(super) fn tell(&mut self, event: ClientEvent) {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(event);
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// `SplitMix64`: jitter needs spread, not secrecy.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
