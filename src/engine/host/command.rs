@@ -43,7 +43,8 @@ impl Host {
             effects.push(Effect::Note(note(NoteLevel::Warn, message)));
         }
         self.has_server = config.server.is_some();
-        self.registration.set_settings(now, config.registration);
+        let steps = self.registration.set_settings(now, config.registration);
+        self.follow(now, steps, effects);
         self.share_token(now, false, effects);
         let hinted = self.registration.server();
         for agent in config.agents {

@@ -170,7 +170,7 @@ fn a_taken_port_is_told_with_its_holder() {
     let _supervisor = rig.start();
     let failed = wait_for("a failure", || web(&rig).filter(|web| web["failures"] != 0));
     let words = failed["last_error"].as_str().unwrap();
-    let us = format!("(process {})", std::process::id());
+    let us = format!("(pid {})", std::process::id());
     assert!(
         words.starts_with("listen for challenges on 127.0.0.1:"),
         "{words}"
