@@ -47,6 +47,8 @@ impl Host {
         self.follow(now, steps, effects);
         self.share_token(now, false, effects);
         let hinted = self.registration.server();
+        let fleet = config.server.clone().or_else(|| hinted.clone());
+        self.clock.set(now, config.clock, fleet);
         for agent in config.agents {
             let name = agent.name.clone();
             let server = config.server.clone().or_else(|| hinted.clone());
