@@ -6,6 +6,7 @@
 //! Must never: look at the host, retry, or branch on what the engine thinks.
 
 mod tasks;
+pub(crate) mod time;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use tokio::task::AbortHandle;
 use crate::config::{Config, Registration};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
-    CertificateOrder, CertificateWork, Command, CommandId, Credential, DiskFault, DiskWork, Effect,
-    Event, ExitReason, FailureClass, FaultKind, Identity, LinkEvent, LocalEvent, Note,
-    RegistrationCall, RegistrationFailure, Reply,
+    CertificateOrder, CertificateWork, ClockQuestion, Command, CommandId, Credential, DiskFault,
+    DiskWork, Effect, Event, ExitReason, FailureClass, FaultKind, Identity, LinkEvent, LocalEvent,
+    Note, RegistrationCall, RegistrationFailure, Reply,
 };
 use crate::port::child::{ChildDirs, Children};
 use crate::port::events::Events;
@@ -175,6 +176,10 @@ impl Ports {
             }
             Effect::SaveCredential { ticket } => {
                 self.save_credential(ticket);
+                Performed::Quietly
+            }
+            Effect::LookAtClock { ticket, question } => {
+                self.look_at_clock(ticket, question);
                 Performed::Quietly
             }
             Effect::Reply { id, reply } => {
@@ -449,6 +454,15 @@ impl Ports {
         self.tasks.spawn(
             async move { Some(registered(ticket, registrar.call(&settings, &call).await)) },
             move |reason| Some(registered(ticket, Err(broken_call(reason)))),
+        );
+    }
+
+    fn look_at_clock(&mut self, ticket: Ticket, question: Option<Box<ClockQuestion>>) {
+        let proxies = self.registrar.proxies().clone();
+        let seen = move |look| Some(Event::Clock { ticket, look });
+        self.tasks.spawn(
+            async move { seen(time::look(question, &proxies).await) },
+            move |reason| seen(time::broken(reason)),
         );
     }
 

@@ -114,7 +114,7 @@ impl Registrar {
         proxies: ProxyRules,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Known {
-        let (store, loaded, mut unreadable) = match CredentialStore::load(RealDisk, state) {
+        let (store, loaded, unreadable) = match CredentialStore::load(RealDisk, state) {
             Ok((store, loaded)) => (store, loaded, None),
             Err((store, fault)) => (store, LoadedCredential::default(), Some(fault.reason)),
         };
@@ -126,7 +126,8 @@ impl Registrar {
             machine_id: facts.machine_id.clone(),
             capabilities,
         };
-        // Also without a registration in the settings: one may come with a HUP, and nobody asks twice for a token.
+        // Also without a registration in the settings: one may come with a HUP, and nobody asks twice for a token, nor for
+        // one in place of a token that cannot be read.
         let mut found = ours(loaded.stored, &host.machine_id);
         if settings.is_some() {
             if let Some(repair) = &loaded.repair {
@@ -142,8 +143,6 @@ impl Registrar {
                 (None, Some(seed)) if unreadable.is_none() => found = Some(seed),
                 _ => {}
             }
-        } else {
-            unreadable = None;
         }
         Known {
             credential: found.as_ref().map(|stored| stored.credential.clone()),

@@ -118,8 +118,7 @@ async fn next(ports: &mut Ports, inbox: &mut Inbox, wait: Option<Duration>) -> O
         }),
         Some((ticket, result)) = inbox.identity.recv() => Some(Event::IdentitySaved { ticket, result }),
         Some((ticket, result)) = inbox.certificates.recv() => Some(Event::Certificate { ticket, result }),
-        // What is due by the wall clock may be due now.
-        () = inbox.jumps.next() => Some(Event::Tick),
+        () = inbox.jumps.next() => Some(Event::ClockJumped { asleep: clock::asleep() }),
         Some((key, report)) = inbox.links.recv() => ports.on_link(key, report),
         Some((key, report)) = inbox.locals.recv() => Some(ports.on_local(key, report)),
         Some((command, answer)) = inbox.questions.recv() => Some(ports.on_question(command, answer)),

@@ -1,7 +1,7 @@
 //! `doctor`: asks everything that could be in the way of a supervisor, and says what to do.
 //!
 //! Promises: works without a running supervisor, without root and with settings that are wrong; every look at the
-//! network has a limit of five seconds; no credential is sent anywhere.
+//! network has a limit of five seconds; no credential is sent anywhere, nothing is registered and nothing ordered.
 //! Must never: change anything.
 
 use std::net::SocketAddr;
@@ -9,11 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::DATE;
+use futures_util::future::join_all;
 use hyper::{HeaderMap, Method};
+use opamp_client::transport::ProxyRules;
 
 use super::{Given, Process, settings};
-use crate::config::{self, Config, Overrides};
+use crate::config::{self, Certificate, CertificateSource, Config, Overrides, Tls};
+use crate::perform::time;
 use crate::port::admin::client::{Client, ClientError};
 use crate::port::admin::{SOCKET, Token};
 use crate::port::doctor::{self, Finding, Lock};
@@ -67,7 +69,7 @@ pub async fn doctor(given: &Given) -> Vec<Finding> {
         findings.push(Finding::ok("agent", text));
     }
     roots(&config, &mut findings);
-    server(&config, &mut findings).await;
+    peers(&config, &mut findings).await;
     findings
 }
 
@@ -210,79 +212,170 @@ fn is_tls(endpoint: &str) -> bool {
     endpoint.starts_with("wss:") || endpoint.starts_with("https:")
 }
 
+/// Somebody outside whom we would talk to.
+struct Peer {
+    check: &'static str,
+    /// As it is shown.
+    place: String,
+    url: String,
+    tls: Tls,
+    /// The settings that say how it is verified.
+    section: &'static str,
+    /// What goes on without it.
+    without: &'static str,
+}
+
+impl Peer {
+    /// Asks once, without credentials: whether those are accepted shows in the status of who uses them.
+    async fn ask(&self, proxies: &ProxyRules) -> Result<(Fetched, u64), Finding> {
+        let place = &self.place;
+        let tls = tls_options(self.tls.clone()).await.map_err(|reason| {
+            let remedy = format!("correct {}", self.section);
+            Finding::fail(self.check, format!("{place}: {reason}"), &remedy)
+        })?;
+        let request = FetchRequest {
+            method: Method::GET,
+            url: self.url.clone(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            deadline: PATIENCE,
+            body_max: 64 * 1024,
+        };
+        let before = clock::wall().unix_millis();
+        let answer = fetch(request, tls, proxies).await.map_err(|error| {
+            let text = format!("{place} cannot be reached: {error}");
+            let remedy = format!(
+                "check name, network, proxy and CA ({}); {}",
+                self.section, self.without
+            );
+            Finding::fail(self.check, text, &remedy)
+        })?;
+        Ok((answer, before.midpoint(clock::wall().unix_millis())))
+    }
+
+    fn answers(&self, answer: &Fetched) -> Finding {
+        let place = &self.place;
+        let status = answer.status;
+        if status >= 500 {
+            let text = format!("{place} answers with status {status}");
+            let remedy = format!("ask who runs it; {}", self.without);
+            return Finding::warn(self.check, text, &remedy);
+        }
+        let text = format!("{place} answers (status {status} to a plain request)");
+        Finding::ok(self.check, text)
+    }
+}
+
+/// Whether everybody outside can be reached, all at the same time.
+async fn peers(config: &Config, findings: &mut Vec<Finding>) {
+    let proxies = link::proxies(|name| std::env::var(name).ok());
+    let authorities = config.certificates.iter().filter_map(authority);
+    let mut distinct: Vec<Peer> = Vec::new();
+    for peer in authorities {
+        let known = |it: &Peer| it.url == peer.url && it.tls == peer.tls;
+        if !distinct.iter().any(known) {
+            distinct.push(peer);
+        }
+    }
+    let authorities = join_all(distinct.iter().map(|it| ask_authority(it, &proxies)));
+    let (server, registration, authorities) = tokio::join!(
+        server(config, &proxies),
+        registration(config, &proxies),
+        authorities
+    );
+    findings.extend(server);
+    findings.extend(registration);
+    findings.extend(authorities);
+}
+
 /// Whether the server can be reached, and how its clock compares with ours.
-async fn server(config: &Config, findings: &mut Vec<Finding>) {
+async fn server(config: &Config, proxies: &ProxyRules) -> Vec<Finding> {
     let check = "server";
     let Some(server) = &config.server else {
-        findings.push(Finding::ok(check, "none is set up"));
-        return;
+        return vec![Finding::ok(check, "none is set up")];
     };
-    // The same place over plain HTTP semantics: `ws` and `wss` are names for an upgrade.
-    let url =
-        server
+    let peer = Peer {
+        check,
+        place: shown(&server.endpoint),
+        // The same place over plain HTTP semantics: `ws` and `wss` are names for an upgrade.
+        url: server
             .endpoint
-            .replacen("ws", "http", usize::from(server.endpoint.starts_with("ws")));
-    let place = shown(&server.endpoint);
-    let tls = match tls_options(server.tls.clone()).await {
-        Ok(tls) => tls,
-        Err(reason) => {
-            findings.push(Finding::fail(
-                check,
-                format!("{place}: {reason}"),
-                "correct server.tls",
-            ));
-            return;
-        }
+            .replacen("ws", "http", usize::from(server.endpoint.starts_with("ws"))),
+        tls: server.tls.clone(),
+        section: "server.tls",
+        without: "telemetry goes on without the server",
     };
-    let request = FetchRequest {
-        method: Method::GET,
+    match peer.ask(proxies).await {
+        Ok((answer, ours)) => vec![peer.answers(&answer), skew(&answer, ours)],
+        Err(finding) => vec![finding],
+    }
+}
+
+/// Whether the registration service can be reached. Nothing is registered.
+async fn registration(config: &Config, proxies: &ProxyRules) -> Option<Finding> {
+    let registration = config.registration.as_ref()?;
+    let url = registration.url.clone()?;
+    let peer = Peer {
+        check: "registration",
+        place: shown(&url),
         url,
-        // No credentials: whether they are accepted shows in the status of the link.
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        deadline: PATIENCE,
-        body_max: 64 * 1024,
+        tls: registration.tls.clone(),
+        section: "registration.tls",
+        without: "a host that has a token goes on without it",
     };
-    let proxies = link::proxies(|name| std::env::var(name).ok());
-    let before = clock::wall().unix_millis();
-    match fetch(request, tls, &proxies).await {
-        Ok(answer) => {
-            let after = clock::wall().unix_millis();
-            let text = format!(
-                "{place} answers (status {} to a plain request)",
-                answer.status
-            );
-            findings.push(Finding::ok(check, text));
-            findings.push(skew(&answer, before.midpoint(after)));
-        }
-        Err(error) => {
-            let text = format!("{place} cannot be reached: {error}");
-            let remedy = "check name, network, proxy and CA; telemetry goes on without the server";
-            findings.push(Finding::fail(check, text, remedy));
-        }
+    Some(match peer.ask(proxies).await {
+        Ok((answer, _)) => peer.answers(&answer),
+        Err(finding) => finding,
+    })
+}
+
+fn authority(certificate: &Certificate) -> Option<Peer> {
+    let CertificateSource::Acme(acme) = &certificate.source else {
+        return None;
+    };
+    Some(Peer {
+        check: "certificate authority",
+        place: shown(&acme.directory),
+        url: acme.directory.clone(),
+        tls: Tls {
+            ca_file: acme.ca_file.clone(),
+            ..Tls::default()
+        },
+        section: "acme.ca_file",
+        without: "live pairs stay until they end",
+    })
+}
+
+/// Whether the authority shows its directory. Nothing is ordered, and no account is made.
+async fn ask_authority(peer: &Peer, proxies: &ProxyRules) -> Finding {
+    let answer = match peer.ask(proxies).await {
+        Ok((answer, _)) => answer,
+        Err(finding) => return finding,
+    };
+    let directory = serde_json::from_slice::<serde_json::Value>(&answer.body).ok();
+    let orders = directory.is_some_and(|it| it["newOrder"].is_string());
+    let place = &peer.place;
+    if answer.status == 200 && orders {
+        Finding::ok(peer.check, format!("{place} shows its directory"))
+    } else {
+        let text = format!(
+            "{place} answers with status {} and shows no directory of an authority",
+            answer.status
+        );
+        Finding::fail(peer.check, text, "correct acme.directory")
     }
 }
 
 /// Compares our clock with the server's, at the middle of the exchange. Positive: ours is ahead.
 fn skew(answer: &Fetched, ours: u64) -> Finding {
     let check = "clock";
-    let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
-    let date = date.and_then(|date| {
-        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-        parser.parse_timestamp(date).ok()
-    });
-    let Some(date) = date else {
-        return Finding::warn(
-            check,
-            "the server sends no date to compare with",
-            "compare it by hand",
-        );
+    let skew = match time::skew(answer, ours) {
+        Ok(skew) => skew,
+        Err(why) => {
+            let text = format!("the server {why}");
+            return Finding::warn(check, text, "compare it by hand");
+        }
     };
-    // The date is cut to whole seconds; half of one is the best guess for what was cut.
-    let theirs = date.as_millisecond().saturating_add(500);
-    let skew = i64::try_from(ours)
-        .unwrap_or(i64::MAX)
-        .saturating_sub(theirs);
     let side = if skew > 0 { "ahead of" } else { "behind" };
     let tenths = skew.unsigned_abs() / 100;
     let text = format!("{}.{} s {side} the server's", tenths / 10, tenths % 10);
@@ -301,6 +394,8 @@ fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::DATE;
+
     use super::*;
     use crate::port::doctor::Level;
 

@@ -17,7 +17,7 @@ use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records,
 use crate::config::{Agent, Certificate, Config, Layer, LogFormat};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
-use crate::engine::{CertificatesSetup, Places, Setup};
+use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
 use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
 use crate::port::child::{self, ChildDirs, Children};
@@ -182,6 +182,11 @@ async fn assemble_and_run(
         stop: config.stop,
         give_up: config.give_up,
         previous_end: records.previous_end,
+        clock: ClockSetup {
+            settings: config.clock,
+            server: fleet,
+            asleep: clock::asleep(),
+        },
         registration,
         has_server,
     });

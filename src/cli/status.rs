@@ -62,6 +62,9 @@ pub(super) fn render(document: &StatusDocument) -> String {
     if document.stopping {
         text.push_str("the supervisor is stopping\n");
     }
+    if let Some(clock) = document.clock.as_ref().filter(|clock| !clock.well) {
+        text.extend(["clock: ", &clock.message, "\n"]);
+    }
     if let Some(registration) = &document.registration
         && let Some(remark) = of_registration(registration)
     {

@@ -14,6 +14,7 @@ pub use crate::units::Rotation;
 
 mod agent;
 pub mod certificates;
+mod clock;
 #[cfg(test)]
 mod documents;
 mod expand;
@@ -32,6 +33,7 @@ mod tests;
 mod value;
 
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
+pub use clock::ClockWatch;
 pub use explain::{DecidedBy, Explained, explain};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
@@ -57,6 +59,8 @@ pub struct Config {
     pub agents: Vec<Agent>,
     /// Key pairs that are kept fresh.
     pub certificates: Vec<Certificate>,
+    /// How the host's clock is watched; `None` does not watch it.
+    pub clock: Option<ClockWatch>,
     /// How long stopping may take.
     pub stop: Stop,
     /// What happens when an agent's restarts are used up.

@@ -148,6 +148,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         storage,
         agents: agent.into_iter().collect(),
         certificates: Vec::new(),
+        clock: None,
         stop: Stop {
             grace: 7 * SECOND,
             budget: 9 * SECOND,

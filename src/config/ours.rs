@@ -74,6 +74,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
             .filter_map(|certificate| certificate.domain_file_of(&agent.name));
         agent.domain_files = files.map(str::to_owned).collect();
     }
+    let clock = super::clock::health(root.sub("health"));
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
@@ -122,6 +123,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         storage,
         agents,
         certificates,
+        clock,
         stop,
         give_up,
         termination_message,

@@ -91,6 +91,16 @@ impl HealthCell {
         self.changed.notify_one();
     }
 
+    /// Waits until the health is as wanted, for half a minute.
+    #[cfg(test)]
+    pub(crate) async fn wait_for(&self, mut wanted: impl FnMut(&Health) -> bool) {
+        let mut state = self.state.subscribe();
+        let found = state.wait_for(|health| wanted(health));
+        let found = tokio::time::timeout(std::time::Duration::from_secs(30), found).await;
+        let found = found.map(|state| state.is_ok());
+        assert_eq!(found, Ok(true), "it is {:?}", self.get());
+    }
+
     /// Reads the health.
     pub(crate) fn get(&self) -> Health {
         self.state.borrow().clone()

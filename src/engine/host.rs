@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::config::{GiveUp, Stop};
 use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
+use crate::engine::clock::{Clock, ClockSetup};
 use crate::engine::message::{
     AgentEvent, ChildIdentity, DiskFault, Effect, Event, ExitReason, HostSignal, Identity,
     Milestone, Note, NoteLevel, Snapshot,
@@ -44,6 +45,8 @@ pub struct HostSetup {
     pub give_up: GiveUp,
     /// How the life before this one ended, unless that was in order.
     pub previous_end: Option<String>,
+    /// The watch over the clock.
+    pub clock: ClockSetup,
     /// Registration with a fleet.
     pub registration: RegistrationSetup,
     /// Whether the settings name a server; the one that a registration names is used otherwise.
@@ -67,6 +70,9 @@ pub struct Host {
     certificates: Certificates,
     /// What the engines were told last.
     known: Known,
+    clock: Clock,
+    /// What the engines were told of it last.
+    clock_told: Option<(bool, String)>,
     registration: Registration,
     has_server: bool,
     saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
@@ -97,6 +103,8 @@ impl Host {
             identity: setup.identity,
             certificates: Certificates::new(setup.certificates),
             known: Known::default(),
+            clock: Clock::new(setup.clock),
+            clock_told: None,
             registration,
             has_server: setup.has_server,
             saves: BTreeMap::new(),
@@ -138,6 +146,7 @@ impl Host {
         }
         self.follow_certificates(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
+        self.clock.start(now);
         // After the children: they never wait for it.
         let steps = self.registration.start(now);
         self.follow(now, steps, &mut effects);
@@ -160,6 +169,13 @@ impl Host {
                 let steps = self.registration.answered(now, ticket, outcome);
                 self.follow(now, steps, &mut effects);
             }
+            Event::Clock { ticket, look } => {
+                effects.extend(self.clock.looked(now, ticket, look));
+            }
+            Event::ClockJumped { asleep } => {
+                effects.extend(self.clock.jumped(now, asleep));
+                self.certificates.look_at_files();
+            }
             Event::Signal(HostSignal::Terminate) => self.terminate(now, &mut effects),
             Event::Signal(HostSignal::Hangup) => {
                 self.announce(Milestone::Reloading, &mut effects);
@@ -172,6 +188,7 @@ impl Host {
             Event::Command { id, command } => self.command(now, id, command, &mut effects),
         }
         self.follow_certificates(now, &mut effects);
+        self.follow_clock(now, &mut effects);
         self.settle(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
         effects
@@ -218,7 +235,8 @@ impl Host {
             .filter_map(|engine| engine.deadline(now));
         let certificates = self.certificates.due(now);
         let registration = self.registration.due(now);
-        let host = [stopping, self.ready_by, certificates, registration];
+        let clock = self.clock.due();
+        let host = [stopping, self.ready_by, certificates, registration, clock];
         engines.chain(host.into_iter().flatten()).min()
     }
 
@@ -234,6 +252,7 @@ impl Host {
             at: now.wall,
             stopping: self.stopping.is_some(),
             previous_end: self.previous_end.clone(),
+            clock: self.clock.snapshot(),
             registration: self.registration.snapshot(now),
             agents: self
                 .engines
@@ -315,6 +334,7 @@ impl Host {
         if !self.has_server
             && let Some(server) = self.registration.server()
         {
+            self.clock.set_server(now, server.clone());
             self.each(now, effects, |engine, now| {
                 engine.set_server(now, server.clone())
             });
@@ -383,8 +403,21 @@ impl Host {
             forced: false,
         });
         self.certificates.stop();
+        self.clock.stop();
         self.registration.stop();
         self.each(now, effects, Engine::stop);
+    }
+
+    /// Looks at the clock when it is time, and tells the engines what is new.
+    fn follow_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        effects.extend(self.clock.tick(now));
+        let condition = self.clock.condition();
+        if condition != self.clock_told {
+            self.clock_told.clone_from(&condition);
+            self.each(now, effects, |engine, now| {
+                engine.set_clock(now, condition.clone())
+            });
+        }
     }
 
     /// Certificates follow the bundles, and engines follow the certificates.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod certificate;
+mod clock;
 mod disk;
 mod process;
 mod registration;
@@ -23,6 +24,7 @@ pub use certificate::{
     Attempts, CertificateDone, CertificateFault, CertificateFaultKind, CertificateOrder,
     CertificateSnapshot, CertificateWork, NoPairId, Pair, PairId, PemPair, StoredPairs,
 };
+pub use clock::{ClockLook, ClockQuestion, ClockSnapshot};
 pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
@@ -67,6 +69,18 @@ pub enum Event {
         ticket: Ticket,
         /// What came of it.
         outcome: Result<Box<Credential>, RegistrationFailure>,
+    },
+    /// A look at the clock ended.
+    Clock {
+        /// Of the effect.
+        ticket: Ticket,
+        /// What was seen.
+        look: ClockLook,
+    },
+    /// The wall clock was set, or the machine woke up: what is due by the wall clock may be due now.
+    ClockJumped {
+        /// How long the machine has slept since it booted.
+        asleep: Duration,
     },
     /// A signal reached us.
     Signal(HostSignal),
@@ -301,6 +315,13 @@ pub enum Effect {
     SaveCredential {
         /// Echoed in the answer.
         ticket: Ticket,
+    },
+    /// Look at the clock, and ask another one for the time.
+    LookAtClock {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// Whom to ask; none asks nobody.
+        question: Option<Box<ClockQuestion>>,
     },
     /// Answer a door.
     Reply {

@@ -16,6 +16,7 @@
 pub(crate) mod certificates;
 mod child;
 pub(crate) mod child_link;
+pub(crate) mod clock;
 pub(crate) mod desired;
 pub(crate) mod disk;
 mod evidence;
@@ -56,6 +57,7 @@ use crate::engine::uplink::{LinkOrder, Uplink};
 use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
+pub use crate::engine::clock::ClockSetup;
 pub use crate::engine::desired::Places;
 pub use crate::engine::registration::RegistrationSetup;
 
@@ -183,6 +185,8 @@ pub struct Engine {
     effective_stale: bool,
     counters: BTreeMap<&'static str, u64>,
     previous_end: Option<String>,
+    /// How the host's clock is, where it is watched.
+    clock: Option<(bool, String)>,
 }
 
 impl Engine {
@@ -252,11 +256,18 @@ impl Engine {
             goodbye: false,
             effective_stale: true,
             previous_end: None,
+            clock: None,
             counters: COUNTED.iter().map(|kind| (*kind, 0)).collect(),
         }
     }
 
     /// How the supervisor's life before this one ended, for the report.
+    /// The host's clock is seen in another way than before.
+    pub(crate) fn set_clock(&mut self, now: Now, clock: Option<(bool, String)>) -> Outcome {
+        self.clock = clock;
+        self.tick(now)
+    }
+
     pub(crate) fn set_previous_end(&mut self, told: Option<String>) {
         self.previous_end = told;
     }

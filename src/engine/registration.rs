@@ -203,9 +203,19 @@ impl Registration {
         self.stopping = true;
     }
 
-    /// The settings were read again. One that waits for a person takes it that one was here.
-    pub(crate) fn set_settings(&mut self, now: Now, settings: Option<config::Registration>) {
+    /// The settings were read again. One that waits for a person takes it that one was here; one that waits to register
+    /// again after a rejection goes on waiting, so that reading settings uses up nothing.
+    pub(crate) fn set_settings(
+        &mut self,
+        now: Now,
+        settings: Option<config::Registration>,
+    ) -> Steps {
+        let mut steps = Steps::default();
+        let new = self.settings.is_none() && settings.is_some();
         self.settings = settings;
+        if let Some(reason) = self.unreadable.clone().filter(|_| new) {
+            steps.note(NoteLevel::Error, "stored token not readable", reason);
+        }
         match self.state {
             State::Calling { .. }
             | State::Saving { .. }
@@ -214,6 +224,20 @@ impl Registration {
                 why: Why::Order { .. },
                 ..
             } => {}
+            State::Waiting {
+                why: Why::Rejected,
+                until,
+            } => {
+                if !self.registers_again() {
+                    self.call_off();
+                } else if self.attempt > 0 {
+                    // Between failed calls: what failed may be mended now.
+                    self.state = State::Waiting {
+                        until: until.min(now.mono),
+                        why: Why::Rejected,
+                    };
+                }
+            }
             State::Idle | State::Waiting { .. } => {
                 self.state = State::Idle;
                 if self.credential.is_none() && self.unreadable.is_none() {
@@ -223,6 +247,15 @@ impl Registration {
                 }
             }
         }
+        steps
+    }
+
+    /// Gives up a registration after a rejection; one for which nobody was called is not counted.
+    fn call_off(&mut self) {
+        if self.attempt == 0 {
+            self.reissues.pop();
+        }
+        self.state = State::Idle;
     }
 
     /// A person wants a token.
@@ -339,7 +372,7 @@ impl Registration {
                 why: Why::Rejected, ..
             } = self.state
             {
-                self.state = State::Idle;
+                self.call_off();
             }
         }
         steps

@@ -175,8 +175,28 @@ impl Engine {
                 .health
                 .as_ref()
                 .filter(|_| self.life.running().is_some()),
-            more: self.certificate_health(now),
+            more: self.host_health(now),
         })
+    }
+
+    /// What is of the host: the certificates it uses, the clock.
+    fn host_health(&self, now: Now) -> Vec<(String, ComponentHealth)> {
+        let mut more = self.certificate_health(now);
+        if let Some((well, words)) = &self.clock {
+            let words = report::bounded(words);
+            let (status, last_error) = match well {
+                true => (words, String::new()),
+                false => ("degraded".to_owned(), words),
+            };
+            let health = ComponentHealth {
+                healthy: *well,
+                status,
+                last_error,
+                ..ComponentHealth::default()
+            };
+            more.push(("clock".to_owned(), health));
+        }
+        more
     }
 
     /// Everything a door may show.

@@ -5,10 +5,12 @@
 //! Must never: be called by the engine, which takes time as a value.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::libc;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -59,6 +61,25 @@ pub fn since_boot() -> Duration {
 pub fn boottime() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(time).unwrap_or_default()
+}
+
+/// How long the machine has slept since it booted.
+pub fn asleep() -> Duration {
+    boottime().saturating_sub(since_boot())
+}
+
+/// Whether the kernel says that something keeps the wall clock, such as an NTP service; none where it does not say.
+#[expect(unsafe_code, reason = "none of our crates wraps this call")]
+pub fn synchronised() -> Option<bool> {
+    let mut clock = MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: the pointer is to memory of that type which lives during the call. Its `modes` are zero, so the kernel
+    // changes nothing and only fills it in, and nobody reads it.
+    let state = unsafe { libc::adjtimex(clock.as_mut_ptr()) };
+    match state {
+        -1 => None,
+        libc::TIME_ERROR => Some(false),
+        _ => Some(true),
+    }
 }
 
 /// Reads both clocks.

@@ -26,11 +26,11 @@ use adjutant::config::{
 use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
-    DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent, LinkLoss, LocalEvent, LossKind,
-    RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+    ClockLook, DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent, LinkLoss,
+    LocalEvent, LossKind, RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
 use adjutant::engine::random::Random;
-use adjutant::engine::{CertificatesSetup, Places, Setup};
+use adjutant::engine::{CertificatesSetup, ClockSetup, Places, Setup};
 use adjutant::port::store::{AgentLayout, AgentStore, PairStore};
 use adjutant::sys::durable::{Disk as _, Kind};
 use adjutant::units::{AgentName, CertificateName, LinkId, Moment, Now, Ticket, WallTime};
@@ -404,6 +404,13 @@ impl World {
                 }
                 Effect::LastWords(words) => self.say(format!("last words: {words}")),
                 Effect::Announce(milestone) => self.say(format!("announce {milestone:?}")),
+                Effect::LookAtClock { ticket, .. } => {
+                    let look = ClockLook {
+                        skew_ms: Some(Ok(0)),
+                        ..ClockLook::default()
+                    };
+                    self.later(20, What::Host(Event::Clock { ticket, look }));
+                }
                 Effect::Certificate { ticket, name, work } => self.certificate(ticket, name, work),
                 Effect::CancelCertificate { ticket } => {
                     self.say(format!("order {ticket:?} called off"));

@@ -413,9 +413,10 @@ async fn an_endpoint_that_is_down_fills_the_queue_and_the_books_close() {
         (50, 30)
     );
     // Taken out of the channel and still held: the bound counts it.
-    while fixture.health.get().error().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    fixture
+        .health
+        .wait_for(|health| !health.error().is_empty())
+        .await;
     fixture.push(80..90);
     assert_eq!(fixture.book.totals().dropped(Reason::QueueFull), 40);
 
@@ -443,13 +444,10 @@ async fn a_server_that_hangs_ends_the_attempt_in_time() {
     fixture.push(0..5);
     let (_held, _) = listener.accept().await.unwrap();
     let wanted = format!("no answer from {address} in 200ms");
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while fixture.health.get().error() != wanted {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{:?}", fixture.health.get()));
+    fixture
+        .health
+        .wait_for(|health| health.error() == wanted)
+        .await;
     assert_eq!(fixture.book.totals().pending, 5);
 }
 

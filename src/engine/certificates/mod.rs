@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub(crate) use known::{DIRECTORY_VARIABLE, Known, KnownCertificate, entry_domains};
 
-use crate::config::{Certificate, Domains};
+use crate::config::{Certificate, CertificateSource, Domains};
 use crate::engine::message::{
     CertificateDone, CertificateFault, CertificateSnapshot, Effect, NoteLevel,
 };
@@ -100,6 +100,16 @@ impl Certificates {
         for gone in before {
             if let Doing::Ordering { ticket, .. } = gone.doing {
                 self.out.effects.push(Effect::CancelCertificate { ticket });
+            }
+        }
+    }
+
+    /// Files of the operator are looked at now: the clock was set, or the machine woke up, and a pair of theirs may be
+    /// over, or valid, since.
+    pub(crate) fn look_at_files(&mut self) {
+        for entry in &mut self.entries {
+            if matches!(entry.settings.source, CertificateSource::Files { .. }) {
+                entry.checked_at = None;
             }
         }
     }

@@ -352,3 +352,32 @@ fn another_domain_calls_the_order_off_and_begins_one_at_once() {
     );
     assert_eq!(certificates.snapshot(at(20))[0].failures, 0);
 }
+
+#[test]
+fn files_are_looked_at_when_the_clock_was_set_or_the_machine_woke_up() {
+    let mut files = settings("web");
+    files.source = CertificateSource::Files {
+        certificate: "/etc/web.pem".into(),
+        key: "/etc/web.key".into(),
+    };
+    let mut certificates = Certificates::new(CertificatesSetup {
+        list: vec![files],
+        directory: "/state/certificates".into(),
+        seed: 7,
+    });
+    looked(&mut certificates, at(0), &StoredPairs::default());
+    let (ticket, found) = only(&mut certificates, at(0));
+    assert!(matches!(found, CertificateWork::Adopt { .. }), "{found:?}");
+    let live = CertificateDone::Live {
+        pair: pair("01", 0, 90 * DAY),
+        changed: true,
+    };
+    certificates.answered(at(1), ticket, Ok(live));
+    assert!(
+        work(&mut certificates, at(MINUTE)).is_empty(),
+        "not before the interval"
+    );
+    certificates.look_at_files();
+    let (_, found) = only(&mut certificates, at(MINUTE));
+    assert!(matches!(found, CertificateWork::Adopt { .. }), "{found:?}");
+}

@@ -43,9 +43,12 @@ impl Host {
             effects.push(Effect::Note(note(NoteLevel::Warn, message)));
         }
         self.has_server = config.server.is_some();
-        self.registration.set_settings(now, config.registration);
+        let steps = self.registration.set_settings(now, config.registration);
+        self.follow(now, steps, effects);
         self.share_token(now, false, effects);
         let hinted = self.registration.server();
+        let fleet = config.server.clone().or_else(|| hinted.clone());
+        self.clock.set(now, config.clock, fleet);
         for agent in config.agents {
             let name = agent.name.clone();
             let server = config.server.clone().or_else(|| hinted.clone());

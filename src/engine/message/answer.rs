@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    CertificateSnapshot, ChildIdentity, Record, RegistrationSnapshot, Revision, StoredRevision,
+    CertificateSnapshot, ChildIdentity, ClockSnapshot, Record, RegistrationSnapshot, Revision,
+    StoredRevision,
 };
 use crate::units::{AgentName, OfferHash, RevisionHash, RevisionId, WallTime};
 
@@ -59,6 +60,8 @@ pub struct Snapshot {
     pub stopping: bool,
     /// How the life before this one ended, unless that was in order.
     pub previous_end: Option<String>,
+    /// The clock, where it is watched.
+    pub clock: Option<ClockSnapshot>,
     /// Registration, where it is set up.
     pub registration: Option<RegistrationSnapshot>,
     /// Every agent.

@@ -151,10 +151,7 @@ impl Registration {
 
     /// Registers again after a rejection, if the settings say so and it was not done too often. Says whether it will.
     pub(super) fn reissue(&mut self, now: Moment) -> bool {
-        let wanted = self
-            .settings
-            .as_ref()
-            .is_some_and(|it| it.on_rejected == OnRejected::Register && it.can_register());
+        let wanted = self.registers_again();
         self.reissues.retain(|at| now.since(*at) < REISSUE_WINDOW);
         let Some(after) = REISSUE_AFTER.get(self.reissues.len()).filter(|_| wanted) else {
             return false;
@@ -167,6 +164,13 @@ impl Registration {
             why: Why::Rejected,
         };
         true
+    }
+
+    /// Whether the settings say to register again after a rejection.
+    pub(super) fn registers_again(&self) -> bool {
+        self.settings
+            .as_ref()
+            .is_some_and(|it| it.on_rejected == OnRejected::Register && it.can_register())
     }
 
     /// The next delay of a row of failures, jittered.

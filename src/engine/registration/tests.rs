@@ -375,3 +375,52 @@ fn reading_the_settings_again_is_a_visit_of_a_person() {
     assert_eq!(new.snapshot(secs(3)), None);
     assert_eq!(new.needs(), (false, false));
 }
+
+#[test]
+fn reading_settings_while_waiting_after_a_rejection_uses_up_no_registration() {
+    let mut known = registration(OnRejected::Register, Some(credential(365)));
+    known.start(secs(0));
+    known.rejected(secs(1), "401");
+    let due = known.due(secs(1)).unwrap();
+    for _ in 0..5 {
+        known.set_settings(secs(1), Some(settings(OnRejected::Register)));
+    }
+    assert_eq!(
+        known.due(secs(1)),
+        Some(due),
+        "it goes on waiting as it was"
+    );
+    // Nobody was called for what the settings took back, nor for what the server did.
+    known.set_settings(secs(1), Some(settings(OnRejected::Hold)));
+    assert_eq!(known.snapshot(secs(1)).unwrap().phase, "held");
+    for _ in 0..5 {
+        known.set_settings(secs(1), Some(settings(OnRejected::Register)));
+        known.accepted(secs(1));
+        known.rejected(secs(1), "401");
+    }
+    assert_eq!(known.reissues.len(), 1);
+    // A call that failed is made again at once: what failed may be mended.
+    let now = at(known.due(secs(1)).unwrap().since(Moment::START));
+    let (ticket, _) = call(&known.tick(now)).unwrap();
+    known.answered(now, ticket, Err(failure(FailureClass::Network, None)));
+    known.set_settings(now, Some(settings(OnRejected::Register)));
+    assert!(call(&known.tick(now)).is_some());
+    assert_eq!(known.reissues.len(), 1);
+}
+
+#[test]
+fn a_registration_that_comes_while_the_stored_token_is_unreadable_asks_for_no_other() {
+    let mut known = Registration::new(RegistrationSetup {
+        settings: None,
+        credential: None,
+        unreadable: Some("read /state/credentials/opamp.json: input/output error".to_owned()),
+        seed: 7,
+    });
+    assert!(notes(&known.start(secs(0))).is_empty());
+    let steps = known.set_settings(secs(1), Some(settings(OnRejected::Register)));
+    assert_eq!(notes(&steps), ["stored token not readable"]);
+    assert_eq!(known.due(secs(1)), None);
+    assert_eq!(call(&known.tick(secs(2))), None);
+    let reason = known.snapshot(secs(2)).unwrap().reason;
+    assert!(reason.contains("run `adjutant onboard`"), "{reason}");
+}

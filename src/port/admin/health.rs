@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::wire::days_left;
-use crate::engine::message::{AgentSnapshot, CertificateSnapshot, Origin, Snapshot};
+use crate::engine::message::{AgentSnapshot, CertificateSnapshot, ClockSnapshot, Origin, Snapshot};
 use crate::units::{Domain, WallTime};
 
 /// `GET /health`.
@@ -27,7 +27,7 @@ pub struct HealthDocument {
     #[serde(default)]
     pub uptime_seconds: u64,
     /// By name: `supervisor`, `agent.<name>`, `agent.<name>/<path>`, `rollout.<name>`, `link.<name>`,
-    /// `certificate.<name>`, `registration`.
+    /// `certificate.<name>`, `clock`, `registration`.
     #[serde(default)]
     pub components: BTreeMap<String, Component>,
 }
@@ -110,6 +110,9 @@ impl HealthDocument {
                 format!("certificate.{}", certificate.name),
                 certificate_component(certificate, snapshot.at, &timestamp),
             );
+        }
+        if let Some(clock) = &snapshot.clock {
+            components.insert("clock".to_owned(), clock_component(clock, &timestamp));
         }
         if let Some(registration) = &snapshot.registration {
             let health = super::registration::health(registration, &timestamp);
@@ -339,6 +342,26 @@ fn certificate_component(
         "failures": certificate.failures,
     });
     component(level, message, timestamp, details)
+}
+
+/// A clock that is off is no reason to send nothing: it degrades.
+fn clock_component(clock: &ClockSnapshot, timestamp: &str) -> Component {
+    let level = if clock.well {
+        Level::Ok
+    } else {
+        Level::Degraded
+    };
+    let details = json!({
+        "skew_ms": clock.skew_ms,
+        "compared_at": clock.compared_at.map(|at| at.to_string()),
+        "compared_with": clock.compared_with,
+        "last_error": clock.last_error,
+        "synchronised": clock.synchronised,
+        "jumps": clock.jumps,
+        "last_jump": clock.last_jump.map(|(at, _)| at.to_string()),
+        "last_jump_ms": clock.last_jump.map(|(_, by)| by),
+    });
+    component(level, clock.words.clone(), timestamp, details)
 }
 
 pub(super) fn component(

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::health::{HealthDocument, ReadyDocument};
-use crate::engine::message::{AgentSnapshot, CertificateSnapshot, Snapshot};
+use crate::engine::message::{AgentSnapshot, CertificateSnapshot, ClockSnapshot, Snapshot};
 
 /// What the page is; Prometheus picks its parser by it.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +40,9 @@ pub(crate) fn page(snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
         registry.sub_registry_with_prefix("certificate"),
         &snapshot.certificates,
     );
+    if let Some(watched) = &snapshot.clock {
+        clock(registry.sub_registry_with_prefix("clock"), watched);
+    }
     if let Some(registration) = &snapshot.registration {
         let registry = registry.sub_registry_with_prefix("registration");
         super::registration::metrics(registry, registration);
@@ -236,6 +239,32 @@ fn certificates(registry: &mut Registry, certificates: &[CertificateSnapshot]) {
     }
 }
 
+fn clock(registry: &mut Registry, watched: &ClockSnapshot) {
+    if let Some(millis) = watched.skew_ms {
+        let skew = Gauge::<f64, AtomicU64>::default();
+        // A clock that is off by a year is off by 3e10 ms: far inside what this type says exactly.
+        #[expect(clippy::cast_precision_loss, reason = "as above")]
+        skew.set(millis as f64 / 1000.0);
+        registry.register_with_unit(
+            "skew",
+            "How far the clock is ahead of the one it is compared with",
+            Unit::Seconds,
+            skew,
+        );
+    }
+    if let Some(synchronised) = watched.synchronised {
+        gauge(
+            registry,
+            "synchronised",
+            "1 when the kernel says that something keeps the clock",
+            i64::from(synchronised),
+        );
+    }
+    let jumps: Counter = Counter::default();
+    jumps.inc_by(watched.jumps);
+    registry.register("jumps", "How often the clock was set", jumps);
+}
+
 fn links(registry: &mut Registry, agents: &[AgentSnapshot]) {
     let connected = gauges(
         registry,
@@ -343,7 +372,7 @@ mod tests {
             let (name, kind) = (words.next().unwrap(), words.next().unwrap());
             assert!(page.contains(&format!("# HELP {name} ")), "{name}");
             let sample = match kind {
-                "counter" => format!("\n{name}_total{{"),
+                "counter" => format!("\n{name}_total"),
                 "gauge" => format!("\n{name}"),
                 other => panic!("{name} is a {other}"),
             };
@@ -365,6 +394,9 @@ mod tests {
             "adjutant_agent_revisions_stored{agent=\"collector\"} 2",
             "adjutant_agent_start_time_seconds{agent=\"collector\"} 1699999700.0",
             "adjutant_link_connected{agent=\"collector\"} 1",
+            "adjutant_clock_skew_seconds -0.25",
+            "adjutant_clock_synchronised 1",
+            "adjutant_clock_jumps_total 2",
             "adjutant_registration_registered 1",
             "adjutant_registration_rejected 0",
             "adjutant_registration_calls_total{outcome=\"failed\"} 1",

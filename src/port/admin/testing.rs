@@ -6,14 +6,29 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::engine::message::{
-    AgentSnapshot, CertificateSnapshot, ChildIdentity, Credential, CredentialSource, LayerKind,
-    LinkSnapshot, Origin, Pair, PairId, Record, RegistrationSnapshot, Revision, RevisionFile,
-    Snapshot, Step, StoredRevision,
+    AgentSnapshot, CertificateSnapshot, ChildIdentity, ClockSnapshot, Credential, CredentialSource,
+    LayerKind, LinkSnapshot, Origin, Pair, PairId, Record, RegistrationSnapshot, Revision,
+    RevisionFile, Snapshot, Step, StoredRevision,
 };
 use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime};
 
 /// The moment every test snapshot is taken at.
 pub(crate) const AT: WallTime = WallTime::from_unix_millis(1_700_000_000_000);
+
+/// A clock that is well.
+pub(crate) fn clock() -> ClockSnapshot {
+    ClockSnapshot {
+        well: true,
+        words: "within 5s of the other clock".to_owned(),
+        skew_ms: Some(-250),
+        compared_at: Some(AT),
+        compared_with: Some("https://fleet.example/".to_owned()),
+        last_error: String::new(),
+        synchronised: Some(true),
+        jumps: 2,
+        last_jump: Some((AT, 3_600_000)),
+    }
+}
 
 /// A registration that is well.
 pub(crate) fn registration() -> RegistrationSnapshot {
@@ -156,6 +171,7 @@ pub(crate) fn certificate(name: &str) -> CertificateSnapshot {
 /// A host with one healthy agent, `collector`.
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
+        clock: Some(clock()),
         uptime: Duration::from_secs(61),
         at: AT,
         stopping: false,

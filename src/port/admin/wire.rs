@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::base64;
 use super::registration::RegistrationDocument;
 use crate::engine::message::{
-    AgentSnapshot, CertificateSnapshot, LayerKind, OfferedFile, Origin, Outcome, Record,
-    RemoteStatus, Revision, RevisionFile, Snapshot, Step, StoredRevision,
+    AgentSnapshot, CertificateSnapshot, ClockSnapshot, LayerKind, OfferedFile, Origin, Outcome,
+    Record, RemoteStatus, Revision, RevisionFile, Snapshot, Step, StoredRevision,
 };
 use crate::units::WallTime;
 pub(super) use shape::days_left;
@@ -34,6 +34,9 @@ pub struct StatusDocument {
     /// How the life before this one ended, unless that was in order.
     #[serde(default)]
     pub previous_end: Option<String>,
+    /// The host's clock, where it is watched.
+    #[serde(default)]
+    pub clock: Option<ClockDocument>,
     /// Registration, where it is set up.
     #[serde(default)]
     pub registration: Option<RegistrationDocument>,
@@ -42,6 +45,27 @@ pub struct StatusDocument {
     /// Every certificate.
     #[serde(default)]
     pub certificates: Vec<CertificateDocument>,
+}
+
+/// The host's clock.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct ClockDocument {
+    /// Whether nothing is wrong with it.
+    pub well: bool,
+    /// How it is, for people.
+    pub message: String,
+    /// How far it was ahead of the other clock when they were compared last.
+    pub skew_seconds: Option<f64>,
+    /// When that was.
+    pub compared_at: Option<String>,
+    /// Whose time it is compared with.
+    pub compared_with: Option<String>,
+    /// Whether the kernel says that something keeps it.
+    pub synchronised: Option<bool>,
+    /// How often it was set since the supervisor started.
+    pub jumps: u64,
+    /// When it was set last.
+    pub last_jump: Option<String>,
 }
 
 /// One certificate.

@@ -22,12 +22,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::holder::holder_of;
+use crate::sys::holder;
 
 /// Visitors at once; an authority looks from a handful of places.
 const VISITORS_MAX: usize = 32;
 /// A visitor that takes longer is let go.
 const VISIT_MAX: Duration = Duration::from_secs(10);
+/// How long who holds a port is looked for.
+const SEARCH_MAX: Duration = Duration::from_secs(2);
 const PREFIX: &str = "/.well-known/acme-challenge/";
 
 /// What is answered: key authorizations by token.
@@ -81,20 +83,19 @@ impl Listener {
         {
             bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
         }
-        bound.map(Self).map_err(|error| {
-            let help = match error.kind() {
-                ErrorKind::AddrInUse => match holder_of(address.port()) {
-                    Some(holder) => format!("; it is held by {holder}"),
-                    None => String::new(),
-                },
-                ErrorKind::PermissionDenied => {
-                    "; ports below 1024 need CAP_NET_BIND_SERVICE, or forward port 80 to another `acme.listen`"
-                        .to_owned()
-                }
-                _ => String::new(),
-            };
-            format!("listen for challenges on {address}: {error}{help}")
-        })
+        let error = match bound {
+            Ok(listener) => return Ok(Self(listener)),
+            Err(error) => error,
+        };
+        let help = match error.kind() {
+            ErrorKind::AddrInUse => held_by(address).await,
+            ErrorKind::PermissionDenied => {
+                "; ports below 1024 need CAP_NET_BIND_SERVICE, or forward port 80 to another `acme.listen`"
+                    .to_owned()
+            }
+            _ => String::new(),
+        };
+        Err(format!("listen for challenges on {address}: {error}{help}"))
     }
 
     /// Answers until dropped.
@@ -110,6 +111,18 @@ impl Listener {
                 Some(()) = visits.next() => {}
             }
         }
+    }
+}
+
+/// Says who is in the way. The search reads every descriptor of every process, so it is not made on this thread and not
+/// waited for without end.
+async fn held_by(address: SocketAddr) -> String {
+    let search = tokio::task::spawn_blocking(move || {
+        holder::socket_at(address).map(|socket| holder::with_process(&socket))
+    });
+    match tokio::time::timeout(SEARCH_MAX, search).await {
+        Ok(Ok(Some(holder))) => format!("; it is held by {holder}"),
+        Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
     }
 }
 
@@ -141,7 +154,17 @@ mod tests {
             reason.contains(&format!("listen for challenges on {address}")),
             "{reason}"
         );
-        assert!(reason.contains(&format!("(process {us})")), "{reason}");
+        assert!(reason.contains(&format!("(pid {us})")), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_while_the_holder_of_a_port_is_looked_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let mut binding = std::pin::pin!(Listener::bind(address));
+        let first = futures_util::poll!(&mut binding);
+        assert!(first.is_pending(), "the loop's thread made the search");
+        assert!(binding.await.is_err());
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@
 mod account;
 mod challenge;
 mod client;
-mod holder;
 
 use std::path::PathBuf;
 

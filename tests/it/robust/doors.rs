@@ -254,3 +254,85 @@ fn a_token_file_that_is_no_secret_is_refused_with_its_name() {
     let mut supervisor = supervisor;
     assert_eq!(supervisor.end().code(), Some(0));
 }
+
+/// Answers every request with a date, and keeps what was asked.
+fn site(date: &'static str) -> (u16, std::sync::mpsc::Receiver<String>) {
+    let site = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = site.local_addr().unwrap().port();
+    let (asked, questions) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in site.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                request.push(byte[0]);
+            }
+            let answer =
+                format!("HTTP/1.1 404 Not Found\r\nDate: {date}\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).ok();
+            if asked.send(String::from_utf8(request).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (port, questions)
+}
+
+#[test]
+fn a_clock_that_is_off_degrades_health_and_stops_nothing() {
+    let (port, questions) = site("Tue, 14 Nov 2023 22:13:20 GMT");
+    let doors = Doors::new(
+        &agent("one", ""),
+        &format!(
+            "server: {{endpoint: 'ws://127.0.0.1:{port}/v1/opamp', headers: {{Authorization: Bearer planted}}}}\n\
+             health: {{clock: {{check_interval: 1s, max_skew: 1h}}}}\n"
+        ),
+    );
+    let supervisor = doors.rig.start();
+    doors.rig.commit("mode: good");
+    let clock = wait_for("a clock that is off", || {
+        let (status, body) = doors.get("/health")?;
+        let health: Value = serde_json::from_str(&body).ok()?;
+        let clock = health["components"]["clock"].clone();
+        (status == 200 && clock["status"] == "degraded").then_some(clock)
+    });
+    let message = clock["message"].as_str().unwrap();
+    assert!(
+        message.contains(" s ahead of the other one; set the clock (NTP)"),
+        "{message}"
+    );
+    assert!(
+        clock["details"]["skew_ms"].as_i64().unwrap() > 1_000_000_000,
+        "{clock}"
+    );
+    let (ready, _) = doors.get("/health/ready").unwrap();
+    assert_eq!(ready, 200, "telemetry flows");
+    let (_, page) = doors.get("/metrics").unwrap();
+    assert!(page.contains("\nadjutant_clock_skew_seconds "), "{page}");
+    supervisor.logs("clock is not right");
+    let status = doors.rig.cli(&["status"]).out;
+    assert!(status.contains("clock: the clock is "), "{status}");
+    let plain = wait_for("the question", || {
+        let asked = questions.try_recv().ok()?;
+        asked.starts_with("HEAD ").then_some(asked)
+    });
+    assert!(
+        plain.starts_with("HEAD / HTTP/1.1\r\n") && !plain.contains("planted"),
+        "{plain}"
+    );
+
+    // The same difference is none where the settings allow none to matter.
+    let text = fs::read_to_string(doors.rig.settings()).unwrap();
+    fs::write(
+        doors.rig.settings(),
+        text.replace("{check_interval: 1s, max_skew: 1h}", "{watch: false}"),
+    )
+    .unwrap();
+    supervisor.send(Signal::SIGHUP);
+    wait_until("a health without a clock", || {
+        let (_, body) = doors.get("/health").unwrap_or_default();
+        body.contains("supervisor") && !body.contains("\"clock\"")
+    });
+    assert_eq!(supervisor.stop().code(), Some(0));
+}

@@ -162,6 +162,11 @@ impl World {
             stop: self.config.stop,
             give_up: self.config.give_up,
             previous_end: None,
+            clock: ClockSetup {
+                settings: self.config.clock.clone(),
+                server: self.config.server.clone(),
+                asleep: Duration::ZERO,
+            },
             registration: self.known_registration(),
             has_server: true,
         });

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::{
     AgentDocument, AgentSnapshot, CertificateDocument, CertificateSnapshot, ChildDocument,
-    ComponentDocument, ContentDocument, FileDocument, LayerKind, LinkDocument, Origin, Outcome,
-    Record, RecordDocument, RegistrationDocument, RemoteDocument, RemoteStatus, Revision,
-    RevisionDocument, RevisionFile, RevisionsDocument, Snapshot, StatusDocument, Step,
-    StoredRevision, WallTime,
+    ClockDocument, ClockSnapshot, ComponentDocument, ContentDocument, FileDocument, LayerKind,
+    LinkDocument, Origin, Outcome, Record, RecordDocument, RegistrationDocument, RemoteDocument,
+    RemoteStatus, Revision, RevisionDocument, RevisionFile, RevisionsDocument, Snapshot,
+    StatusDocument, Step, StoredRevision, WallTime,
 };
 
 impl From<&Snapshot> for StatusDocument {
@@ -21,6 +21,7 @@ impl From<&Snapshot> for StatusDocument {
             uptime_seconds: seconds(snapshot.uptime),
             stopping: snapshot.stopping,
             previous_end: snapshot.previous_end.clone(),
+            clock: snapshot.clock.as_ref().map(ClockDocument::from),
             registration: snapshot
                 .registration
                 .as_ref()
@@ -31,6 +32,24 @@ impl From<&Snapshot> for StatusDocument {
                 .iter()
                 .map(|certificate| CertificateDocument::of(certificate, snapshot.at))
                 .collect(),
+        }
+    }
+}
+
+impl From<&ClockSnapshot> for ClockDocument {
+    fn from(clock: &ClockSnapshot) -> Self {
+        // A clock that is off by a year is off by 3e10 ms: far inside what this type says exactly.
+        #[expect(clippy::cast_precision_loss, reason = "as above")]
+        let seconds = |millis: i64| millis as f64 / 1000.0;
+        Self {
+            well: clock.well,
+            message: clock.words.clone(),
+            skew_seconds: clock.skew_ms.map(seconds),
+            compared_at: clock.compared_at.map(|at| at.to_string()),
+            compared_with: clock.compared_with.clone(),
+            synchronised: clock.synchronised,
+            jumps: clock.jumps,
+            last_jump: clock.last_jump.map(|(at, _)| at.to_string()),
         }
     }
 }

@@ -170,7 +170,7 @@ fn a_taken_port_is_told_with_its_holder() {
     let _supervisor = rig.start();
     let failed = wait_for("a failure", || web(&rig).filter(|web| web["failures"] != 0));
     let words = failed["last_error"].as_str().unwrap();
-    let us = format!("(process {})", std::process::id());
+    let us = format!("(pid {})", std::process::id());
     assert!(
         words.starts_with("listen for challenges on 127.0.0.1:"),
         "{words}"
@@ -251,4 +251,47 @@ fn domain_follows_the_bundle() {
         "{}",
         done.err
     );
+}
+
+#[test]
+fn doctor_asks_the_authority_for_its_directory_and_orders_nothing() {
+    if !authority::is_there() {
+        return;
+    }
+    let (rig, mut authority) = rig(|_| {}, "");
+    let away = rig.cli(&["doctor"]);
+    assert_eq!(away.code, Some(1));
+    assert!(
+        away.out.contains("certificate authority") && away.out.contains("cannot be reached"),
+        "{}",
+        away.out
+    );
+    authority.start();
+    let there = rig.cli(&["doctor"]);
+    assert!(
+        there.out.contains("/dir shows its directory"),
+        "{}",
+        there.out
+    );
+    assert_eq!(there.code, Some(0), "{}", there.out);
+    let settings = std::fs::read_to_string(rig.settings()).unwrap();
+    rig.write("supervisor.yaml", &settings.replace("/dir\n", "/nowhere\n"));
+    let wrong = rig.cli(&["doctor"]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(
+        wrong.out.contains("shows no directory of an authority"),
+        "{}",
+        wrong.out
+    );
+    // The root is not that of the system.
+    let without: Vec<&str> = settings
+        .lines()
+        .filter(|line| !line.contains("ca_file"))
+        .collect();
+    rig.write("supervisor.yaml", &(without.join("\n") + "\n"));
+    let unknown = rig.cli(&["doctor"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.out.contains("UnknownIssuer"), "{}", unknown.out);
+    assert_eq!(authority.issued(), 0);
+    assert!(!rig.state().exists(), "no account was made");
 }

@@ -149,3 +149,21 @@ fn a_token_that_ends_soon_is_said_in_log_status_health_and_metrics() {
     );
     second.stop();
 }
+
+#[test]
+fn doctor_asks_the_service_without_a_token_and_registers_nothing() {
+    let field = Field::new("");
+    let done = field.rig.cli(&["doctor"]);
+    let line = done.out.lines().find(|it| it.contains("registration"));
+    let line = line.unwrap_or_else(|| panic!("{}", done.out));
+    assert!(
+        line.starts_with("ok") && line.contains("answers (status "),
+        "{line}"
+    );
+    let asked = field.service.asked();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(asked[0].line.starts_with("GET "), "{asked:?}");
+    assert_eq!(asked[0].authorization, "");
+    assert!(!done.out.contains("planted"), "{}", done.out);
+    assert!(!field.rig.state().exists());
+}
