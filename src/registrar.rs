@@ -374,7 +374,9 @@ async fn registration_token(source: TokenSource) -> Result<Secret, RegistrationF
 
 fn token_of_file(path: &Path) -> Result<Secret, String> {
     let what = format!("the registration token's file {}", path.display());
-    let failed = |error: io::Error| format!("read {what}: {error}");
+    let failed = |error: io::Error| {
+        format!("read {what}: {error}; put the token there, readable by the supervisor's user")
+    };
     let mode = std::fs::metadata(path).map_err(failed)?.mode();
     if mode & OTHERS_WRITE != 0 {
         return Err(format!(
@@ -403,7 +405,7 @@ fn token_of(text: &str, what: &str) -> Result<Secret, String> {
     }
     if !is_token(text) {
         return Err(format!(
-            "{what} holds more than one word, or characters that no token has"
+            "{what} holds more than one word, or characters that no token has; put the token alone into it"
         ));
     }
     Ok(Secret::new(text))

@@ -160,7 +160,13 @@ impl From<RegistrationFailure> for Failure {
             FailureClass::Invalid => ExitCode::NotTaken,
             FailureClass::Answer => ExitCode::BadAnswer,
         };
-        Self::new(code, failure.reason)
+        // The other reasons say it themselves.
+        let what_to_do = match failure.class {
+            FailureClass::Network => "; check registration.url and the way there, then try again",
+            FailureClass::Throttled | FailureClass::Server => "; try again later",
+            _ => "",
+        };
+        Self::new(code, format!("{}{what_to_do}", failure.reason))
     }
 }
 

@@ -413,6 +413,10 @@ impl Engine {
 
     /// Reads the local layers again and applies what changed.
     pub(crate) fn reread(&mut self, now: Now) {
+        if let Some(job) = self.coming() {
+            // It is composed anew, with the local layers as they are now.
+            return self.propose(now, job);
+        }
         let offer = self.reported_offer();
         let source = if self.current.is_some() {
             Source::Recompose

@@ -19,6 +19,7 @@ use opamp_client::transport::{
 use crate::config::Tls;
 use crate::sys::http::exchange;
 use crate::sys::pem::{self, PemFiles};
+use crate::sys::tls;
 use crate::units::format_duration;
 
 /// The share of the deadline that one address of a name gets: a dead IPv6 route leaves room for IPv4.
@@ -229,13 +230,7 @@ fn not_connected(error: &DialError) -> (FetchClass, String) {
         DialError::Timeout { .. } => FetchClass::Timeout,
         _ => FetchClass::Network,
     };
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
-        source = cause.source();
-    }
-    (class, reason)
+    (class, tls::in_words(error))
 }
 
 /// A URL without query, fragment and credentials, which may hold what must not be printed.

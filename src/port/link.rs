@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::config::{Server, Tls};
 use crate::engine::message::{LinkLoss, LossKind};
 use crate::sys::pem::{self, PemFiles};
+use crate::sys::tls;
 use crate::units::{AgentName, LinkId, Secret};
 
 /// Messages of all links that may wait for the loop; one more waits in its link.
@@ -200,7 +201,7 @@ fn not_connected(error: &DialError, endpoint: &str) -> LinkLoss {
     };
     LinkLoss {
         kind,
-        reason: format!("{}{hint}", chain(error)),
+        reason: format!("{}{hint}", tls::in_words(error)),
         retry_after: error.retry_after(),
     }
 }
@@ -224,17 +225,6 @@ fn ended(closed: &Closed) -> LinkLoss {
         (_, _, reason) => reason.to_owned(),
     };
     loss(kind, reason)
-}
-
-/// Everything an error has to say, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

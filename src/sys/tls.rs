@@ -15,6 +15,8 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// A CA file larger than this is not a CA file.
 const CA_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// How rustls says that no root leads to a certificate.
+const UNKNOWN_ISSUER: &str = "UnknownIssuer";
 
 /// TLS settings that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,20 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
     Ok(())
 }
 
+/// Everything an error of a connection has to say, in one line, with what to do where that is known.
+pub fn in_words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    if text.contains(UNKNOWN_ISSUER) {
+        text.push_str("; name its CA by `ca_file` in the settings");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -116,6 +132,18 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
+    }
+
+    #[test]
+    fn an_unknown_ca_is_told_with_what_to_do_and_other_errors_without() {
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let words = in_words(&io::Error::other(unknown));
+        assert_eq!(
+            words,
+            "invalid peer certificate: UnknownIssuer; name its CA by `ca_file` in the settings"
+        );
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert_eq!(in_words(&expired), "invalid peer certificate: Expired");
     }
 
     #[test]

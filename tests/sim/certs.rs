@@ -112,6 +112,21 @@ fn newer_offer_takes_the_place_of_one_that_waits() {
 }
 
 #[test]
+fn hup_does_not_drop_a_config_that_waits() {
+    let mut world = begun(7, Some("a.example.com"));
+    world.offer(tls(1, None));
+    world.run(MINUTE);
+    world.hang_up();
+    world.run(MINUTE);
+    assert_eq!(rollout(&world).0, "waiting for certificate");
+    world.authority.down = false;
+    world.run(18 * MINUTE);
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    assert_eq!(world.current(), Some(tls(1, None)));
+    well(&mut world);
+}
+
+#[test]
 fn waiting_ends_in_failed_and_counts_over_restarts() {
     let mut world = begun(3, Some("a.example.com"));
     world.offer(tls(1, None));

@@ -222,6 +222,35 @@ fn ordered_stops_inside_the_window_are_no_mark_against_a_config() {
     settled(&mut world);
 }
 
+#[test]
+fn hup_inside_the_window_of_a_config_neither_tells_nor_restarts_the_child() {
+    let mut world = calm(11);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(10));
+    let before = (world.living(), world.signals);
+    world.hang_up();
+    world.run(Duration::from_secs(20));
+    let status = world.server_status();
+    assert_eq!(status, Some((2, String::new())), "its window begins anew");
+    world.run(Duration::from_mins(2));
+    assert_eq!((world.living(), world.signals), before);
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    settled(&mut world);
+}
+
+#[test]
+fn same_content_under_another_hash_inside_the_window_is_applied_without_a_restart() {
+    let mut world = calm(12);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(10));
+    let before = (world.living(), world.signals);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_mins(2));
+    assert_eq!((world.living(), world.signals), before);
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    settled(&mut world);
+}
+
 /// A scripted life: a good config, then one that behaves as given, then a good one again.
 fn script(world: &mut World, behaviour: Behaviour) {
     world.boot();

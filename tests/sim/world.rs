@@ -416,7 +416,11 @@ impl World {
                     self.say(format!("order {ticket:?} called off"));
                     self.cancelled.insert(ticket);
                 }
-                Effect::Reply { .. } | Effect::ReadSettings => {}
+                Effect::Reply { .. } => {}
+                Effect::ReadSettings => {
+                    let settings = Ok(Box::new(self.config.clone()));
+                    self.later(1, What::Host(Event::Settings(settings)));
+                }
                 Effect::Exit(reason) => {
                     self.say(format!("exit {reason:?}"));
                     self.exited = true;

@@ -150,6 +150,14 @@ impl Engine {
         if is_current && self.settling.is_none() {
             return self.already_running(now);
         }
+        let is_rejected = self.rejected.iter().any(|bad| bad.hash == hash);
+        let current = self.current.as_ref().filter(|it| it.hash == hash);
+        if let Some(current) = current.filter(|_| !is_rejected).cloned()
+            && self.settling.is_none()
+        {
+            // The child was told already, and says nothing new when it is told the same again.
+            return self.watch_current(now, current);
+        }
         let rejected = self
             .rejected
             .iter_mut()

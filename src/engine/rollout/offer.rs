@@ -71,6 +71,15 @@ impl Engine {
         }
     }
 
+    /// What came from outside and is not promoted yet.
+    pub(crate) fn coming(&self) -> Option<Job> {
+        let begun = self.transaction.as_ref();
+        let begun = begun.filter(|transaction| transaction.is_before_promotion());
+        let begun = begun.map(|transaction| &transaction.job);
+        let next = self.pending.as_ref().or(begun);
+        next.filter(|job| job.is_theirs()).cloned()
+    }
+
     pub(super) fn begin(&mut self, now: Now, job: Job) {
         if let Some(offer) = job.offer.clone() {
             self.answer(&offer, Outcome::Applying, "");

@@ -9,7 +9,7 @@ use crate::config::{AfterRollback, Proof, ReportWhen};
 use crate::engine::Engine;
 use crate::engine::desired::{self};
 use crate::engine::evidence::seen_of;
-use crate::engine::message::{NoteLevel, Origin, Outcome, Step};
+use crate::engine::message::{NoteLevel, Origin, Outcome, Revision, Step};
 use crate::engine::watch::{Verdict, Watch};
 use crate::units::{Moment, Now, RevisionHash};
 
@@ -265,13 +265,6 @@ impl Engine {
             return;
         }
         self.next_transaction = self.next_transaction.saturating_add(1);
-        let watch = Watch::new(current.hash, now.mono, self.settings.apply.proof_timeout).of_old();
-        if matches!(
-            self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
-        ) {
-            self.proof_probe.begin(now.mono);
-        }
         let job = Job {
             origin: current.origin,
             // None if a later offer has been answered meanwhile: its answer stays.
@@ -279,12 +272,28 @@ impl Engine {
             source: Source::Stored(current.id.clone()),
             last_resort: false,
         };
-        let mut transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        let transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        self.transaction = Some(transaction);
+        self.watch_current(now, current);
+    }
+
+    /// The transaction watches what runs, without telling the child again: what it showed counts.
+    pub(super) fn watch_current(&mut self, now: Now, current: Revision) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        if matches!(
+            self.settings.profile.proof,
+            Proof::Exec(_) | Proof::Http { .. }
+        ) {
+            self.proof_probe.begin(now.mono);
+        }
+        let timeout = self.settings.apply.proof_timeout;
+        transaction.stage = Stage::MarkingSignalled;
         transaction.stored = true;
-        transaction.watch = Some(watch);
+        transaction.watch = Some(Watch::new(current.hash, now.mono, timeout).of_old());
         transaction.previous = Some(current.clone());
         transaction.revision = Some(current);
-        self.transaction = Some(transaction);
         self.mark(now, Step::Signalled, "its window begins anew");
     }
 

@@ -174,4 +174,10 @@ impl World {
         self.host = Some(host);
         self.perform(effects);
     }
+
+    /// A HUP; the settings have not changed.
+    pub(crate) fn hang_up(&mut self) {
+        let signal = adjutant::engine::message::HostSignal::Hangup;
+        self.later(0, What::Host(Event::Signal(signal)));
+    }
 }
