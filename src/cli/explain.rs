@@ -50,17 +50,17 @@ fn below<'a>(all: &'a [Explained], key: &str) -> Result<Vec<&'a Explained>, Fail
     if !found.is_empty() {
         return Ok(found);
     }
-    let mut text = format!("no key {key:?} in these settings");
-    let later = [Form::Agents, Form::Agent]
+    let mut later = [Form::Agents, Form::Agent]
         .into_iter()
         .flat_map(keys_not_built);
-    if later.into_iter().any(|it| is_like(&it, key)) {
-        text.push_str("; it is known, and not supported in this version");
+    let hint = if later.any(|it| is_like(&it, key)) {
+        "it is known, and not supported in this version".to_owned()
     } else if let Some(near) = nearest(key, all.iter().map(|it| it.key.as_str())) {
-        text.push_str(&format!("; did you mean {near:?}?"));
+        format!("did you mean {near:?}?")
     } else {
-        text.push_str("; `adjutant explain` lists them all");
-    }
+        "`adjutant explain` lists them all".to_owned()
+    };
+    let text = format!("no key {key:?} in these settings; {hint}");
     Err(Failure::new(ExitCode::Failed, text))
 }
 

@@ -87,16 +87,13 @@ pub fn explain(
     env: &dyn Environment,
     overrides: &Overrides,
 ) -> Result<Vec<Explained>, ConfigErrors> {
-    let (origin, written, config) = match text {
-        Some((origin, text)) => {
-            let config = load::load(origin, text, env, overrides)?;
-            let tree = parse(origin, text, Limits::SETTINGS).map_err(ConfigErrors::one)?;
-            (origin, tree, config)
-        }
-        None => {
-            let config = load::defaults(env, overrides)?;
-            ("defaults", load::nothing(), config)
-        }
+    let (origin, written, config) = if let Some((origin, text)) = text {
+        let config = load::load(origin, text, env, overrides)?;
+        let tree = parse(origin, text, Limits::SETTINGS).map_err(ConfigErrors::one)?;
+        (origin, tree, config)
+    } else {
+        let config = load::defaults(env, overrides)?;
+        ("defaults", load::nothing(), config)
     };
     let form = form_of(origin, &written).map_err(ConfigErrors::one)?;
     let mut reader = Reader::new(origin, Some(form), env);
@@ -180,9 +177,8 @@ fn shown(path: &str, kind: &str, node: &Node) -> String {
     let steps: Vec<&str> = path.split('.').collect();
     let secret = is_secret_path(&steps) || kind.starts_with("map of texts");
     match &node.value {
-        Value::Scalar { .. } if secret => REDACTED.to_owned(),
+        Value::Scalar { .. } | Value::List(_) if secret => REDACTED.to_owned(),
         Value::Scalar { text, .. } => plain_url(text),
-        Value::List(_) if secret => REDACTED.to_owned(),
         Value::List(items) => {
             let items: Vec<&str> = items.iter().filter_map(Node::text).collect();
             format!("[{}]", items.join(", "))
