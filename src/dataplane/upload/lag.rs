@@ -83,11 +83,10 @@ pub(crate) fn judge(
     let error = late(thresholds.error_after).or_else(|| full(thresholds.error_backlog));
     let degraded = late(thresholds.degraded_after).or_else(|| full(thresholds.degraded_backlog));
     match (&own, error, degraded) {
-        // It says worse of itself.
-        (Health::Down(_) | Health::Unsupported(_), _, _) => own,
+        // It says worse of itself, or there is nothing to add.
+        (Health::Down(_) | Health::Unsupported(_), _, _) | (_, None, None) => own,
         (_, Some(error), _) => Health::Behind(because(error)),
         (_, None, Some(degraded)) => Health::Degraded(because(degraded)),
-        (_, None, None) => own,
     }
 }
 
