@@ -126,8 +126,8 @@ impl Registrar {
             machine_id: facts.machine_id.clone(),
             capabilities,
         };
-        // Also without a registration in the settings: one may come with a HUP, and nobody asks twice for a token, nor for
-        // one in place of a token that cannot be read.
+        // Also without a registration in the settings: one may come with a HUP, and nobody asks twice for a token, nor
+        // for one in place of a token that cannot be read.
         let mut found = ours(loaded.stored, &host.machine_id);
         if settings.is_some() {
             if let Some(repair) = &loaded.repair {

@@ -353,7 +353,9 @@ async fn ask_authority(peer: &Peer, proxies: &ProxyRules) -> Finding {
         Err(finding) => return finding,
     };
     let directory = serde_json::from_slice::<serde_json::Value>(&answer.body).ok();
-    let orders = directory.is_some_and(|it| it["newOrder"].is_string());
+    let orders = directory
+        .and_then(|it| it.get("newOrder")?.as_str().map(|it| !it.is_empty()))
+        .unwrap_or_default();
     let place = &peer.place;
     if answer.status == 200 && orders {
         Finding::ok(peer.check, format!("{place} shows its directory"))

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records, register};
-use crate::config::{Agent, Certificate, Config, Layer, LogFormat};
+use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -78,7 +78,7 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, Ap
         }
     };
     let assembled = assemble_and_run(config, options, &state, (facts, records), known);
-    let reason = local.run_until(assembled).await;
+    let reason = Box::pin(local.run_until(assembled)).await;
     drop(local);
     records::end(life, &reason);
     drop(lock);
@@ -182,11 +182,7 @@ async fn assemble_and_run(
         stop: config.stop,
         give_up: config.give_up,
         previous_end: records.previous_end,
-        clock: ClockSetup {
-            settings: config.clock,
-            server: fleet,
-            asleep: clock::asleep(),
-        },
+        clock: watched_clock(config.clock, fleet),
         registration,
         has_server,
     });
@@ -212,6 +208,14 @@ fn refuse_dev_server(options: &RunOptions) -> Result<(), AppError> {
             kind: AppErrorKind::Settings,
             cause: anyhow::anyhow!("serve the dev server: it is not part of this build"),
         }),
+    }
+}
+
+fn watched_clock(settings: Option<ClockWatch>, server: Option<Server>) -> ClockSetup {
+    ClockSetup {
+        settings,
+        server,
+        asleep: clock::asleep(),
     }
 }
 

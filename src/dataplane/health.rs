@@ -19,6 +19,8 @@ pub(crate) enum Health {
     Degraded(String),
     /// This host cannot do its job, and nothing is wrong with the config: the same one may run on many hosts.
     Unsupported(String),
+    /// Does not keep up with its job. Whoever is on the far side is to blame, so this says nothing about the config.
+    Behind(String),
     /// Does not do its job; somebody may have to act.
     Down(String),
 }
@@ -37,7 +39,7 @@ impl Health {
             Self::Ok => "ok",
             Self::Degraded(_) => "degraded",
             Self::Unsupported(_) => "unsupported",
-            Self::Down(_) => "error",
+            Self::Behind(_) | Self::Down(_) => "error",
         }
     }
 
@@ -45,7 +47,10 @@ impl Health {
     pub(crate) fn error(&self) -> &str {
         match self {
             Self::Starting | Self::Ok => "",
-            Self::Degraded(error) | Self::Unsupported(error) | Self::Down(error) => error,
+            Self::Degraded(error)
+            | Self::Unsupported(error)
+            | Self::Behind(error)
+            | Self::Down(error) => error,
         }
     }
 }
@@ -86,6 +91,7 @@ impl HealthCell {
             Health::Ok => tracing::info!(part, "part healthy"),
             Health::Degraded(reason) => tracing::warn!(part, reason, "part degraded"),
             Health::Unsupported(reason) => tracing::warn!(part, reason, "part unsupported"),
+            Health::Behind(reason) => tracing::error!(part, reason, "part behind"),
             Health::Down(reason) => tracing::error!(part, reason, "part down"),
         }
         self.changed.notify_one();

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use opamp_client::messages::{
-    AgentCapabilities, AgentConfigFile, AgentConfigMap, AgentDescription, ComponentHealth,
-    EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses,
+    AgentCapabilities, AgentConfigFile, AgentConfigMap, AgentDescription, AnyValue,
+    ComponentHealth, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses,
+    any_value,
 };
 use opamp_client::transport::{Change, Client, ClientConfig, ClientEvent, ClientHandle, Target};
 use opamp_client::{BackoffConfig, SessionConfig};
@@ -287,10 +288,42 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
             Health::Unsupported(why) => format!("unsupported: {why}"),
             other => other.error().to_owned(),
         };
+        let behind = matches!(part.health, Health::Behind(_));
+        let mut component = node(!down(part) && !behind, status, error);
+        component.attributes = facts(part);
         root.component_health_map
-            .insert(part.name.clone(), node(!down(part), status, error));
+            .insert(part.name.clone(), component);
     }
     root
+}
+
+/// The same for machines; the supervisor makes details and metrics of it.
+fn facts(part: &PartReport) -> Vec<KeyValue> {
+    let number = |key: &str, value: u64| {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        KeyValue {
+            key: format!("adjutant.{key}"),
+            value: Some(AnyValue {
+                value: Some(any_value::Value::IntValue(value)),
+            }),
+        }
+    };
+    let totals = &part.totals;
+    let mut facts = vec![
+        KeyValue::text("adjutant.state", part.health.word()),
+        number("records.received", totals.received),
+        number("records.delivered", totals.delivered),
+        number("records.pending", totals.pending),
+        number("records.dropped", totals.dropped_total()),
+    ];
+    if let Some(pace) = &part.pace {
+        let percent = u64::try_from(pace.queue_percent).unwrap_or(u64::MAX);
+        facts.push(number("queue.percent", percent));
+        if let Some(at) = pace.acknowledged {
+            facts.push(number("acknowledged.unix_ms", at.unix_millis()));
+        }
+    }
+    facts
 }
 
 #[cfg(test)]
@@ -314,11 +347,13 @@ mod tests {
                     name: "source.host".to_owned(),
                     health: Health::Degraded("collector.cpu: gone".to_owned()),
                     totals: Totals::default(),
+                    pace: None,
                 },
                 PartReport {
                     name: "upload.vm".to_owned(),
                     health: Health::Ok,
                     totals: Totals::default(),
+                    pace: None,
                 },
             ],
             at: WallTime::from_unix_millis(2),

@@ -26,8 +26,11 @@ use super::collect::{AnySource, Batch, Events, Source as _};
 use super::config::{Config, SourceConfig, UploadConfig};
 use super::health::{Health, HealthCell};
 use super::record::Signal;
+use super::upload::lag::{self, Progress};
 use super::upload::queue::{self, Inlet, Queued};
 use super::upload::{self, Order, Resource, Uploader};
+use crate::sys::clock;
+use crate::units::{Moment, WallTime};
 
 /// Time that a vanished upload gets to empty its queue.
 const RETIRE_MAX: Duration = Duration::from_secs(30);
@@ -72,6 +75,7 @@ struct UploadSlot {
     /// One book per source it takes from, those of former configs with pending records included.
     books: Vec<(Arc<str>, Arc<Book>)>,
     health: HealthCell,
+    progress: Arc<Progress>,
 }
 
 /// Something to be handled.
@@ -98,6 +102,17 @@ pub(crate) struct PartReport {
     pub(crate) health: Health,
     /// Its books.
     pub(crate) totals: Totals,
+    /// Of an upload: how it keeps up.
+    pub(crate) pace: Option<Pace>,
+}
+
+/// How an upload keeps up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Percent of its queue that are taken.
+    pub(crate) queue_percent: usize,
+    /// When a record was acknowledged last.
+    pub(crate) acknowledged: Option<WallTime>,
 }
 
 impl Pipeline {
@@ -268,12 +283,10 @@ impl Pipeline {
             name: format!("source.{}", slot.id),
             health: slot.source.healthy(),
             totals: slot.book.totals(),
+            pace: None,
         });
-        let uploads = self.uploads.iter().map(|slot| PartReport {
-            name: format!("upload.{}", slot.id),
-            health: slot.health.get(),
-            totals: slot.totals(),
-        });
+        let now = clock::monotonic();
+        let uploads = self.uploads.iter().map(|slot| slot.report(now));
         sources.chain(uploads).collect()
     }
 
@@ -482,6 +495,7 @@ impl UploadSlot {
             task: JoinSet::new(),
             books: Vec::new(),
             health: HealthCell::new(&format!("upload.{id}"), changed),
+            progress: Arc::default(),
             config,
         };
         slot.open_books();
@@ -494,7 +508,8 @@ impl UploadSlot {
         let (inlet, rx) = queue::open(self.config.queue, self.inlet.fill());
         self.inlet = inlet;
         self.orders = watch::Sender::new(Order::Run);
-        let uploader = Uploader::new(self.config.clone(), resource, rx, left, self.health.clone());
+        let seen = (self.health.clone(), Arc::clone(&self.progress));
+        let uploader = Uploader::new(self.config.clone(), resource, rx, left, seen);
         self.task = JoinSet::new();
         self.task.spawn(uploader.run(self.orders.subscribe()));
         tracing::info!(upload = %self.id, "upload started");
@@ -519,6 +534,21 @@ impl UploadSlot {
         self.health.set(Health::Starting);
         self.spawn(resource, kept);
         self
+    }
+
+    fn report(&self, now: Moment) -> PartReport {
+        let queue_percent = self.inlet.percent();
+        let waited = self.progress.waited(now);
+        let own = self.health.get();
+        PartReport {
+            name: format!("upload.{}", self.id),
+            health: lag::judge(own, &self.config.thresholds, waited, queue_percent),
+            totals: self.totals(),
+            pace: Some(Pace {
+                queue_percent,
+                acknowledged: self.progress.acknowledged(),
+            }),
+        }
     }
 
     fn takes(&self, source: &str) -> bool {

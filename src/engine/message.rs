@@ -17,8 +17,8 @@ use crate::config::{Config, Registration, Server};
 use crate::units::{AgentName, CertificateName, LinkId, RevisionId, Ticket};
 
 pub use answer::{
-    AgentSnapshot, LinkSnapshot, Note, NoteLevel, Outcome, Refusal, RefusalKind, RemoteStatus,
-    Reply, Snapshot,
+    AgentSnapshot, LinkSnapshot, Note, NoteLevel, Outcome, PartSnapshot, Refusal, RefusalKind,
+    RemoteStatus, Reply, Snapshot,
 };
 pub use certificate::{
     Attempts, CertificateDone, CertificateFault, CertificateFaultKind, CertificateOrder,

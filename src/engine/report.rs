@@ -11,7 +11,7 @@ use opamp_client::messages::{
 };
 
 use crate::config::Description;
-use crate::engine::message::{LayerKind, Outcome, RemoteStatus, RevisionFile};
+use crate::engine::message::{LayerKind, Outcome, PartSnapshot, RemoteStatus, RevisionFile};
 use crate::units::WallTime;
 use crate::yaml;
 
@@ -21,6 +21,17 @@ pub(crate) const ERROR_BYTES_MAX: usize = 4 * 1024;
 const COMPONENTS_MAX: usize = 256;
 /// Depth of a child's health tree that is shown.
 const DEPTH_MAX: usize = 16;
+/// The attribute by which our data plane says the state of a part in one word.
+const STATE: &str = "adjutant.state";
+/// The attributes, behind `adjutant.`, by which it gives numbers of a part.
+const NUMBERS: [&str; 6] = [
+    "records.received",
+    "records.delivered",
+    "records.pending",
+    "records.dropped",
+    "queue.percent",
+    "acknowledged.unix_ms",
+];
 /// Bytes of the effective config that are reported.
 const EFFECTIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -157,7 +168,7 @@ pub(crate) fn health(facts: &HealthFacts<'_>) -> ComponentHealth {
 }
 
 /// A child's components by path, for doors.
-pub(crate) fn components(child: Option<&ComponentHealth>) -> BTreeMap<String, (bool, String)> {
+pub(crate) fn components(child: Option<&ComponentHealth>) -> BTreeMap<String, PartSnapshot> {
     let mut found = BTreeMap::new();
     if let Some(child) = child {
         collect(child, "", 0, &mut found);
@@ -169,7 +180,7 @@ fn collect(
     health: &ComponentHealth,
     prefix: &str,
     depth: usize,
-    found: &mut BTreeMap<String, (bool, String)>,
+    found: &mut BTreeMap<String, PartSnapshot>,
 ) {
     for (name, part) in &health.component_health_map {
         if found.len() >= COMPONENTS_MAX || depth >= DEPTH_MAX {
@@ -185,9 +196,33 @@ fn collect(
         } else {
             &part.last_error
         };
-        found.insert(path.clone(), (part.healthy, bounded(words)));
+        let snapshot = PartSnapshot {
+            healthy: part.healthy,
+            state: bounded(text_of(part, STATE).unwrap_or_default()),
+            words: bounded(words),
+            numbers: numbers(part),
+        };
+        found.insert(path.clone(), snapshot);
         collect(part, &path, depth.saturating_add(1), found);
     }
+}
+
+fn text_of<'a>(part: &'a ComponentHealth, key: &str) -> Option<&'a str> {
+    let mut found = part.attributes.iter();
+    found.find(|it| it.key == key)?.as_text()
+}
+
+/// The numbers among the attributes that have one of our names.
+fn numbers(part: &ComponentHealth) -> BTreeMap<&'static str, u64> {
+    let named = part.attributes.iter().filter_map(|attribute| {
+        let name = attribute.key.strip_prefix("adjutant.")?;
+        let name = NUMBERS.into_iter().find(|known| *known == name)?;
+        match attribute.value.as_ref()?.value.as_ref()? {
+            any_value::Value::IntValue(value) => Some((name, u64::try_from(*value).ok()?)),
+            _ => None,
+        }
+    });
+    named.collect()
 }
 
 /// The first error text in a child's tree.
@@ -197,8 +232,8 @@ pub(crate) fn first_error(child: &ComponentHealth) -> Option<String> {
     }
     components(Some(child))
         .into_iter()
-        .find(|(_, (healthy, words))| !healthy && !words.is_empty())
-        .map(|(path, (_, words))| format!("{path}: {words}"))
+        .find(|(_, part)| !part.healthy && !part.words.is_empty())
+        .map(|(path, part)| format!("{path}: {}", part.words))
 }
 
 /// The effective config from the files that run, redacted. The marker is ours alone and is left out.

@@ -247,6 +247,19 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
+/// When an upload counts as behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Thresholds {
+    /// Records wait, and none was acknowledged for so long: degraded.
+    pub(crate) degraded_after: Duration,
+    /// The same: in error.
+    pub(crate) error_after: Duration,
+    /// So many percent of the queue are taken: degraded.
+    pub(crate) degraded_backlog: usize,
+    /// The same: in error.
+    pub(crate) error_backlog: usize,
+}
+
 /// An upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UploadConfig {
@@ -260,6 +273,8 @@ pub(crate) struct UploadConfig {
     pub(crate) batch: usize,
     /// Records of one request.
     pub(crate) chunk: usize,
+    /// When it counts as behind.
+    pub(crate) thresholds: Thresholds,
     /// What it is.
     pub(crate) kind: UploadKind,
 }

@@ -16,7 +16,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use super::fields::{Errors, Fields, join};
 use super::{
     Bounds, CollectorKind, Config, ConfigError, HostMetricsConfig, HttpConfig, SourceConfig,
-    SourceKind, UnixSocketConfig, UploadConfig, UploadKind,
+    SourceKind, Thresholds, UnixSocketConfig, UploadConfig, UploadKind,
 };
 use crate::yaml::{self, Limits, Node, Value, nearest};
 
@@ -303,6 +303,7 @@ fn upload<'a>(mut fields: Fields<'a, '_>) -> Option<RawUpload<'a>> {
     let interval = fields.duration("interval", default);
     let batch = fields.count("batch", 2500, (1, 100_000));
     let chunk = fields.count("chunk", 500, (1, 10_000));
+    let thresholds = thresholds(&mut fields);
     let kind = match word {
         "victoria_metrics" => http(&mut fields).map(UploadKind::VictoriaMetrics),
         "otlp_http" => http(&mut fields).map(UploadKind::OtlpHttp),
@@ -316,10 +317,43 @@ fn upload<'a>(mut fields: Fields<'a, '_>) -> Option<RawUpload<'a>> {
             interval,
             batch,
             chunk,
+            thresholds,
             kind,
         },
         from,
     })
+}
+
+/// When an upload counts as behind.
+fn thresholds(fields: &mut Fields<'_, '_>) -> Thresholds {
+    let mut thresholds = Thresholds {
+        degraded_after: Duration::from_mins(1),
+        error_after: Duration::from_mins(10),
+        degraded_backlog: 50,
+        error_backlog: 90,
+    };
+    let Some(node) = fields.get("health") else {
+        return thresholds;
+    };
+    let path = fields.path_of("health");
+    let Some(mut inner) = Fields::open(node, &path, fields.errors) else {
+        return thresholds;
+    };
+    let percent = (1, 100);
+    thresholds = Thresholds {
+        degraded_after: inner.duration("degraded_after", thresholds.degraded_after),
+        error_after: inner.duration("error_after", thresholds.error_after),
+        degraded_backlog: inner.count("degraded_backlog", thresholds.degraded_backlog, percent),
+        error_backlog: inner.count("error_backlog", thresholds.error_backlog, percent),
+    };
+    if thresholds.error_after < thresholds.degraded_after {
+        inner.fail(node, "error_after", "sooner than degraded_after");
+    }
+    if thresholds.error_backlog < thresholds.degraded_backlog {
+        inner.fail(node, "error_backlog", "lower than degraded_backlog");
+    }
+    inner.finish();
+    thresholds
 }
 
 fn http(fields: &mut Fields<'_, '_>) -> Option<HttpConfig> {

@@ -8,6 +8,7 @@
 
 mod console;
 mod http;
+pub(crate) mod lag;
 mod otlp;
 mod outcome;
 pub(crate) mod queue;
@@ -16,6 +17,7 @@ mod victoria;
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +30,9 @@ use super::book::Reason;
 use super::config::{UploadConfig, UploadKind};
 use super::health::{Health, HealthCell};
 use super::record::{Record, Signal};
+use crate::sys::clock;
 use console::Console;
+use lag::Progress;
 use otlp::Otlp;
 use outcome::Outcome;
 use queue::Queued;
@@ -115,6 +119,7 @@ pub(crate) struct Uploader {
     attempt: u32,
     backoff: Backoff,
     health: HealthCell,
+    progress: Arc<Progress>,
     draining: bool,
 }
 
@@ -125,7 +130,7 @@ impl Uploader {
         resource: &Resource,
         rx: mpsc::Receiver<Queued>,
         left: Vec<Queued>,
-        health: HealthCell,
+        (health, progress): (HealthCell, Arc<Progress>),
     ) -> Self {
         let backoff = Backoff::new(BackoffConfig {
             initial: Duration::from_secs(1),
@@ -147,6 +152,7 @@ impl Uploader {
             attempt: 0,
             backoff,
             health,
+            progress,
             draining: false,
         }
     }
@@ -210,6 +216,9 @@ impl Uploader {
     async fn deliver(&mut self) {
         self.staged.make_contiguous().sort_by_key(Queued::order);
         self.chunk = 0;
+        if !self.staged.is_empty() {
+            self.progress.begin(clock::monotonic());
+        }
         while let Some(first) = self.staged.front() {
             let signal = first.record().signal();
             let records: Vec<&Record> = self
@@ -233,6 +242,7 @@ impl Uploader {
                 tokio::time::sleep(delay).await;
             }
         }
+        self.progress.end();
     }
 
     /// Books what became of the first `count` records; says how long to wait if they must be sent again.
@@ -247,6 +257,7 @@ impl Uploader {
             Outcome::Accepted { left_out, why } => {
                 let left_out = usize::try_from(left_out).unwrap_or(count).min(count);
                 self.deliver_first(count - left_out);
+                self.progress.advance(clock::now());
                 self.drop_first(left_out, Reason::PartialSuccess);
                 self.chunk += 1;
                 self.next_chunk();

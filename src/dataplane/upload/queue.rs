@@ -164,6 +164,16 @@ impl Inlet {
         }
     }
 
+    /// How much of the queue is taken, by records or by bytes, whichever is more.
+    pub(crate) fn percent(&self) -> usize {
+        let share = |used: &AtomicUsize, bound: usize| {
+            let used = used.load(Ordering::Relaxed).saturating_mul(100);
+            used.checked_div(bound).unwrap_or(100)
+        };
+        let records = share(&self.fill.records, self.bounds.records);
+        records.max(share(&self.fill.bytes, self.bounds.bytes))
+    }
+
     /// How full the queue is, for the one that comes after it.
     pub(crate) fn fill(&self) -> Arc<Fill> {
         Arc::clone(&self.fill)

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::dataplane::book::{Book, Totals};
-use crate::dataplane::config::{Bounds, HttpConfig};
+use crate::dataplane::config::{Bounds, HttpConfig, Thresholds};
 use crate::dataplane::record::{Metric, Number, Point, Unit};
 use crate::units::WallTime;
 
@@ -143,6 +143,12 @@ fn start(
         interval: Duration::from_millis(100),
         batch: 1000,
         chunk,
+        thresholds: Thresholds {
+            degraded_after: Duration::from_mins(1),
+            error_after: Duration::from_mins(10),
+            degraded_backlog: 50,
+            error_backlog: 90,
+        },
         kind: UploadKind::VictoriaMetrics(http),
     };
     let (inlet, rx) = queue::open(bounds, Arc::default());
@@ -150,7 +156,13 @@ fn start(
     let resource = Resource {
         attributes: vec![("service.instance.id".to_owned(), "me".to_owned())],
     };
-    let uploader = Uploader::new(config, &resource, rx, Vec::new(), health.clone());
+    let uploader = Uploader::new(
+        config,
+        &resource,
+        rx,
+        Vec::new(),
+        (health.clone(), Arc::default()),
+    );
     let orders = watch::Sender::new(Order::Run);
     let mut task = JoinSet::new();
     task.spawn(uploader.run(orders.subscribe()));

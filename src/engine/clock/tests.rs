@@ -71,7 +71,7 @@ fn looks_come_a_minute_after_the_start_then_at_the_interval_and_one_at_a_time() 
     assert!(clock.tick(at(900, 0)).is_empty());
     // An answer to another question changes nothing.
     clock.looked(at(901, 0), Ticket(99), look(Some(Ok(60_000))));
-    assert_eq!(clock.condition().unwrap().0, true);
+    assert!(clock.condition().unwrap().0);
     clock.looked(at(901, 0), Ticket(1), look(Some(Ok(0))));
     assert_eq!(clock.due(), Some(at(901 + 300, 0).mono));
     clock.stop();
@@ -103,7 +103,7 @@ fn thresholds_are_those_of_the_settings_and_the_sign_is_said() {
     };
     let mut clock = clock(wide);
     looked(&mut clock, at(60, 0), look(Some(Ok(60_000))));
-    assert_eq!(clock.condition().unwrap().0, true);
+    assert!(clock.condition().unwrap().0);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_site_that_cannot_be_asked_is_no_fault_of_the_clock() {
     // One that was off before stays off until somebody says otherwise.
     looked(&mut clock, at(360, 0), look(Some(Ok(60_000))));
     looked(&mut clock, at(660, 0), look(Some(Err("connect: refused"))));
-    assert_eq!(clock.condition().unwrap().0, false);
+    assert!(!clock.condition().unwrap().0);
     assert_eq!(clock.snapshot().unwrap().last_error, "connect: refused");
 }
 
@@ -148,7 +148,7 @@ fn a_clock_that_was_set_is_told_and_looked_at_and_sleep_is_no_jump() {
         "what was compared is over"
     );
     looked(&mut clock, at(100, 3_600_000), look(Some(Ok(3_600_000))));
-    assert_eq!(clock.condition().unwrap().0, false);
+    assert!(!clock.condition().unwrap().0);
     let told = notes(&clock.jumped(at(200, 0), Duration::ZERO));
     assert_eq!(told, [("clock was set", "back by 3600 s".to_owned())]);
     // Two hours of sleep: the wall clock went on, ours did not.

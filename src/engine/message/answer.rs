@@ -112,7 +112,7 @@ pub struct AgentSnapshot {
     /// The link to the server.
     pub link: LinkSnapshot,
     /// Health of components below the child, by path.
-    pub components: BTreeMap<String, (bool, String)>,
+    pub components: BTreeMap<String, PartSnapshot>,
     /// Whether the default config runs although a remote one was applied.
     pub on_default: bool,
     /// Revisions that are not tried again, with the reason of each.
@@ -121,6 +121,19 @@ pub struct AgentSnapshot {
     pub frozen: Option<String>,
     /// Counters by metric name (without prefix and `_total`).
     pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// Something below a child, as the child says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartSnapshot {
+    /// Whether it is healthy.
+    pub healthy: bool,
+    /// One word of its state, where it says one: `ok`, `degraded`, `error` …
+    pub state: String,
+    /// In its own words.
+    pub words: String,
+    /// Numbers that it gives, by those of our names that it uses.
+    pub numbers: BTreeMap<&'static str, u64>,
 }
 
 /// The last remote config status as reported.

@@ -19,7 +19,8 @@ pub struct ClockQuestion {
 /// What a look at the clock saw.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClockLook {
-    /// How far our clock is ahead of the other one, in milliseconds, or why that is not known; none when nobody was asked.
+    /// How far our clock is ahead of the other one, in milliseconds, or why that is not known; none when nobody was
+    /// asked.
     pub skew_ms: Option<Result<i64, String>>,
     /// Whether the kernel says that something keeps the clock; none where it does not say.
     pub synchronised: Option<bool>,

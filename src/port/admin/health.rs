@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::wire::days_left;
-use crate::engine::message::{AgentSnapshot, CertificateSnapshot, ClockSnapshot, Origin, Snapshot};
+use crate::engine::message::{
+    AgentSnapshot, CertificateSnapshot, ClockSnapshot, Origin, PartSnapshot, Snapshot,
+};
 use crate::units::{Domain, WallTime};
 
 /// `GET /health`.
@@ -97,11 +99,13 @@ impl HealthDocument {
                 rollout(agent, &timestamp),
             );
             components.insert(format!("link.{}", agent.name), link(agent, &timestamp));
-            for (path, (healthy, status)) in &agent.components {
-                let level = if *healthy { Level::Ok } else { Level::Degraded };
+            for (path, part) in &agent.components {
+                // Never an error here: what a child's far side does is no reason to restart anything.
+                let well = part.healthy && part.state != "degraded";
+                let level = if well { Level::Ok } else { Level::Degraded };
                 components.insert(
                     format!("agent.{}/{path}", agent.name),
-                    component(level, status.clone(), &timestamp, json!({})),
+                    component(level, part.words.clone(), &timestamp, details_of(part)),
                 );
             }
         }
@@ -344,6 +348,25 @@ fn certificate_component(
     component(level, message, timestamp, details)
 }
 
+/// What our data plane tells of a part; others tell nothing of the kind.
+fn details_of(part: &PartSnapshot) -> Value {
+    let mut details = Map::new();
+    if !part.state.is_empty() {
+        details.insert("state".to_owned(), json!(part.state));
+    }
+    for (name, value) in &part.numbers {
+        let (name, value) = match *name {
+            "acknowledged.unix_ms" => (
+                "last_acknowledged".to_owned(),
+                json!(WallTime::from_unix_millis(*value).to_string()),
+            ),
+            name => (name.replace('.', "_"), json!(value)),
+        };
+        details.insert(name, value);
+    }
+    Value::Object(details)
+}
+
 /// A clock that is off is no reason to send nothing: it degrades.
 fn clock_component(clock: &ClockSnapshot, timestamp: &str) -> Component {
     let level = if clock.well {
@@ -396,6 +419,42 @@ mod tests {
             health.http_status(),
             ReadyDocument::of(&snapshot).0,
         )
+    }
+
+    #[test]
+    fn a_part_that_is_behind_degrades_and_never_fails() {
+        let part = |healthy, state: &str| PartSnapshot {
+            healthy,
+            state: state.to_owned(),
+            words: "records wait".to_owned(),
+            numbers: [("queue.percent", 95), ("acknowledged.unix_ms", 0)].into(),
+        };
+        for (healthy, state, wanted) in [
+            (true, "ok", Level::Ok),
+            (true, "unsupported", Level::Ok),
+            (true, "degraded", Level::Degraded),
+            (false, "error", Level::Degraded),
+            (false, "", Level::Degraded),
+        ] {
+            let mut snapshot = snapshot();
+            let name = "upload.vm".to_owned();
+            snapshot.agents[0]
+                .components
+                .insert(name, part(healthy, state));
+            let health = HealthDocument::of(&snapshot);
+            assert_eq!(
+                (health.status, health.http_status()),
+                (wanted, 200),
+                "{state}"
+            );
+            assert_eq!(ReadyDocument::of(&snapshot).0, 200, "{state}");
+            let component = &health.components["agent.collector/upload.vm"];
+            assert_eq!(component.details["queue_percent"], 95);
+            assert_eq!(
+                component.details["last_acknowledged"],
+                "1970-01-01T00:00:00.000Z"
+            );
+        }
     }
 
     #[test]
@@ -458,9 +517,13 @@ mod tests {
             (
                 "a component below the child",
                 |all| {
-                    all.agents[0]
-                        .components
-                        .insert("pipeline:metrics".to_owned(), (false, "stuck".to_owned()));
+                    all.agents[0].components.insert(
+                        "pipeline:metrics".to_owned(),
+                        PartSnapshot {
+                            words: "stuck".to_owned(),
+                            ..PartSnapshot::default()
+                        },
+                    );
                 },
                 (Level::Degraded, 200, 200),
             ),

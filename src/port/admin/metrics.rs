@@ -33,6 +33,7 @@ pub(crate) fn page(snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
     host(&mut registry, snapshot);
     let agents = registry.sub_registry_with_prefix("agent");
     children(agents, &snapshot.agents);
+    parts(agents, &snapshot.agents);
     revisions(agents, &snapshot.agents);
     counters(agents, &snapshot.agents);
     links(registry.sub_registry_with_prefix("link"), &snapshot.agents);
@@ -115,10 +116,60 @@ fn children(registry: &mut Registry, agents: &[AgentSnapshot]) {
             let at = std::time::Duration::from_millis(child.started.unix_millis());
             started.get_or_create(&labels).set(at.as_secs_f64());
         }
-        for (path, (well, _)) in &agent.components {
+        for (path, part) in &agent.components {
             component
                 .get_or_create(&with(agent, "component", path))
-                .set(i64::from(*well));
+                .set(i64::from(part.healthy));
+        }
+    }
+}
+
+/// What our data plane counts; other agents have pages of their own.
+fn parts(registry: &mut Registry, agents: &[AgentSnapshot]) {
+    let records = counter(
+        registry,
+        "component_records",
+        "Records of a source or an upload, by what became of them",
+    );
+    let pending = gauges(
+        registry,
+        "component_pending_records",
+        "Records of a source or an upload that are neither delivered nor dropped",
+    );
+    let queue = gauges(
+        registry,
+        "component_queue_percent",
+        "How much of an upload's queue is taken",
+    );
+    let acknowledged = seconds(
+        registry,
+        "component_last_acknowledged_timestamp",
+        "When an endpoint acknowledged a record last, since the Unix epoch",
+    );
+    for agent in agents {
+        for (path, part) in &agent.components {
+            let labels = with(agent, "component", path);
+            for (name, value) in &part.numbers {
+                let level = i64::try_from(*value).unwrap_or(i64::MAX);
+                match *name {
+                    "records.pending" => {
+                        pending.get_or_create(&labels).set(level);
+                    }
+                    "queue.percent" => {
+                        queue.get_or_create(&labels).set(level);
+                    }
+                    "acknowledged.unix_ms" => {
+                        let at = std::time::Duration::from_millis(*value);
+                        acknowledged.get_or_create(&labels).set(at.as_secs_f64());
+                    }
+                    name => {
+                        let mut labels = labels.clone();
+                        let word = name.strip_prefix("records.").unwrap_or(name);
+                        labels.push(("state", word.to_owned()));
+                        records.get_or_create(&labels).inc_by(*value);
+                    }
+                }
+            }
         }
     }
 }
@@ -328,15 +379,28 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::engine::message::PartSnapshot;
     use crate::port::admin::testing::{registration, snapshot};
 
     const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 
     fn full() -> String {
         let mut all = snapshot();
-        all.agents[0]
-            .components
-            .insert("pipeline:logs".to_owned(), (true, "ok".to_owned()));
+        all.agents[0].components.insert(
+            "upload.vm".to_owned(),
+            PartSnapshot {
+                healthy: true,
+                state: "ok".to_owned(),
+                words: "ok".to_owned(),
+                numbers: [
+                    ("records.received", 9),
+                    ("records.pending", 4),
+                    ("queue.percent", 12),
+                    ("acknowledged.unix_ms", 1_700_000_000_500),
+                ]
+                .into(),
+            },
+        );
         all.registration = Some(registration());
         page(&all).unwrap()
     }
@@ -394,6 +458,9 @@ mod tests {
             "adjutant_agent_revisions_stored{agent=\"collector\"} 2",
             "adjutant_agent_start_time_seconds{agent=\"collector\"} 1699999700.0",
             "adjutant_link_connected{agent=\"collector\"} 1",
+            "adjutant_agent_component_records_total{agent=\"collector\",component=\"upload.vm\",state=\"received\"} 9",
+            "adjutant_agent_component_pending_records{agent=\"collector\",component=\"upload.vm\"} 4",
+            "adjutant_agent_component_queue_percent{agent=\"collector\",component=\"upload.vm\"} 12",
             "adjutant_clock_skew_seconds -0.25",
             "adjutant_clock_synchronised 1",
             "adjutant_clock_jumps_total 2",

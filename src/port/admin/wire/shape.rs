@@ -123,10 +123,10 @@ impl From<&AgentSnapshot> for AgentDocument {
             components: agent
                 .components
                 .iter()
-                .map(|(path, (healthy, status))| {
+                .map(|(path, part)| {
                     let component = ComponentDocument {
-                        healthy: *healthy,
-                        status: status.clone(),
+                        healthy: part.healthy,
+                        status: part.words.clone(),
                     };
                     (path.clone(), component)
                 })
