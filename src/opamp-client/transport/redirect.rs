@@ -1,7 +1,7 @@
 //! Whether a redirect is followed, and with what.
 //!
-//! Promises: the transport stays what it is (`http` for a WebSocket means `ws`, and the other way round); never from TLS
-//! to none; to another origin go no headers and no certificate of ours. Nothing is remembered here.
+//! Promises: the transport stays what it is (`http` for a WebSocket means `ws`, and the other way round); never from
+//! TLS to none; to another origin go no headers and no certificate of ours. Nothing is remembered here.
 //! Must never: follow anything by itself, or let a request become another method: the caller sends the same again.
 
 use http::{HeaderMap, StatusCode, Uri, header};
