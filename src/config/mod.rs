@@ -103,7 +103,7 @@ impl Form {
 pub struct Server {
     /// `ws://`, `wss://`, `http://` or `https://` URL.
     pub endpoint: String,
-    /// Headers of the upgrade request; a name may repeat.
+    /// Headers of the upgrade request, or of every poll; a name may repeat.
     pub headers: Vec<(String, Secret)>,
     /// How the server's identity is verified.
     pub tls: Tls,
@@ -117,6 +117,12 @@ impl Server {
         self.headers
             .iter()
             .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+    }
+
+    /// Whether the server is polled over plain HTTP instead of spoken to over a WebSocket.
+    pub fn is_polled(&self) -> bool {
+        let scheme = self.endpoint.split("://").next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }
 }
 

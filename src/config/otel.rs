@@ -164,7 +164,10 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
 }
 
 fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
-    let about = ("URL", "the OpAMP server: ws, wss, http or https");
+    let about = (
+        "URL",
+        "the OpAMP server: ws or wss for a WebSocket, http or https to poll it",
+    );
     let endpoint = section.parsed("endpoint", about, "required", endpoint);
     let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
     let tls = tls(section.sub("tls"));

@@ -205,14 +205,17 @@ fn default_storage(env: &dyn Environment) -> PathBuf {
 
 fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
     let present = section.is_present();
-    let about = ("URL", "the OpAMP server: ws, wss, http or https");
+    let about = (
+        "URL",
+        "the OpAMP server: ws or wss for a WebSocket, http or https to poll it",
+    );
     let default =
         "$OPAMP_WS_URL, else what $OPAMP_SERVER_URL comes to, else none: run without a server";
     let endpoint = section.parsed("endpoint", about, default, endpoint);
     let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
     let heartbeat = section.duration(
         "heartbeat_interval",
-        "time between heartbeats unless the server offers another",
+        "time between heartbeats, or polls, unless the server offers another",
         30 * SECOND,
         SECOND..=3600 * SECOND,
     );
@@ -303,6 +306,9 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
         .iter()
         .find_map(|scheme| text.strip_prefix(scheme))
         .ok_or("begin the URL with ws://, wss://, http:// or https://")?;
+    if !cfg!(feature = "polling") && text.starts_with("http") {
+        return Err("this program was built without polling, use ws:// or wss://".to_owned());
+    }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
         return Err("no user or password in a URL, use `headers`".to_owned());

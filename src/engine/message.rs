@@ -193,6 +193,8 @@ pub enum LossKind {
     Throttled,
     /// The server closed in good order.
     Closed,
+    /// The server found what we sent too large.
+    TooLarge,
     /// Another HTTP status, or a broken protocol.
     Protocol,
     /// We closed it.

@@ -43,14 +43,15 @@ impl Engine {
         match event {
             LinkEvent::Up => {
                 if self.uplink.up(now.mono, link) {
-                    self.note(
-                        NoteLevel::Info,
-                        "connected to the server",
-                        vec![("link", link.0.to_string())],
-                    );
+                    let polled = self.uplink.is_polled();
+                    if !polled {
+                        self.note_connected(link);
+                    }
                     self.publish(now);
-                    if let Some(session) = &mut self.session {
-                        session.handle_connected(to_session(now.mono));
+                    match &mut self.session {
+                        Some(session) if polled => session.handle_polling(to_session(now.mono)),
+                        Some(session) => session.handle_connected(to_session(now.mono)),
+                        None => {}
                     }
                 } else {
                     self.count("stale_answers");
@@ -61,6 +62,9 @@ impl Engine {
                 let first = self.uplink.is_unheard();
                 if !self.uplink.heard(link) {
                     return self.count("stale_answers");
+                }
+                if first && self.uplink.is_polled() {
+                    self.note_connected(link);
                 }
                 if first && self.uplink.uses_token() {
                     self.out.requests.push(HostRequest::TokenAccepted);
@@ -79,11 +83,16 @@ impl Engine {
             }
             LinkEvent::Down(loss) => {
                 let was_up = self.uplink.live() == Some(link);
+                let was_connected =
+                    was_up && !(self.uplink.is_polled() && self.uplink.is_unheard());
                 let before = self.uplink.snapshot(now.mono);
                 if !self.uplink.down(now.mono, link, &loss, &mut self.random) {
                     return self.count("stale_answers");
                 }
                 if let (true, Some(session)) = (was_up, &mut self.session) {
+                    if loss.kind == LossKind::TooLarge {
+                        session.handle_too_large(to_session(now.mono));
+                    }
                     session.handle_disconnected(to_session(now.mono));
                 }
                 if self.uplink.is_rejected() && self.uplink.uses_token() {
@@ -92,7 +101,8 @@ impl Engine {
                 }
                 let after = self.uplink.snapshot(now.mono);
                 // One line for each change, not for each attempt (F-042).
-                let news = was_up || before.last_error != after.last_error || before.attempt == 0;
+                let news =
+                    was_connected || before.last_error != after.last_error || before.attempt == 0;
                 if news && loss.kind != LossKind::Ours {
                     self.note(
                         NoteLevel::Warn,
@@ -109,6 +119,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn note_connected(&mut self, link: LinkId) {
+        let fields = vec![("link", link.0.to_string())];
+        self.note(NoteLevel::Info, "connected to the server", fields);
     }
 
     /// Dials, reports, listens: everything between engine and session, ending with what is to be sent.

@@ -212,8 +212,9 @@ impl Uplink {
                     since: now,
                     heard: false,
                 };
-                self.connects = self.connects.saturating_add(1);
-                self.last_error.clear();
+                if !self.is_polled() {
+                    self.connected();
+                }
                 true
             }
             _ => false,
@@ -228,9 +229,12 @@ impl Uplink {
                 heard,
                 ..
             } if *current == link => {
-                *heard = true;
+                let first = !std::mem::replace(heard, true);
                 self.attempt = 0;
                 self.rejected = false;
+                if first && self.is_polled() {
+                    self.connected();
+                }
                 true
             }
             _ => false,
@@ -251,7 +255,8 @@ impl Uplink {
                 since,
                 heard,
             } if current == link => {
-                let good = heard || now.since(since) >= GOOD_AFTER;
+                let stood = now.since(since) >= GOOD_AFTER && !self.is_polled();
+                let good = heard || stood;
                 if good {
                     self.attempt = 0;
                 }
@@ -307,6 +312,16 @@ impl Uplink {
         }
     }
 
+    /// Whether the server is polled over plain HTTP. Then only its first answer shows that there is a link.
+    pub(crate) fn is_polled(&self) -> bool {
+        self.server.as_ref().is_some_and(Server::is_polled)
+    }
+
+    fn connected(&mut self) {
+        self.connects = self.connects.saturating_add(1);
+        self.last_error.clear();
+    }
+
     /// Whether a link is up on which the server has not said anything yet.
     pub(crate) fn is_unheard(&self) -> bool {
         matches!(self.state, State::Up { heard: false, .. })
@@ -349,6 +364,7 @@ impl Uplink {
             State::Waiting { until } if self.rejected => ("rejected", Some(until.since(now))),
             State::Waiting { until } => ("waiting", Some(until.since(now))),
             State::Dialling { .. } => ("connecting", None),
+            State::Up { heard: false, .. } if self.is_polled() => ("connecting", None),
             State::Up { .. } => ("connected", None),
             State::Closing { .. } => ("closing", None),
         };

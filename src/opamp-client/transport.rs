@@ -18,6 +18,7 @@ mod exchange;
 mod poll;
 mod proxy;
 mod pump;
+mod race;
 mod redirect;
 mod socket;
 mod target;

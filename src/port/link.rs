@@ -115,7 +115,7 @@ async fn connect(attempt: Attempt) -> Result<Connection, LinkLoss> {
     let target = target.with_tls(tls).with_proxies(attempt.proxies);
     dial(&target, DialOptions::default())
         .await
-        .map_err(|error| not_connected(&error, &server.endpoint))
+        .map_err(|error| not_connected(&error))
 }
 
 async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> LinkLoss {
@@ -184,31 +184,34 @@ pub fn broken(reason: &str) -> LinkLoss {
     loss(LossKind::Protocol, format!("internal error: {reason}"))
 }
 
-fn not_connected(error: &DialError, endpoint: &str) -> LinkLoss {
-    let (kind, hint) = match error {
-        DialError::Unauthorized { .. } => (LossKind::Rejected, ""),
-        DialError::Throttled { .. } => (LossKind::Throttled, ""),
-        DialError::Tls { .. } => (LossKind::Tls, ""),
-        DialError::Status { .. } | DialError::Upgrade { .. } if endpoint.starts_with("http") => {
-            let hint = "; a WebSocket was tried, because plain HTTP polling is not supported in this version";
-            (LossKind::Protocol, hint)
-        }
-        DialError::Status { .. } | DialError::Upgrade { .. } | DialError::Settings { .. } => {
-            (LossKind::Protocol, "")
-        }
+fn not_connected(error: &DialError) -> LinkLoss {
+    let kind = match error {
+        DialError::Unauthorized { .. } => LossKind::Rejected,
+        DialError::Throttled { .. } => LossKind::Throttled,
+        DialError::Tls { .. } => LossKind::Tls,
+        DialError::Status { .. }
+        | DialError::Upgrade { .. }
+        | DialError::Redirect { .. }
+        | DialError::Settings { .. } => LossKind::Protocol,
         // Resolve, Connect, Proxy, Timeout, and whatever a later transport calls a failure.
-        _ => (LossKind::Network, ""),
+        _ => LossKind::Network,
     };
     LinkLoss {
         kind,
-        reason: format!("{}{hint}", tls::in_words(error)),
+        reason: tls::in_words(error),
         retry_after: error.retry_after(),
     }
 }
 
+/// Numbers below it are HTTP statuses.
+const FIRST_CLOSE_CODE: u16 = 1000;
+
 fn ended(closed: &Closed) -> LinkLoss {
+    let answered = closed.code < FIRST_CLOSE_CODE;
     let kind = match (closed.class(), closed.by) {
         (ClosedClass::Wanted, _) => LossKind::Ours,
+        (ClosedClass::TooLarge, ClosedBy::Peer) => LossKind::TooLarge,
+        (ClosedClass::Lost, _) if answered => LossKind::Protocol,
         (ClosedClass::Rejected, _) => LossKind::Rejected,
         (ClosedClass::Throttled, _) => LossKind::Throttled,
         (ClosedClass::TooLarge, _) | (ClosedClass::Lost, ClosedBy::Us) => LossKind::Protocol,
@@ -217,6 +220,7 @@ fn ended(closed: &Closed) -> LinkLoss {
     };
     let reason = match (kind, closed.by, closed.reason.as_str()) {
         (LossKind::Ours, ..) => "closed by us".to_owned(),
+        (_, _, reason) if answered => reason.to_owned(),
         (_, ClosedBy::Peer, "") => format!("the server closed with code {}", closed.code),
         (_, ClosedBy::Peer, reason) => {
             format!("the server closed with code {}: {reason}", closed.code)
@@ -224,7 +228,11 @@ fn ended(closed: &Closed) -> LinkLoss {
         (_, _, "") => format!("the link broke, code {}", closed.code),
         (_, _, reason) => reason.to_owned(),
     };
-    loss(kind, reason)
+    LinkLoss {
+        kind,
+        reason,
+        retry_after: closed.retry_after,
+    }
 }
 
 #[cfg(test)]

@@ -249,6 +249,18 @@ impl Server {
         found
     }
 
+    /// Every message of an agent in order, as opamp-go's server logged it.
+    pub(crate) fn messages(&self, uid: &str) -> Vec<Value> {
+        let answer = self.api().get(&self.path(uid, "/messages")).unwrap();
+        answer.json.as_array().cloned().unwrap_or_default()
+    }
+
+    /// Every connection that was asked for, as opamp-go's server logged it.
+    pub(crate) fn all_connections(&self) -> Vec<Value> {
+        let answer = self.api().get("/connections").unwrap();
+        answer.json.as_array().cloned().unwrap_or_default()
+    }
+
     fn timeline(&self, uid: &str, kind: &str) -> Vec<String> {
         let answer = self.api().get(&self.path(uid, "")).unwrap().json;
         let lines = answer["timeline"].as_array().cloned().unwrap_or_default();

@@ -125,9 +125,9 @@ impl Session {
         let passed = |at: Option<Duration>| at.is_some_and(|at| at <= self.now);
         let full = passed(self.full_state.due_at(self.full_state_min_gap));
         let report = match self.link {
-            Link::Greeting => self.greeting(),
             Link::Leaving { last } => last,
             _ if full => Report::Full,
+            Link::Greeting => self.greeting(),
             _ => Report::Delta,
         };
         let components = passed(self.components.due_at(self.full_state_min_gap));

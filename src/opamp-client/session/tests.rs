@@ -9,6 +9,7 @@ mod errors;
 mod full_state;
 mod health_and_heartbeat;
 mod identity;
+mod polling;
 mod reconnect;
 
 use std::time::Duration;

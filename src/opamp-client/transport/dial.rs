@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::date::retry_after;
 use super::proxy::Proxy;
+use super::race::tcp;
 use super::redirect::{Location, too_many};
 use super::socket::{BoxStream, Connection, RequestHead, socket_config};
 use super::target::{Place, Target};
@@ -29,7 +30,7 @@ use crate::frame::MAX_MESSAGE_DEFAULT;
 pub struct DialOptions {
     /// For everything, from the name to the upgrade.
     pub timeout: Duration,
-    /// For each address that a name has.
+    /// For each address that a name has; they are raced, so this bounds the last one.
     pub address_timeout: Duration,
     /// Largest message that will be received.
     pub max_message: usize,
@@ -296,35 +297,6 @@ async fn through(
             reason: error.to_string(),
         })?;
     Ok(stream)
-}
-
-/// Tries the addresses of a name in order; each gets its share, so that a dead one does not eat the whole deadline.
-async fn tcp(host: &str, port: u16, limit: Duration) -> Result<TcpStream, DialError> {
-    let resolve = |source| DialError::Resolve {
-        host: host.to_owned(),
-        source,
-    };
-    let addresses = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(resolve)?;
-    let mut last = resolve(io::Error::new(io::ErrorKind::NotFound, "no address"));
-    for address in addresses {
-        let connected = timeout(limit, TcpStream::connect(address)).await;
-        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                // Messages are small and whole; waiting to merge them only adds delay. Failing that costs nothing else.
-                _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(source) => {
-                last = DialError::Connect {
-                    place: address.to_string(),
-                    source,
-                };
-            }
-        }
-    }
-    Err(last)
 }
 
 async fn secure(stream: TcpStream, host: &str, target: &Target) -> Result<BoxStream, DialError> {

@@ -5,6 +5,7 @@
 //! Must never: read a byte beyond the proxy's answer; the next one belongs to the destination.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use http::Uri;
@@ -20,7 +21,7 @@ pub struct ProxyRules {
     pub https_proxy: Option<String>,
     /// Proxy for `ws` destinations.
     pub http_proxy: Option<String>,
-    /// Comma-separated hosts, domains (with their sub-domains), `host:port`, or `*`.
+    /// Comma-separated hosts, domains (with their sub-domains), `host:port`, address ranges (`10.0.0.0/8`), or `*`.
     pub no_proxy: Option<String>,
 }
 
@@ -90,16 +91,39 @@ impl ProxyRules {
                 match rule.as_str() {
                     "" => false,
                     "*" => true,
+                    _ if in_range(&rule, &host) => true,
                     _ => host == domain || with_port == domain || (!domain.is_empty() && below),
                 }
             })
     }
 }
 
+/// Whether an address lies in a range such as `10.0.0.0/8` or `2001:db8::/32`.
+fn in_range(range: &str, host: &str) -> bool {
+    fn bits(address: IpAddr) -> (u128, u32) {
+        match address {
+            IpAddr::V4(four) => (u128::from(four.to_bits()), 32),
+            IpAddr::V6(six) => (six.to_bits(), 128),
+        }
+    }
+    let Some((network, length)) = range.split_once('/') else {
+        return false;
+    };
+    let (Ok(network), Ok(length), Ok(host)) =
+        (network.parse(), length.parse::<u32>(), host.parse())
+    else {
+        return false;
+    };
+    let ((network, width), (host, host_width)) = (bits(network), bits(host));
+    // The bits that may differ; a shift by the whole width leaves nothing to compare.
+    let free = width.checked_sub(length).filter(|_| width == host_width);
+    free.is_some_and(|free| (network ^ host).checked_shr(free).unwrap_or(0) == 0)
+}
+
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host
-            .parse::<std::net::IpAddr>()
+            .parse::<IpAddr>()
             .is_ok_and(|address| address.is_loopback())
 }
 
@@ -243,6 +267,13 @@ mod tests {
             ("example.com", true, "example.com:80", secure),
             ("example.com", false, "*", None),
             ("10.0.0.1", false, "10.0.0.1", None),
+            ("10.1.2.3", false, "192.168.0.0/16,10.0.0.0/8", None),
+            ("11.1.2.3", false, "10.0.0.0/8", plain.clone()),
+            ("11.1.2.3", false, "10.0.0.0/0", None),
+            ("2001:db8::5", false, "2001:db8::/32", None),
+            ("2001:db9::5", false, "2001:db8::/32", plain.clone()),
+            ("2001:db8::5", false, "10.0.0.0/0", plain.clone()),
+            ("10.1.2.3", false, "10.0.0.0/33,10.0.0.0/x,x/8", plain),
             ("localhost", true, "", None),
             ("127.0.0.1", true, "", None),
             ("::1", true, "", None),

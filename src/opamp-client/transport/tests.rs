@@ -5,6 +5,7 @@ mod dial;
 #[cfg(feature = "gzip")]
 mod poll;
 mod pump;
+mod secure;
 
 use std::future::Future;
 use std::time::Duration;

@@ -146,12 +146,44 @@ async fn a_server_that_is_not_there_is_a_network_loss_that_names_the_place() {
     assert!(loss.reason.contains(&address.to_string()), "{loss:?}");
 }
 
+#[cfg(feature = "polling")]
 #[tokio::test(flavor = "local")]
-async fn a_polling_endpoint_is_told_that_polling_is_not_built() {
-    let (url, _server) = answering("HTTP/1.1 405 Method Not Allowed\r\n\r\n").await;
-    let loss = loss_of(attempt(url.replace("ws://", "http://"))).await;
+async fn what_ends_the_polling_decides_what_happens_next() {
+    let cases = [
+        ("HTTP/1.1 401 Unauthorized", LossKind::Rejected, None),
+        (
+            "HTTP/1.1 429 Slow\r\nRetry-After: 7",
+            LossKind::Throttled,
+            Some(Duration::from_secs(7)),
+        ),
+        ("HTTP/1.1 413 Large", LossKind::TooLarge, None),
+        ("HTTP/1.1 500 Oops", LossKind::Protocol, None),
+    ];
+    for (head, kind, retry_after) in cases {
+        let answer = format!("{head}\r\nContent-Length: 0\r\n\r\n");
+        let (url, _server) = answering(answer.leak()).await;
+        let (tx, mut rx) = mpsc::channel(4);
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(run(attempt(url.replace("ws://", "http://")), tx));
+        let LinkReport::Up(sender) = next(&mut rx).await else {
+            panic!("not up");
+        };
+        sender.try_send(vec![0]).unwrap();
+        let LinkReport::Down(loss) = next(&mut rx).await else {
+            panic!("not down");
+        };
+        assert_eq!((loss.kind, loss.retry_after), (kind, retry_after), "{head}");
+        let said = loss.reason.starts_with("the server answered with status ");
+        assert!(said, "{loss:?}");
+    }
+}
+
+#[cfg(not(feature = "polling"))]
+#[tokio::test(flavor = "local")]
+async fn a_build_without_polling_says_so() {
+    let loss = loss_of(attempt("http://127.0.0.1:1".to_owned())).await;
     assert_eq!(loss.kind, LossKind::Protocol);
-    assert!(loss.reason.contains("plain HTTP polling"), "{loss:?}");
+    assert!(loss.reason.contains("polling is not built in"), "{loss:?}");
 }
 
 #[tokio::test(flavor = "local")]

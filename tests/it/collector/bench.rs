@@ -171,6 +171,12 @@ impl Bench {
         self.start(&text, false)
     }
 
+    /// As [`Bench::run`], with this endpoint of the server.
+    pub(crate) fn run_polled(&mut self, settings: &AgentForm, endpoint: &str) -> Supervisor {
+        let text = settings.render(endpoint, &self.path("state"));
+        self.start(&text, false)
+    }
+
     /// Runs the supervisor with a settings file; `SERVER` and `STATE` in it are filled in.
     pub(crate) fn run_text(&mut self, settings: &str) -> Supervisor {
         let text = self.fill(settings);

@@ -9,6 +9,7 @@ mod hostile;
 mod identity;
 mod layers;
 mod outage;
+mod polling;
 mod restart;
 mod rollback;
 mod start;
