@@ -98,7 +98,12 @@ impl HealthDocument {
             );
             components.insert(format!("link.{}", agent.name), link(agent, &timestamp));
             for (path, (healthy, status)) in &agent.components {
-                let level = if *healthy { Level::Ok } else { Level::Degraded };
+                // A part that does less than it should says so in front and is healthy all the same.
+                let level = if *healthy && !status.starts_with("degraded: ") {
+                    Level::Ok
+                } else {
+                    Level::Degraded
+                };
                 components.insert(
                     format!("agent.{}/{path}", agent.name),
                     component(level, status.clone(), &timestamp, json!({})),
@@ -401,7 +406,7 @@ mod tests {
     #[test]
     fn health_and_readiness_follow_the_table() {
         type Change = fn(&mut Snapshot);
-        let cases: [(&str, Change, (Level, u16, u16)); 12] = [
+        let cases: [(&str, Change, (Level, u16, u16)); 13] = [
             ("all well", |_| {}, (Level::Ok, 200, 200)),
             ("no agents", |all| all.agents.clear(), (Level::Ok, 200, 200)),
             (
@@ -461,6 +466,16 @@ mod tests {
                     all.agents[0]
                         .components
                         .insert("pipeline:metrics".to_owned(), (false, "stuck".to_owned()));
+                },
+                (Level::Degraded, 200, 200),
+            ),
+            (
+                "a part of the child that says itself that it does less",
+                |all| {
+                    let said = "degraded: nothing is received".to_owned();
+                    all.agents[0]
+                        .components
+                        .insert("source.otlp".to_owned(), (true, said));
                 },
                 (Level::Degraded, 200, 200),
             ),
