@@ -125,8 +125,9 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
         remarks.push(agent.last_error.clone());
     }
     for (path, component) in &agent.components {
-        // A source that this host cannot do makes nobody unhealthy, and yet somebody may be looking for it.
-        if !component.healthy || component.status.starts_with("unsupported: ") {
+        // What a part cannot do here, or not now, makes nobody unhealthy, and yet somebody may be looking for it.
+        let limited = ["degraded: ", "unsupported: "];
+        if !component.healthy || limited.iter().any(|it| component.status.starts_with(it)) {
             remarks.push(format!("component {path}: {}", component.status));
         }
     }

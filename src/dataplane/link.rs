@@ -284,7 +284,8 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
     for part in &report.parts {
         let status = format!("{}: {}", part.health.word(), part.totals);
         let error = match &part.health {
-            // Doors show one text per part; this one is no error, and has to say so itself.
+            // Doors show one text per part; these two leave it healthy, and have to say themselves what they are.
+            Health::Degraded(why) => format!("degraded: {why}"),
             Health::Unsupported(why) => format!("unsupported: {why}"),
             other => other.error().to_owned(),
         };
@@ -367,7 +368,7 @@ mod tests {
         assert!(tree.healthy);
         let host = &tree.component_health_map["source.host"];
         assert!(host.healthy);
-        assert_eq!(host.last_error, "collector.cpu: gone");
+        assert_eq!(host.last_error, "degraded: collector.cpu: gone");
         assert_eq!(
             host.status,
             "degraded: received 0 delivered 0 pending 0 dropped 0"

@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn health_and_readiness_follow_the_table() {
         type Change = fn(&mut Snapshot);
-        let cases: [(&str, Change, (Level, u16, u16)); 12] = [
+        let cases: [(&str, Change, (Level, u16, u16)); 13] = [
             ("all well", |_| {}, (Level::Ok, 200, 200)),
             ("no agents", |all| all.agents.clear(), (Level::Ok, 200, 200)),
             (
@@ -524,6 +524,16 @@ mod tests {
                             ..PartSnapshot::default()
                         },
                     );
+                },
+                (Level::Degraded, 200, 200),
+            ),
+            (
+                "a part of the child that says itself that it does less",
+                |all| {
+                    let said = "degraded: nothing is received".to_owned();
+                    all.agents[0]
+                        .components
+                        .insert("source.otlp".to_owned(), (true, said));
                 },
                 (Level::Degraded, 200, 200),
             ),

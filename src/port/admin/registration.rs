@@ -160,7 +160,9 @@ impl OrderDocument {
 
 /// The component of the health document.
 pub(super) fn health(snapshot: &RegistrationSnapshot, timestamp: &str) -> Component {
-    let soon = snapshot.expires_in.is_some_and(|left| left <= SOON);
+    // A token whose whole life is short is always near its end; only one that is warned about has a reason.
+    let warned = !snapshot.reason.is_empty();
+    let soon = warned && snapshot.expires_in.is_some_and(|left| left <= SOON);
     let unsaved = snapshot
         .credential
         .as_ref()
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn health_degrades_with_trouble_and_never_fails() {
         type Change = fn(&mut RegistrationSnapshot);
-        let cases: [(Change, Level, &str); 5] = [
+        let cases: [(Change, Level, &str); 6] = [
             (|_| {}, Level::Ok, "registered"),
             (
                 |all| {
@@ -244,8 +246,17 @@ mod tests {
                 "registered: the token expires in 29 days",
             ),
             (
-                |all| all.expires_in = Some(Duration::from_hours(6 * 24)),
+                |all| {
+                    all.expires_in = Some(Duration::from_hours(6 * 24));
+                    all.reason = "the token expires in 6 days".to_owned();
+                },
                 Level::Degraded,
+                "registered: the token expires in 6 days",
+            ),
+            // Issued for five days: nothing is wrong.
+            (
+                |all| all.expires_in = Some(Duration::from_hours(5 * 24)),
+                Level::Ok,
                 "registered",
             ),
             (

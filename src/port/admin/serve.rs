@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::socket::{ControlSocket, SocketError};
 use super::{Questions, Token, routes};
+use crate::sys::holder;
 
 /// Connections one door serves at the same time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -63,12 +64,14 @@ pub enum BindError {
     #[error("open the control socket")]
     Control(#[source] SocketError),
     /// An HTTP address.
-    #[error("listen on {address} for health and metrics")]
+    #[error("listen on {address} for health and metrics: {why}{help}")]
     Address {
         /// Which.
         address: SocketAddr,
-        /// Why.
-        source: io::Error,
+        /// What the system said.
+        why: io::Error,
+        /// Who is in the way, and what to do.
+        help: String,
     },
 }
 
@@ -139,7 +142,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
-    bind().map_err(|source| BindError::Address { address, source })
+    bind().map_err(|why| {
+        let help = match why.kind() {
+            io::ErrorKind::AddrInUse => in_the_way(address),
+            _ => "; set another address in http.listen".to_owned(),
+        };
+        BindError::Address { address, why, help }
+    })
+}
+
+fn in_the_way(address: SocketAddr) -> String {
+    let holder = holder::socket_at(address).map(|it| holder::with_process(&it));
+    let holder = holder.map_or_else(String::new, |it| format!("; it is held by {it}"));
+    format!("{holder}; stop that, or set another address in http.listen")
 }
 
 async fn control_loop(

@@ -114,16 +114,17 @@ impl Listener {
     }
 }
 
-/// Says who is in the way. The search reads every descriptor of every process, so it is not made on this thread and not
-/// waited for without end.
+/// Says who is in the way, and what to do. The search reads every descriptor of every process, so it is not made on
+/// this thread and not waited for without end.
 async fn held_by(address: SocketAddr) -> String {
     let search = tokio::task::spawn_blocking(move || {
         holder::socket_at(address).map(|socket| holder::with_process(&socket))
     });
-    match tokio::time::timeout(SEARCH_MAX, search).await {
+    let held = match tokio::time::timeout(SEARCH_MAX, search).await {
         Ok(Ok(Some(holder))) => format!("; it is held by {holder}"),
         Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
-    }
+    };
+    format!("{held}; free the port, or set another `acme.listen`")
 }
 
 async fn visit(stream: TcpStream, answers: Answers) {

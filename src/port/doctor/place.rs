@@ -278,8 +278,13 @@ pub fn lock(file: &Path) -> Lock {
         return Lock::Free;
     };
     let written = fs::read_to_string(file).ok();
-    let written = written.and_then(|text| text.trim().parse().ok());
+    let written = written.and_then(|text| process_in(&text));
     holder(&list, metadata.ino(), written)
+}
+
+/// The process that wrote itself into the lock file; a container's name may come after it.
+fn process_in(text: &str) -> Option<u32> {
+    text.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn holder(list: &str, inode: u64, written: Option<u32>) -> Lock {
@@ -393,6 +398,13 @@ mod tests {
         assert_eq!(holder(list, 78, Some(9)), Lock::HeldElsewhere);
         assert_eq!(holder(list, 79, Some(42)), Lock::Free);
         assert_eq!(holder("", 77, None), Lock::Free);
+    }
+
+    #[test]
+    fn a_supervisor_in_a_container_is_found_by_its_lock() {
+        assert_eq!(process_in("1 container 974ac58c\n"), Some(1));
+        assert_eq!(process_in("42\n"), Some(42));
+        assert_eq!(process_in(""), None);
     }
 
     #[test]

@@ -392,8 +392,9 @@ fn a_port_that_a_collector_has_is_said_and_fails_no_rollout() {
     assert_eq!(verdict["outcome"], "committed", "{verdict}");
     assert_eq!(verdict["status"], "APPLIED", "{verdict}");
     let (at, pid) = (collector.at, collector.pid());
-    let wanted =
-        format!("nothing is received: {at} is taken by otelcol (pid {pid}); tried again every 2 s");
+    let wanted = format!(
+        "degraded: nothing is received: {at} is taken by otelcol (pid {pid}); tried again every 2 s"
+    );
     eventually("who has the port", || {
         let said = rig.part_error("source.otlp")?;
         if said == wanted { Ok(()) } else { Err(said) }

@@ -418,9 +418,10 @@ async fn an_address_that_is_taken_is_named() {
         healthcheck: None,
     })
     .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("listen on {address} for health and metrics")
-    );
+    let words = error.to_string();
+    let begin = format!("listen on {address} for health and metrics: Address already in use");
+    assert!(words.starts_with(&begin), "{words}");
+    let own = format!("(pid {}); stop that, or set another", std::process::id());
+    assert!(words.contains(&own), "{words}");
     assert!(!dir.path().join(SOCKET).exists());
 }
