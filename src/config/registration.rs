@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use super::ours::{endpoint, tls};
 use super::read::{Reader, Section};
 use super::{Environment, Server, Tls};
+use crate::units::order;
 use crate::yaml;
 
 /// Holds the registration token.
@@ -158,7 +159,7 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Registration, bool) {
         instance_id,
         name,
         ip_address,
-        metadata: metadata.into_iter().collect(),
+        metadata: order::map(metadata),
         on_rejected,
         tls,
     };
