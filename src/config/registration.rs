@@ -36,6 +36,9 @@ const VARIABLES: [&str; 13] = [
     "SUPERVISOR_CONFIG",
     "CONFIG_FILE",
 ];
+/// What a build without the feature says when it is asked to register.
+pub const NOT_BUILT: &str = "this build cannot register with a service (feature registration); bring a token in \
+                             OPAMP_TOKEN, or use the full build";
 /// Variables that no child is ever given.
 pub const SECRET_VARIABLES: [&str; 2] = [REGISTRATION_TOKEN, OPAMP_TOKEN];
 
@@ -213,6 +216,9 @@ pub(super) fn complete(
         let message = "there is a registration token but no service to register with; set registration.url or \
                        BACKEND_URL";
         refuse(reader, message.to_owned());
+    }
+    if given.token != TokenSource::None && !cfg!(feature = "registration") {
+        refuse(reader, NOT_BUILT.to_owned());
     }
     if present && given.token == TokenSource::None && !given.seed {
         reader.warnings.push(format!(
