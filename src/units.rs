@@ -4,7 +4,9 @@
 //! environment.
 //! Must never: grow behaviour that belongs to a floor above.
 
+pub mod date;
 mod names;
+pub mod order;
 
 use std::fmt;
 use std::str::FromStr;
@@ -63,6 +65,11 @@ impl WallTime {
         self.0
     }
 
+    /// Reads RFC 3339; nothing for what is no date, or before 1970.
+    pub fn parse(text: &str) -> Option<Self> {
+        date::parse(text)
+    }
+
     /// Nanoseconds since the Unix epoch, as OpAMP and OTLP carry them.
     pub const fn unix_nanos(self) -> u64 {
         self.0.saturating_mul(1_000_000)
@@ -72,11 +79,7 @@ impl WallTime {
 impl fmt::Display for WallTime {
     /// RFC 3339 in UTC with milliseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = i64::try_from(self.0).unwrap_or(i64::MAX);
-        match jiff::Timestamp::from_millisecond(millis) {
-            Ok(timestamp) => write!(f, "{timestamp:.3}"),
-            Err(_) => write!(f, "{}ms", self.0),
-        }
+        date::print(*self, f)
     }
 }
 
@@ -128,7 +131,7 @@ impl RevisionHash {
     /// Hashes layers. Every part is length-prefixed, so no two different lists share a hash.
     pub fn of<'a>(layers: impl IntoIterator<Item = (&'a str, &'a str, &'a [u8])>) -> Self {
         let mut sorted: Vec<_> = layers.into_iter().collect();
-        sorted.sort_unstable();
+        order::sort(&mut sorted);
         let mut digest = Sha256::new();
         for (name, kind, bytes) in sorted {
             for part in [name.as_bytes(), kind.as_bytes(), bytes] {

@@ -4,13 +4,13 @@
 //! refused before it is parsed; without a file the built-in defaults hold.
 //! Must never: judge a setting.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{AppError, AppErrorKind};
 use crate::config::{self, Config, Environment, Explained, Overrides, Profile};
+use crate::units::order;
 use crate::yaml::Limits;
 
 /// What the command line says about the place of settings and state.
@@ -84,11 +84,12 @@ pub fn settings_path(named: Option<&Path>) -> Option<PathBuf> {
 /// The built-in profiles and those that the settings use, by name.
 pub fn profiles(config: &Config) -> Vec<Profile> {
     let used = config.agents.iter().map(|agent| agent.profile.clone());
-    let by_name: BTreeMap<_, _> = config::built_in(&Process)
-        .into_iter()
-        .chain(used)
-        .map(|profile| (profile.name.clone(), profile))
-        .collect();
+    let by_name = order::map(
+        config::built_in(&Process)
+            .into_iter()
+            .chain(used)
+            .map(|profile| (profile.name.clone(), profile)),
+    );
     by_name.into_values().collect()
 }
 

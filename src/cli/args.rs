@@ -153,12 +153,14 @@ pub enum Command {
         command: CertificatesCommand,
     },
     /// Register with the fleet now, whether registered already or not, and store the token
+    #[cfg(feature = "registration")]
     Onboard {
         /// Where settings and state are.
         #[command(flatten)]
         place: Place,
     },
     /// Get a new token for this gateway, store it and reconnect; the agents are not touched
+    #[cfg(feature = "registration")]
     RestartRegistration {
         /// Where settings and state are.
         #[command(flatten)]

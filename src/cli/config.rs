@@ -13,7 +13,7 @@ use super::status::table;
 use super::{Done, ExitCode, Failure, Out};
 use crate::port::admin::client::Client;
 use crate::port::admin::wire::{ContentDocument, FileDocument, RevisionsDocument};
-use crate::units::{AgentName, RevisionId};
+use crate::units::{AgentName, RevisionId, order};
 
 /// Files above this are compared for equality only.
 const DIFF_BYTES_MAX: usize = 1024 * 1024;
@@ -152,7 +152,7 @@ pub(super) fn render_content(document: &ContentDocument) -> String {
 pub(super) fn render_diff(older: &ContentDocument, newer: &ContentDocument) -> String {
     let (old, new) = (by_name(older), by_name(newer));
     let mut names: Vec<_> = old.keys().chain(new.keys()).copied().collect();
-    names.sort_unstable();
+    order::sort(&mut names);
     names.dedup();
     names
         .into_iter()
@@ -171,12 +171,12 @@ pub(super) fn render_diff(older: &ContentDocument, newer: &ContentDocument) -> S
 }
 
 fn by_name(document: &ContentDocument) -> BTreeMap<&str, &FileDocument> {
-    document
-        .files
-        .iter()
-        .filter(|file| file.layer != "marker")
-        .map(|file| (file.name.as_str(), file))
-        .collect()
+    let files = document.files.iter();
+    order::map(
+        files
+            .filter(|file| file.layer != "marker")
+            .map(|file| (file.name.as_str(), file)),
+    )
 }
 
 fn file_diff(

@@ -47,7 +47,7 @@ pub(super) async fn show(
 }
 
 fn rendered(line: &str, agent: Option<&AgentName>, json: bool) -> Option<String> {
-    let event: EventDocument = serde_json::from_str(line).ok()?;
+    let event: EventDocument = serde_json::from_slice(line.as_bytes()).ok()?;
     if agent.is_some_and(|wanted| event.agent.as_deref() != Some(wanted.as_str())) {
         return None;
     }

@@ -18,6 +18,7 @@ mod logs;
 mod orders;
 mod out;
 mod prepare;
+#[cfg(feature = "registration")]
 mod register;
 mod settings;
 mod status;
@@ -31,6 +32,7 @@ pub use args::{CertificatesCommand, Command, ConfigCommand, Place, ProfileComman
 pub use exit::ExitCode;
 pub use out::Out;
 
+#[cfg(feature = "registration")]
 use crate::engine::message::RegistrationOrder;
 use crate::port::admin::client::Client;
 
@@ -146,9 +148,11 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
                 certificates::renew(&client(&place)?, name, &wait, out).await
             }
         },
+        #[cfg(feature = "registration")]
         Command::Onboard { place } => {
             register::register(&place, RegistrationOrder::Onboard, out).await
         }
+        #[cfg(feature = "registration")]
         Command::RestartRegistration { place } => {
             register::register(&place, RegistrationOrder::Restart, out).await
         }

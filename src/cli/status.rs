@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
-
 use super::{Done, ExitCode, Failure, Out};
 use crate::port::admin::client::{Client, ClientError};
 use crate::port::admin::registration::RegistrationDocument;
@@ -175,16 +173,21 @@ pub(super) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
-    for row in rows {
-        table.add_row(row);
+    let mut lines = vec![header.map(str::to_owned)];
+    lines.extend(rows);
+    let width = |cell: &String| cell.chars().count();
+    let mut widths = [0; N];
+    for line in &lines {
+        for (widest, cell) in widths.iter_mut().zip(line) {
+            *widest = width(cell).max(*widest);
+        }
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().fold(String::new(), |mut text, line| {
-        text.push_str(line.trim_end());
+    lines.iter().fold(String::new(), |mut text, line| {
+        for (widest, cell) in widths.iter().zip(line) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', widest - width(cell) + 2));
+        }
+        text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
         text
     })

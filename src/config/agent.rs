@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::units::order;
 use crate::yaml::Limits;
 
 use super::load::{DEFAULT_AGENT, agent_name, executable};
@@ -159,7 +160,7 @@ fn agent(
         profile,
         executable: executable?,
         args: args.unwrap_or_default(),
-        env: env.into_iter().collect(),
+        env: order::map(env),
         layers,
         description,
         apply,
@@ -293,8 +294,8 @@ pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
     }
     section.finish();
     Description {
-        identifying: identifying.into_iter().collect(),
-        non_identifying: non_identifying.into_iter().collect(),
+        identifying: order::map(identifying),
+        non_identifying: order::map(non_identifying),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Must never: keep a list of keys; it asks the readers of both forms.
 
+use crate::units::order;
 use crate::yaml::nearest;
 
 use super::Form;
@@ -44,7 +45,7 @@ fn meant(near: &str) -> String {
 
 fn listed(known: &[&'static str]) -> String {
     let mut known = known.to_vec();
-    known.sort_unstable();
+    order::sort(&mut known);
     known.dedup();
     format!("unknown key, known here: {}", known.join(", "))
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::units::AgentName;
+use crate::units::{AgentName, order};
 use crate::yaml::{Error, Limits, Node, Span, Style, Value, parse};
 
 use super::expand::expand;
@@ -40,7 +40,9 @@ impl ConfigErrors {
     }
 
     fn new(mut errors: Vec<Error>) -> Self {
-        errors.sort_by(|a, b| (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column)));
+        order::sort_by(&mut errors, |a, b| {
+            (&a.origin, a.line, a.column).cmp(&(&b.origin, b.line, b.column))
+        });
         errors.dedup();
         Self(errors)
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::units::{AgentName, Secret};
+use crate::units::{AgentName, Secret, order};
 
 pub use crate::units::Rotation;
 
@@ -502,7 +502,7 @@ pub trait Environment {
         let mut files = std::fs::read_dir(path)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()?;
-        files.sort_unstable();
+        order::sort(&mut files);
         Ok(files)
     }
 }

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::units::Secret;
+use crate::units::{Secret, order};
 use crate::yaml::Node;
 
 use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
@@ -255,7 +255,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         "removed from opampsupervisor in May 2025, health comes from the opamp extension, remove it",
     );
     section.finish();
-    let env: std::collections::BTreeMap<String, String> = env.into_iter().collect();
+    let env = order::map(env);
     Some(Agent {
         name: agent_name(DEFAULT_AGENT).ok()?,
         executable: executable?,

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use crate::units::order;
 use crate::yaml::{Error, Limits, Node, Value, parse};
 
 use super::{Composition, Policy, Profile};
@@ -77,9 +78,9 @@ pub fn judge(file: &str, tree: &Node, rules: Rules<'_>) -> Vec<Error> {
         Composition::Directory => judge.kinds(tree),
     }
     tree.walk(&mut |path, node| judge.value(path, node));
-    judge
-        .refusals
-        .sort_by_key(|error| (error.line, error.column));
+    order::sort_by(&mut judge.refusals, |one, other| {
+        (one.line, one.column).cmp(&(other.line, other.column))
+    });
     judge.refusals.dedup();
     judge.refusals.truncate(REFUSALS_MAX);
     judge.refusals

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use super::ours::{endpoint, tls};
 use super::read::{Reader, Section};
 use super::{Environment, Server, Tls};
+use crate::units::order;
 use crate::yaml;
 
 /// Holds the registration token.
@@ -35,6 +36,9 @@ const VARIABLES: [&str; 13] = [
     "SUPERVISOR_CONFIG",
     "CONFIG_FILE",
 ];
+/// What a build without the feature says when it is asked to register.
+pub const NOT_BUILT: &str = "this build cannot register with a service (feature registration); bring a token in \
+                             OPAMP_TOKEN, or use the full build";
 /// Variables that no child is ever given.
 pub const SECRET_VARIABLES: [&str; 2] = [REGISTRATION_TOKEN, OPAMP_TOKEN];
 
@@ -158,7 +162,7 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Registration, bool) {
         instance_id,
         name,
         ip_address,
-        metadata: metadata.into_iter().collect(),
+        metadata: order::map(metadata),
         on_rejected,
         tls,
     };
@@ -212,6 +216,9 @@ pub(super) fn complete(
         let message = "there is a registration token but no service to register with; set registration.url or \
                        BACKEND_URL";
         refuse(reader, message.to_owned());
+    }
+    if given.token != TokenSource::None && !cfg!(feature = "registration") {
+        refuse(reader, NOT_BUILT.to_owned());
     }
     if present && given.token == TokenSource::None && !given.seed {
         reader.warnings.push(format!(

@@ -13,7 +13,7 @@ use crate::config::policy;
 use crate::config::{Agent, Composition, Layer, Profile};
 use crate::engine::certificates::DIRECTORY_VARIABLE;
 use crate::engine::message::{LayerKind, LocalFile, OfferedFile, RevisionFile};
-use crate::units::RevisionHash;
+use crate::units::{RevisionHash, order};
 use crate::yaml::{self, Node};
 
 /// The file that carries the proof marker in a [`Composition::Directory`].
@@ -136,7 +136,9 @@ fn place(settings: &Agent, offered: &[OfferedFile]) -> Result<Vec<RevisionFile>,
         })
         .collect();
     // Entries sorted by name, the one with the empty name last: a map has no order of its own.
-    placed.sort_by(|a, b| (a.source.is_empty(), &a.source).cmp(&(b.source.is_empty(), &b.source)));
+    order::sort_by(&mut placed, |a, b| {
+        (a.source.is_empty(), &a.source).cmp(&(b.source.is_empty(), &b.source))
+    });
     Ok(placed)
 }
 

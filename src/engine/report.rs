@@ -12,7 +12,7 @@ use opamp_client::messages::{
 
 use crate::config::Description;
 use crate::engine::message::{LayerKind, Outcome, PartSnapshot, RemoteStatus, RevisionFile};
-use crate::units::WallTime;
+use crate::units::{WallTime, order};
 use crate::yaml;
 
 /// Bytes of one error text that leave the host.
@@ -126,17 +126,14 @@ pub(crate) struct HealthFacts<'a> {
 
 /// The health tree: the agent over all, the rollout as a component, and the child's own components.
 pub(crate) fn health(facts: &HealthFacts<'_>) -> ComponentHealth {
-    let mut components: BTreeMap<String, ComponentHealth> = facts
-        .child
-        .map(|child| {
-            child
-                .component_health_map
-                .iter()
-                .take(COMPONENTS_MAX)
-                .map(|(name, health)| (name.clone(), health.clone()))
-                .collect()
-        })
-        .unwrap_or_default();
+    let theirs = facts.child.map(|child| &child.component_health_map);
+    let mut components = order::map(
+        theirs
+            .into_iter()
+            .flatten()
+            .take(COMPONENTS_MAX)
+            .map(|(name, health)| (name.clone(), health.clone())),
+    );
     let rollout = ComponentHealth {
         healthy: facts.rollout_healthy,
         start_time_unix_nano: 0,
@@ -263,14 +260,10 @@ pub(crate) fn effective_config(files: &[RevisionFile]) -> EffectiveConfig {
 /// The child's own effective config, redacted again by our rules.
 pub(crate) fn redacted(effective: &EffectiveConfig) -> EffectiveConfig {
     let files = effective.config_map.as_ref().map(|map| &map.config_map);
-    let config_map = files
-        .into_iter()
-        .flatten()
-        .map(|(name, file)| {
-            let text = String::from_utf8_lossy(&file.body);
-            (name.clone(), config_file(&text, &file.content_type))
-        })
-        .collect();
+    let config_map = order::map(files.into_iter().flatten().map(|(name, file)| {
+        let text = String::from_utf8_lossy(&file.body);
+        (name.clone(), config_file(&text, &file.content_type))
+    }));
     EffectiveConfig {
         config_map: Some(AgentConfigMap { config_map }),
     }

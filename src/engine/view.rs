@@ -12,7 +12,7 @@ use crate::engine::message::{
 };
 use crate::engine::rollout::{Job, Source, stored_of};
 use crate::engine::{Engine, Outcome, desired, report};
-use crate::units::{Now, RevisionId};
+use crate::units::{Now, RevisionId, order};
 
 /// An order refused.
 pub(crate) fn refusal(kind: RefusalKind, reason: &str) -> Reply {
@@ -203,7 +203,7 @@ impl Engine {
     pub(crate) fn snapshot(&self, now: Now) -> AgentSnapshot {
         let condition = self.condition(now);
         let mut revisions = self.revisions.clone();
-        revisions.sort_by(|a, b| b.id.cmp(&a.id));
+        order::sort_by(&mut revisions, |a, b| b.id.cmp(&a.id));
         let mut counters = self.counters.clone();
         counters.insert("connects", self.uplink.connects);
         counters.insert("malformed_local_messages", self.child.malformed);

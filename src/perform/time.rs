@@ -14,6 +14,7 @@ use opamp_client::transport::ProxyRules;
 use crate::engine::message::{ClockLook, ClockQuestion};
 use crate::port::fetch::{FetchRequest, Fetched, fetch, shown, tls_options};
 use crate::sys::clock;
+use crate::units::date::Date;
 
 /// For the whole request.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -84,13 +85,12 @@ pub(crate) fn skew(answer: &Fetched, ours: u64) -> Result<i64, String> {
         return Err("answers out of a cache, whose date is old".to_owned());
     }
     let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
-    let date = date.and_then(|date| {
-        let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-        parser.parse_timestamp(date).ok()
-    });
-    let date = date.ok_or("sends no date to compare with")?;
+    let date = date.and_then(Date::of_http);
+    let date = date
+        .and_then(Date::unix_millis)
+        .ok_or("sends no date to compare with")?;
     // The date is cut to whole seconds; half of one is the best guess for what was cut.
-    let theirs = date.as_millisecond().saturating_add(500);
+    let theirs = date.saturating_add(500);
     let ours = i64::try_from(ours).unwrap_or(i64::MAX);
     Ok(ours.saturating_sub(theirs))
 }

@@ -7,6 +7,8 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::units::order;
+
 /// Files of one bundle.
 const FILES_MAX: usize = 1000;
 /// Directories below each other.
@@ -79,7 +81,7 @@ pub fn read(directory: &Path) -> Result<Vec<BundleFile>, BundleError> {
             path: directory.to_owned(),
         });
     }
-    files.sort_by(|one, other| one.name.cmp(&other.name));
+    order::sort_by(&mut files, |one, other| one.name.cmp(&other.name));
     Ok(files)
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::message::{Note, NoteLevel};
 use crate::sys::log_file::LogFile;
 use crate::sys::records::{self, Lines};
-use crate::units::{Rotation, WallTime};
+use crate::units::{Rotation, WallTime, order};
 
 /// Bytes of both files together.
 pub const BYTES_MAX: u64 = 1024 * 1024;
@@ -96,7 +96,7 @@ impl Events {
             level: level.to_owned(),
             agent: note.agent.as_ref().map(ToString::to_string),
             event: note.message.to_owned(),
-            fields: fields.collect(),
+            fields: order::map(fields),
         };
         if let Ok(mut line) = serde_json::to_vec(&event) {
             line.push(b'\n');

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::units::order;
+
 /// Bytes of a fact that are read.
 const FACT_BYTES_MAX: u64 = 16 * 1024;
 
@@ -105,10 +107,11 @@ impl<V: Fn(&str) -> Option<String>> Source<V> {
             ("k8s.namespace.name", self.set("K8S_NAMESPACE_NAME")),
             ("container.id", self.container_id()),
         ];
-        let attributes = known
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-            .collect();
+        let attributes = order::map(
+            known
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.to_owned(), value?))),
+        );
         HostFacts {
             machine_id: node.or(machine).unwrap_or_default(),
             attributes,
@@ -144,11 +147,14 @@ impl<V: Fn(&str) -> Option<String>> Source<V> {
             "usr/lib/os-release",
         ];
         let text = files.iter().find_map(|file| self.text(file));
-        text.iter()
-            .flat_map(|text| text.lines())
-            .filter_map(|line| line.split_once('='))
-            .filter_map(|(key, value)| Some((key.trim().to_owned(), nonempty(unquote(value))?)))
-            .collect()
+        let lines = text.iter().flat_map(|text| text.lines());
+        order::map(
+            lines
+                .filter_map(|line| line.split_once('='))
+                .filter_map(|(key, value)| {
+                    Some((key.trim().to_owned(), nonempty(unquote(value))?))
+                }),
+        )
     }
 
     /// The longest run of 64 hexadecimal digits that names our cgroup or root mount, as container runtimes have it.

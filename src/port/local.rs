@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use opamp_client::transport::{AcceptRules, FrameSender, Pump, PumpConfig, accept};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::LocalLink;
+use crate::sys::http::Stream;
 use crate::units::{AgentName, RevisionHash};
 
 /// Messages of all children that may wait for the loop; one more waits in its connection.
@@ -218,13 +218,13 @@ impl LocalDoor {
                 Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                     // Small messages that somebody waits for; failing that costs nothing else.
                     stream.set_nodelay(true).ok();
-                    Some((Stream::Tcp(stream), None))
+                    Some((Box::new(stream) as Box<dyn Stream + Send>, None))
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let peer = stream.peer_cred().ok()?;
                     let known = peer.uid() == own_uid || peer.uid() == 0;
                     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
-                    known.then_some((Stream::Unix(stream), pid))
+                    known.then_some((Box::new(stream) as Box<dyn Stream + Send>, pid))
                 }),
             };
             match accepted {
@@ -234,24 +234,7 @@ impl LocalDoor {
                         agent: agent.clone(),
                         connection: number,
                     };
-                    match stream {
-                        Stream::Tcp(stream) => {
-                            connections.spawn_local(connection(
-                                key,
-                                stream,
-                                peer_pid,
-                                reports.clone(),
-                            ));
-                        }
-                        Stream::Unix(stream) => {
-                            connections.spawn_local(connection(
-                                key,
-                                stream,
-                                peer_pid,
-                                reports.clone(),
-                            ));
-                        }
-                    }
+                    connections.spawn_local(connection(key, stream, peer_pid, reports.clone()));
                 }
                 // A stranger, or one too many: dropping it tells the caller.
                 Ok(_) => tracing::debug!(%agent, "local connection refused"),
@@ -264,16 +247,13 @@ impl LocalDoor {
     }
 }
 
-#[derive(Debug)]
-enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-async fn connection<S>(key: LocalKey, stream: S, peer_pid: Option<u32>, reports: LocalReports)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+/// A boxed stream, so that there is one server for both kinds of doors.
+async fn connection(
+    key: LocalKey,
+    stream: Box<dyn Stream + Send>,
+    peer_pid: Option<u32>,
+    reports: LocalReports,
+) {
     let rules = AcceptRules {
         path: Some(OPAMP_PATH.to_owned()),
         allow_origin: false,

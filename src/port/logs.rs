@@ -10,6 +10,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::units::order;
+
 /// Bytes of old lines that are read at most.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of new lines that one look brings at most.
@@ -79,7 +81,7 @@ impl Log {
             })?
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
-        names.sort();
+        order::sort(&mut names);
         let name = match (agent, names.as_slice()) {
             (None, [only]) => only,
             (Some(wanted), names) if names.iter().any(|name| name == wanted) => wanted,

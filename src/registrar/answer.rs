@@ -139,10 +139,7 @@ impl Issued {
 /// RFC 3339, or seconds since the epoch.
 fn moment(value: &Value) -> Option<WallTime> {
     match value {
-        Value::String(text) => {
-            let millis = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
-            Some(WallTime::from_unix_millis(u64::try_from(millis).ok()?))
-        }
+        Value::String(text) => WallTime::parse(text),
         Value::Number(number) => claims::seconds(number.as_f64()?),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }

@@ -4,8 +4,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::{Value, json};
+
+use super::calls::{path, token_of_file};
 use super::*;
-use crate::config::{OnRejected, Tls};
+use crate::config::{OnRejected, Tls, TokenSource};
+use crate::engine::message::RegistrationCall;
+use crate::sys::durable::Disk as _;
 use crate::units::WallTime;
 
 fn settings(token: TokenSource) -> Registration {

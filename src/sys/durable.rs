@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use crate::units::order;
+
 /// Directories of ours: only for the owner.
 pub const DIR_MODE: u32 = 0o700;
 /// Files of ours: only for the owner.
@@ -266,7 +268,7 @@ impl Disk for RealDisk {
             }
             names.push(entry?.file_name());
         }
-        names.sort_unstable();
+        order::sort(&mut names);
         Ok(names)
     }
 

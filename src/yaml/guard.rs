@@ -12,6 +12,7 @@ use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Span as Place
 
 use super::node::{Node, Span, Style, Value};
 use super::{Error, Limits};
+use crate::units::order;
 
 /// Reads one document. An empty text is a null scalar.
 ///
@@ -306,7 +307,9 @@ impl<'o> Builder<'o> {
     /// Refuses a key that occurs twice, then resolves `<<`.
     fn settle(&self, entries: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, Error> {
         let mut keys: Vec<&Node> = entries.iter().map(|(key, _)| key).collect();
-        keys.sort_by_key(|key| (key.text(), key.span.start));
+        order::sort_by(&mut keys, |one, other| {
+            (one.text(), one.span.start).cmp(&(other.text(), other.span.start))
+        });
         for (first, second) in keys.iter().zip(keys.iter().skip(1)) {
             if first.text() == second.text() {
                 let name: String = second.text().unwrap_or_default().chars().take(64).collect();

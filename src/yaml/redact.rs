@@ -5,6 +5,7 @@
 //! Must never: re-emit YAML; the reader compares what is left with what they wrote.
 
 use super::{Limits, parse};
+use crate::units::order;
 
 /// What stands in place of a secret.
 pub const REDACTED: &str = "[REDACTED]";
@@ -57,7 +58,7 @@ pub fn redact(text: &str, is_secret: impl Fn(&[&str]) -> bool) -> String {
             spans.extend(urls.map(|(from, to)| (start + from, start + to)));
         }
     });
-    spans.sort_unstable();
+    order::sort(&mut spans);
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
     for (start, end) in spans {

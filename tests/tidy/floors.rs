@@ -216,7 +216,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("serde_yaml", &["src/yaml.rs", "src/yaml/"]),
     ("granit_parser", &["src/yaml.rs", "src/yaml/"]),
     ("clap", &["src/cli/"]),
-    ("comfy_table", &["src/cli/"]),
     ("similar", &["src/cli/"]),
     ("prometheus_client", &["src/port/admin/"]),
 ];
@@ -245,5 +244,30 @@ fn foreign_crates_have_one_door() {
             }
         }
     }
+    nothing(&findings);
+}
+
+/// The sort of the standard library is compiled anew for every type; what every build has uses one copy of it.
+#[test]
+fn sorting_has_one_door() {
+    const DOOR: &str = "src/units/order.rs";
+    const NOT_IN_EVERY_BUILD: [&str; 2] = ["src/dataplane/", "src/dev_server/"];
+    let mut findings = Vec::new();
+    let mut seen = false;
+    for (file, _, text) in sources() {
+        if NOT_IN_EVERY_BUILD.iter().any(|part| file.starts_with(part)) {
+            continue;
+        }
+        for (index, line) in text.lines().enumerate() {
+            if [".sort()", ".sort_"].iter().any(|sort| line.contains(sort)) {
+                if file == DOOR {
+                    seen = true;
+                } else {
+                    findings.push(format!("{file}:{}: only {DOOR} sorts", index + 1));
+                }
+            }
+        }
+    }
+    assert!(seen, "{DOOR} does not sort");
     nothing(&findings);
 }

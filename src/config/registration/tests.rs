@@ -34,6 +34,27 @@ fn nothing_asks_for_a_registration_by_itself() {
 }
 
 #[test]
+#[cfg(not(feature = "registration"))]
+fn a_build_without_registration_says_so() {
+    for (text, vars) in [
+        (
+            "registration: {url: 'https://r', token_file: /t}\n",
+            &[][..],
+        ),
+        (
+            "",
+            &[("BACKEND_URL", "https://b"), ("REGISTRATION_TOKEN", "t")],
+        ),
+    ] {
+        let errors = read(text, vars).unwrap_err();
+        assert!(errors.contains("this build cannot register"), "{errors}");
+    }
+    // A token that somebody else obtained needs no call.
+    assert!(config("", &[("OPAMP_TOKEN", "t")]).registration.is_some());
+}
+
+#[test]
+#[cfg(feature = "registration")]
 fn keys_win_over_variables() {
     let vars = &[
         ("BACKEND_URL", "https://env:8000/"),

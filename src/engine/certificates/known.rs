@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::config::certificates::domains_of;
 use crate::config::{Agent, Certificate};
 use crate::engine::message::{LayerKind, Pair, RevisionFile};
-use crate::units::{CertificateName, Domain, WallTime};
+use crate::units::{CertificateName, Domain, WallTime, order};
 
 /// Names the directory of all certificates in a child's environment.
 pub(crate) const DIRECTORY_VARIABLE: &str = "ADJUTANT_CERTIFICATES_DIR";
@@ -48,10 +48,7 @@ impl Known {
                 format!("${{env:{DIRECTORY_VARIABLE}}}/"),
                 format!("${DIRECTORY_VARIABLE}/"),
             ],
-            by_name: entries
-                .into_iter()
-                .map(|entry| (entry.name.clone(), entry))
-                .collect(),
+            by_name: order::map(entries.into_iter().map(|entry| (entry.name.clone(), entry))),
         }
     }
 

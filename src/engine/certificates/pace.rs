@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::engine::message::{Attempts, CertificateFault, CertificateFaultKind};
 use crate::engine::random::Random;
-use crate::units::{Domain, WallTime};
+use crate::units::{Domain, WallTime, order};
 
 /// Orders inside a window; authorities allow about five failed validations an hour.
 const ORDERS_MAX: usize = 4;
@@ -62,7 +62,7 @@ impl Pace {
         let window = retry.saturating_mul(u32::try_from(ORDERS_MAX).unwrap_or(u32::MAX));
         let recent = |at: &&WallTime| **at <= now && now < plus(**at, window);
         let mut recent: Vec<WallTime> = set.begun.iter().filter(recent).copied().collect();
-        recent.sort_unstable();
+        order::sort(&mut recent);
         let crowded = recent.len().checked_sub(ORDERS_MAX);
         let crowded = crowded
             .and_then(|at| recent.get(at))

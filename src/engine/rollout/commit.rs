@@ -7,7 +7,7 @@ use super::Stage;
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskWork, Origin, Outcome, Step};
-use crate::units::{Now, RevisionHash, RevisionId};
+use crate::units::{Now, RevisionHash, RevisionId, order};
 
 impl Engine {
     pub(super) fn mark_good(&mut self) {
@@ -76,7 +76,7 @@ impl Engine {
             .iter()
             .map(|stored| stored.id.clone())
             .collect();
-        ids.sort_unstable();
+        order::sort(&mut ids);
         ids.reverse();
         let referenced = |id: &RevisionId| {
             self.current

@@ -530,10 +530,15 @@ mod tests {
             (
                 "a part of the child that says itself that it does less",
                 |all| {
-                    let said = "degraded: nothing is received".to_owned();
-                    all.agents[0]
-                        .components
-                        .insert("source.otlp".to_owned(), (true, said));
+                    all.agents[0].components.insert(
+                        "source.otlp".to_owned(),
+                        PartSnapshot {
+                            healthy: true,
+                            state: "degraded".to_owned(),
+                            words: "degraded: nothing is received".to_owned(),
+                            ..PartSnapshot::default()
+                        },
+                    );
                 },
                 (Level::Degraded, 200, 200),
             ),

@@ -17,13 +17,13 @@ use futures_util::future::{LocalBoxFuture, select_all};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use super::socket::{ControlSocket, SocketError};
 use super::{Questions, Token, routes};
 use crate::sys::holder;
+use crate::sys::http::Stream;
 
 /// Connections one door serves at the same time; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -170,7 +170,7 @@ async fn control_loop(
                 let uid = stream.peer_cred().map(|peer| peer.uid());
                 let known = uid.is_ok_and(|uid| peers.contains(&uid));
                 let router = if known { &trusted } else { &strangers };
-                exchanges.begin(stream, router.clone());
+                exchanges.begin(Box::new(stream), router.clone());
             }
             Err(error) => pause(&error).await,
         }
@@ -182,7 +182,7 @@ async fn page_loop(listener: TcpListener, router: Router) -> Infallible {
     loop {
         exchanges.make_room().await;
         match listener.accept().await {
-            Ok((stream, _)) => exchanges.begin(stream, router.clone()),
+            Ok((stream, _)) => exchanges.begin(Box::new(stream), router.clone()),
             Err(error) => pause(&error).await,
         }
     }
@@ -210,11 +210,8 @@ impl Exchanges {
         }
     }
 
-    fn begin(
-        &mut self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        router: Router,
-    ) {
+    /// A boxed stream, so that there is one server for both kinds of doors.
+    fn begin(&mut self, stream: Box<dyn Stream + Send>, router: Router) {
         self.0.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -13,6 +13,7 @@ use super::layout::JOURNAL_BYTES_MAX;
 use super::wire::{self, JournalHeader, JournalLine, Unreadable};
 use crate::engine::message::Record;
 use crate::sys::durable::{Disk, FILE_MODE, Kind, replace};
+use crate::units::order;
 
 /// A longer journal is compacted.
 const COMPACT_ABOVE: u64 = 256 * 1024;
@@ -231,7 +232,7 @@ fn print_line(record: &Record) -> io::Result<Vec<u8>> {
 /// Drops the records of all but the last transactions.
 fn keep_recent(records: &mut Vec<Record>) {
     let mut transactions: Vec<u64> = records.iter().map(|record| record.transaction).collect();
-    transactions.sort_unstable();
+    order::sort(&mut transactions);
     transactions.dedup();
     let oldest = transactions.iter().nth_back(KEEP_TRANSACTIONS - 1);
     if let Some(oldest) = oldest.copied() {

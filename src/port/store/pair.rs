@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
 use crate::engine::message::{Pair, PairId};
+use crate::units::date::Date;
 use crate::units::{Domain, RevisionHash, WallTime, hex};
 
 /// Certificates in a chain; public ones have three.
@@ -149,7 +150,7 @@ fn time(tag: u8, text: &[u8]) -> Option<WallTime> {
     const UTC: u8 = 0x17;
     const GENERALIZED: u8 = 0x18;
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
-    let number = |text: &str| text.parse::<i16>().ok();
+    let number = |text: &str| text.parse::<u16>().ok();
     let (year, rest) = match tag {
         UTC => {
             let (year, rest) = text.split_at_checked(2)?;
@@ -162,14 +163,17 @@ fn time(tag: u8, text: &[u8]) -> Option<WallTime> {
         }
         _ => return None,
     };
-    let two = |at: usize| rest.get(at..at + 2)?.parse::<i8>().ok();
-    let date = jiff::civil::DateTime::new(year, two(0)?, two(2)?, two(4)?, two(6)?, two(8)?, 0);
-    // As a plain difference: the year 9999, which means "no end", is beyond a timestamp. What begins before 1970 has
-    // begun.
-    let since = date
-        .ok()?
-        .duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
-    let millis = u64::try_from(since.as_millis()).unwrap_or(0);
+    let two = |at: usize| rest.get(at..at + 2)?.parse().ok();
+    let date = Date {
+        year,
+        month: two(0)?,
+        day: two(2)?,
+        hour: two(4)?,
+        minute: two(6)?,
+        second: two(8)?,
+    };
+    // What begins before 1970 has begun.
+    let millis = u64::try_from(date.unix_millis()?).unwrap_or(0);
     Some(WallTime::from_unix_millis(millis))
 }
 

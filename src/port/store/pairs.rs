@@ -21,7 +21,7 @@ use crate::engine::message::{
 use crate::sys::durable::{
     DIR_MODE, Disk, FILE_MODE, Kind, remove_tree, swap_link, temporary_name, write_durable,
 };
-use crate::units::{CertificateName, Domain, Secret, WallTime};
+use crate::units::{CertificateName, Domain, Secret, WallTime, order};
 
 /// The chain, leaf first.
 pub const CHAIN_FILE: &str = "fullchain.pem";
@@ -386,7 +386,7 @@ impl<D: Disk> PairStore<D> {
                 others.push((until, id));
             }
         }
-        others.sort_unstable();
+        order::sort(&mut others);
         let surplus = others.len().saturating_sub(SPARE_MAX);
         for (_, id) in others.into_iter().take(surplus) {
             let trash = directory.join(format!("{TRASH}{id}"));

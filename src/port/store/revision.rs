@@ -266,7 +266,8 @@ fn parents(revision: &Revision) -> BTreeSet<PathBuf> {
         let parents: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_path_buf).collect();
         parents
     };
-    let mut dirs: BTreeSet<PathBuf> = revision.files.iter().flat_map(ancestors).collect();
+    let mut dirs = BTreeSet::new();
+    dirs.extend(revision.files.iter().flat_map(ancestors));
     dirs.remove(Path::new(""));
     dirs
 }

@@ -13,7 +13,7 @@ use super::layout::{FORMAT, REASON_BYTES_MAX};
 use crate::engine::message::{
     Identity, LayerKind, Origin, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
-use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime, hex, unhex};
+use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime, hex, order, unhex};
 
 /// Why bytes on disk are not what this version wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -347,7 +347,7 @@ impl From<&Identity> for IdentityFile {
         Self {
             format: FORMAT,
             machine_id: identity.machine_id.clone(),
-            instance_uids: uids.map(|(name, uid)| (name.clone(), hex(uid))).collect(),
+            instance_uids: order::map(uids.map(|(name, uid)| (name.clone(), hex(uid)))),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     RemoteStatus, Revision, RevisionDocument, RevisionFile, RevisionsDocument, Snapshot,
     StatusDocument, Step, StoredRevision, WallTime,
 };
+use crate::units::order;
 
 impl From<&Snapshot> for StatusDocument {
     fn from(snapshot: &Snapshot) -> Self {
@@ -120,25 +121,22 @@ impl From<&AgentSnapshot> for AgentDocument {
                 attempt: agent.link.attempt,
                 retry_in_seconds: agent.link.retry_in.map(seconds),
             },
-            components: agent
-                .components
-                .iter()
-                .map(|(path, part)| {
-                    let component = ComponentDocument {
-                        healthy: part.healthy,
-                        status: part.words.clone(),
-                    };
-                    (path.clone(), component)
-                })
-                .collect(),
+            components: order::map(agent.components.iter().map(|(path, part)| {
+                let component = ComponentDocument {
+                    healthy: part.healthy,
+                    status: part.words.clone(),
+                };
+                (path.clone(), component)
+            })),
             on_default: agent.on_default,
             rejected: agent.rejected.len(),
             frozen: agent.frozen.clone(),
-            counters: agent
-                .counters
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect(),
+            counters: order::map(
+                agent
+                    .counters
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), *value)),
+            ),
         }
     }
 }
