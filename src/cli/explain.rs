@@ -9,8 +9,7 @@ use super::args::Place;
 use super::status::table;
 use super::{Done, ExitCode, Failure, Out, settings};
 use crate::app;
-use crate::config::{DecidedBy, Explained, Form, keys_not_built};
-use crate::yaml::nearest;
+use crate::config::{DecidedBy, Explained, Form, keys_not_built, nearest_key};
 
 pub(super) fn show(
     place: &Place,
@@ -55,7 +54,7 @@ fn below<'a>(all: &'a [Explained], key: &str) -> Result<Vec<&'a Explained>, Fail
         .flat_map(keys_not_built);
     let hint = if later.any(|it| is_like(&it, key)) {
         "it is known, and not supported in this version".to_owned()
-    } else if let Some(near) = nearest(key, all.iter().map(|it| it.key.as_str())) {
+    } else if let Some(near) = nearest_key(key, all) {
         format!("did you mean {near:?}?")
     } else {
         "`adjutant explain` lists them all".to_owned()

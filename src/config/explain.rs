@@ -4,7 +4,7 @@
 //! value is shown as it was written, so that what `${…}` stands for and what may be a secret stays where it is.
 //! Must never: explain settings that would be refused.
 
-use crate::yaml::{Limits, Node, REDACTED, Value, is_secret_path, parse};
+use crate::yaml::{Limits, Node, REDACTED, Value, is_secret_path, nearest, parse};
 
 use super::load::{self, ConfigErrors, Overrides, form_of};
 use super::read::{Key, Reader};
@@ -109,6 +109,11 @@ pub fn explain(
     Ok(explained
         .map(|(about, found)| one(about, found, origin, env, (overrides, &config)))
         .collect())
+}
+
+/// The key that a mistyped one was probably meant to be.
+pub fn nearest_key<'a>(key: &str, all: &'a [Explained]) -> Option<&'a str> {
+    nearest(key, all.iter().map(|it| it.key.as_str()))
 }
 
 fn one(

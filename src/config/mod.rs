@@ -34,7 +34,7 @@ mod value;
 
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
 pub use clock::ClockWatch;
-pub use explain::{DecidedBy, Explained, explain};
+pub use explain::{DecidedBy, Explained, explain, nearest_key};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
 pub use profile::{built_in, built_in_names};

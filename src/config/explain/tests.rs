@@ -1,3 +1,5 @@
+//! Layers, secrets, and the keys that are explained.
+
 use super::super::tests::Env;
 use super::*;
 use crate::config::keys;

@@ -1,8 +1,8 @@
 //! One request and its answer, over a connection that is kept while it lasts.
 //!
 //! Promises: at most one request is out; a kept connection that turns out to be closed is replaced and the same bytes
-//! are sent again, once, because the peer closing an idle connection says nothing about the message; answers are
-//! bounded before and after they are inflated; redirects keep method and body.
+//! are sent again, once, because the peer closing an idle connection says nothing about the message; answers
+//! are bounded before and after they are inflated; redirects keep method and body.
 //! Must never: send a request again that may have been read from a fresh connection, or pass on an answer that is no
 //! 200: every other status is how the link ended.
 
