@@ -2,7 +2,8 @@
 //! `tokio`) a transport that moves its frames.
 //!
 //! Read in this order: [`messages`] (the schema), [`frame`] (bytes in, message or error out), [`backoff`] (when to try
-//! again), [`session`] (what to say and what was meant), `transport` (how the bytes travel).
+//! again), [`session`] (what to say and what was meant), [`packages`] (what to fetch, install, remove), `transport`
+//! (how the bytes travel).
 //!
 //! Must never: know about supervisors, read a clock, a file or the environment by itself, or panic on what a peer
 //! sends.
@@ -10,6 +11,7 @@
 pub mod backoff;
 pub mod frame;
 pub mod messages;
+pub mod packages;
 pub mod session;
 #[cfg(feature = "tokio")]
 pub mod transport;

@@ -30,6 +30,8 @@ use std::time::Duration;
 
 pub use event::{Refusal, ServerErrorKind, SessionEvent, SessionStats};
 
+pub(crate) use event::printable;
+
 use crate::frame;
 use crate::messages::{
     AGENT_CAPABILITIES_ALL, AgentCapabilities, AgentDescription, AvailableComponents,

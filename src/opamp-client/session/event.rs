@@ -174,7 +174,7 @@ impl Events {
 }
 
 /// Cuts text to a bound on a character boundary and replaces what would not print.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::new();
     for char in text.chars() {
         let char = if char.is_control() { ' ' } else { char };
