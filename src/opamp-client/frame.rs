@@ -1,18 +1,22 @@
 //! One WebSocket message: a header and protobuf bytes. Bytes in, message or error out.
 //!
 //! Promises: decoding is total (any bytes give a message or a typed error, R-015), bounded in size
-//! and in depth (100 levels, R-306); unknown fields are skipped. Encoding always writes the one-byte header
+//! and in depth (100 levels, R-306), and both are known, with the number of fields, before anything is allocated;
+//! unknown fields are skipped. Encoding always writes the one-byte header
 //! 0.
 //! Must never: keep state, or allocate for a message that is over its limit.
 //!
 //! A server may omit the header (old ones do, R-307). That is unambiguous: a protobuf message cannot start with a zero
 //! tag, so a leading varint of value 0, however long it is written, is a header and anything else is not.
 
+mod scan;
+
 use prost::Message;
 
+use crate::messages::shape;
 use crate::messages::{
     AgentRemoteConfig, AgentToServer, ConnectionSettingsOffers, ConnectionSettingsStatus,
-    EffectiveConfig, PackageStatuses, RemoteConfigStatus, ServerToAgent,
+    EffectiveConfig, PackageStatuses, PackagesAvailable, RemoteConfigStatus, ServerToAgent,
 };
 
 /// Default of both message limits, header included: 64 MiB.
@@ -76,6 +80,19 @@ pub enum FrameError {
         /// The limit it breaks.
         limit: usize,
     },
+    /// Messages nest deeper than is read; nothing was decoded.
+    #[error("messages nest deeper than {limit} levels")]
+    TooDeep {
+        /// The limit it breaks.
+        limit: usize,
+    },
+    /// More fields than any real message has; nothing was decoded. A few bytes each, they would take many times as much
+    /// memory.
+    #[error("message has more than {limit} fields")]
+    TooManyFields {
+        /// The limit it breaks.
+        limit: usize,
+    },
     /// The payload is not the protobuf message that was expected.
     #[error("payload is not protobuf: {reason}")]
     Malformed {
@@ -92,10 +109,11 @@ pub trait Wire: sealed::Sealed + Sized {
     /// The protobuf bytes.
     fn to_wire(&self) -> Vec<u8>;
 
-    /// Reads protobuf bytes, at most 100 levels deep.
+    /// Reads protobuf bytes, at most 100 levels deep and of at most 262 144 fields.
     ///
     /// # Errors
-    /// [`FrameError::Malformed`] for anything that is not this message.
+    /// [`FrameError::TooDeep`], [`FrameError::TooManyFields`], [`FrameError::Malformed`] for anything else that is not
+    /// this message.
     fn from_wire(bytes: &[u8]) -> Result<Self, FrameError>;
 
     #[doc(hidden)]
@@ -107,7 +125,7 @@ mod sealed {
 }
 
 macro_rules! wire {
-    ($($message:ty),* $(,)?) => {$(
+    ($($message:ty = $shape:expr),* $(,)?) => {$(
         impl sealed::Sealed for $message {}
 
         impl Wire for $message {
@@ -120,6 +138,7 @@ macro_rules! wire {
             }
 
             fn from_wire(bytes: &[u8]) -> Result<Self, FrameError> {
+                scan::check(bytes, $shape)?;
                 Self::decode(bytes).map_err(|error| FrameError::Malformed {
                     reason: error.to_string(),
                 })
@@ -134,14 +153,15 @@ macro_rules! wire {
 }
 
 wire!(
-    AgentToServer,
-    ServerToAgent,
-    AgentRemoteConfig,
-    ConnectionSettingsOffers,
-    ConnectionSettingsStatus,
-    EffectiveConfig,
-    PackageStatuses,
-    RemoteConfigStatus,
+    AgentToServer = shape::AGENT_TO_SERVER,
+    ServerToAgent = shape::SERVER_TO_AGENT,
+    AgentRemoteConfig = shape::AGENT_REMOTE_CONFIG,
+    ConnectionSettingsOffers = shape::CONNECTION_SETTINGS_OFFERS,
+    ConnectionSettingsStatus = shape::CONNECTION_SETTINGS_STATUS,
+    EffectiveConfig = shape::EFFECTIVE_CONFIG,
+    PackageStatuses = shape::PACKAGE_STATUSES,
+    PackagesAvailable = shape::PACKAGES_AVAILABLE,
+    RemoteConfigStatus = shape::REMOTE_CONFIG_STATUS,
 );
 
 /// Encodes `message` with its header.
@@ -430,7 +450,7 @@ mod tests {
         // KeyValue.value = 2 in AgentDescription.identifying_attributes = 1 in AgentToServer.agent_description = 3.
         let bytes = wrap(0x1A, &wrap(0x0A, &wrap(0x12, &value)));
         let error = AgentToServer::from_wire(&bytes).unwrap_err();
-        assert!(error.to_string().contains("recursion"), "{error}");
+        assert_eq!(error, FrameError::TooDeep { limit: 100 });
     }
 
     proptest! {

@@ -220,7 +220,7 @@ impl Session {
             last_sent: Duration::ZERO,
             unanswered: true,
             now: Duration::ZERO,
-            events: Events::default(),
+            events: Events::new(max_message),
             stats: SessionStats::default(),
         })
     }
@@ -410,6 +410,12 @@ impl Session {
         self.events.is_empty() && self.owed_at().is_none()
     }
 
+    /// About how many bytes wait in unread events. Never more than [`SessionConfig::max_message`], unless the newest
+    /// event alone is larger; the oldest go first, custom messages before offers.
+    pub fn queued_bytes(&self) -> usize {
+        self.events.bytes()
+    }
+
     /// Counters since the session was built.
     pub fn stats(&self) -> &SessionStats {
         &self.stats
@@ -424,9 +430,8 @@ impl Session {
     }
 
     fn emit(&mut self, event: SessionEvent) {
-        if !self.events.push(event) {
-            self.stats.events_dropped = self.stats.events_dropped.saturating_add(1);
-        }
+        let dropped = self.events.push(event);
+        self.stats.events_dropped = self.stats.events_dropped.saturating_add(dropped);
     }
 }
 
