@@ -25,6 +25,9 @@ pub const MAX_MESSAGE_DEFAULT: usize = 64 * 1024 * 1024;
 /// The header of this protocol version: the varint 0.
 pub(crate) const HEADER: u8 = 0;
 
+/// Bytes of an identity.
+const UID_LEN: usize = 16;
+
 /// A varint of 64 bits takes at most this many bytes.
 const VARINT_LEN_MAX: usize = 10;
 
@@ -204,6 +207,24 @@ pub fn decode<M: Wire>(frame: &[u8], rules: FrameRules) -> Result<M, FrameError>
         });
     }
     M::from_wire(payload(frame, rules.header)?)
+}
+
+/// Whom a message of the server is for, without decoding it: for several sessions over one connection. Empty if
+/// it names nobody; cut to 16 bytes if it names more than an identity has.
+///
+/// # Errors
+/// As [`decode`], but what stands behind the address is not looked at.
+pub fn addressee(frame: &[u8], rules: FrameRules) -> Result<Vec<u8>, FrameError> {
+    /// `ServerToAgent.instance_uid`.
+    const UID_FIELD: u64 = 1;
+    if frame.len() > rules.max_message {
+        return Err(FrameError::TooLarge {
+            bytes: frame.len(),
+            limit: rules.max_message,
+        });
+    }
+    let uid = scan::bytes_field(payload(frame, rules.header)?, UID_FIELD);
+    Ok(uid.iter().copied().take(UID_LEN).collect())
 }
 
 /// Strips the header.

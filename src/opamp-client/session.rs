@@ -36,7 +36,7 @@ use crate::frame;
 use crate::messages::{
     AGENT_CAPABILITIES_ALL, AgentCapabilities, AgentDescription, AvailableComponents,
     ComponentHealth, ConnectionSettingsStatus, CustomCapabilities, CustomMessage, EffectiveConfig,
-    PackageStatuses, RemoteConfigStatus,
+    PackageStatuses, RemoteConfigStatus, RemoteConfigStatuses,
 };
 use event::Events;
 use fields::{Fields, Report};
@@ -300,8 +300,11 @@ impl Session {
         self.fields.effective_config.set(config);
     }
 
-    /// Sets what became of the last remote configuration.
-    pub fn set_remote_config_status(&mut self, status: RemoteConfigStatus) {
+    /// Sets what became of the last remote configuration. The text is for failures alone.
+    pub fn set_remote_config_status(&mut self, mut status: RemoteConfigStatus) {
+        if status.status != RemoteConfigStatuses::Failed as i32 {
+            status.error_message.clear();
+        }
         self.fields.remote_config_status.set(status);
     }
 

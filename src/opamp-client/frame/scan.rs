@@ -109,6 +109,34 @@ pub(super) fn check(bytes: &[u8], root: usize) -> Result<(), FrameError> {
     Ok(())
 }
 
+/// The last value of a field of text or bytes, as a decoder would have it; nothing if there is none.
+pub(super) fn bytes_field(bytes: &[u8], field: u64) -> &[u8] {
+    let mut rest = bytes;
+    let mut found: &[u8] = &[];
+    while let Some((tag, after)) = varint(rest) {
+        rest = match tag & 7 {
+            0 => varint(after).map_or(&[][..], |(_, after)| after),
+            1 => after.get(8..).unwrap_or_default(),
+            5 => after.get(4..).unwrap_or_default(),
+            2 => {
+                let value = varint(after).and_then(|(len, after)| {
+                    let len = usize::try_from(len).ok()?;
+                    after.split_at_checked(len)
+                });
+                let Some((value, after)) = value else {
+                    break;
+                };
+                if tag >> 3 == field {
+                    found = value;
+                }
+                after
+            }
+            _ => break,
+        };
+    }
+    found
+}
+
 /// The message that a field of a message is, if it is one.
 fn message_of(shape: Option<usize>, field: u64) -> Option<usize> {
     SHAPES
