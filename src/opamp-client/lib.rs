@@ -10,6 +10,8 @@
 
 pub mod backoff;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod messages;
 pub mod packages;
 pub mod session;

@@ -134,7 +134,7 @@ pub struct SessionStats {
 
 impl SessionEvent {
     /// About what it takes in memory.
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let held = match self {
             Self::RemoteConfig(offer) => offer.encoded_len(),
             Self::ConnectionSettings(offers) => offers.encoded_len(),
