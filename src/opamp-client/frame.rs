@@ -31,7 +31,7 @@ const UID_LEN: usize = 16;
 /// A varint of 64 bits takes at most this many bytes.
 const VARINT_LEN_MAX: usize = 10;
 
-/// Whether a received message may lack the header.
+/// Whether a received message may lack the header. Complete: it is there or it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HeaderRule {
     /// With and without header; the default, because servers in the field omit it.

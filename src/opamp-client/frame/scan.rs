@@ -242,7 +242,7 @@ mod tests {
     fn unknown_groups_are_skipped_and_bounded() {
         let groups = |levels: usize| {
             // Field 30: start group 243, end group 244.
-            [vec![0xF3, 1].repeat(levels), vec![0xF4, 1].repeat(levels)].concat()
+            [[0xF3, 1].repeat(levels), [0xF4, 1].repeat(levels)].concat()
         };
         let check = |levels| check(&groups(levels), shape::SERVER_TO_AGENT);
         assert_eq!(check(99), Ok(()));

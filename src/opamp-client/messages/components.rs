@@ -101,7 +101,7 @@ mod tests {
         let empty = hashes.last().unwrap();
         assert_eq!(*empty, FNV_START.to_be_bytes());
         let known = list(&["otlp"], &[("version", "1")]).hash;
-        let hex: String = known.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "21a63102f6784be9b7439d7f16087bf8");
+        let known = u128::from_be_bytes(known.try_into().unwrap());
+        assert_eq!(known, 0x21a6_3102_f678_4be9_b743_9d7f_1608_7bf8);
     }
 }

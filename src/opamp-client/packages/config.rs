@@ -32,6 +32,7 @@ pub enum Verification {
 
 /// What a caller allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PackagesConfig {
     /// What a new offer removes.
     pub removal: Removal,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::messages::{Header, PackageType};
 
-/// Names one piece of work. Never used twice by one [`Packages`].
+/// Names one piece of work. Never used twice by one [`super::Packages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
 
-/// Work for the caller. Every effect but [`PackageEffect::Cancel`] is answered by [`Packages::handle_result`] with its
+/// Work for the caller. Every effect but [`PackageEffect::Cancel`] is answered by [`super::Packages::handle_result`] with its
 /// ticket.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
