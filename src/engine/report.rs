@@ -294,3 +294,6 @@ pub(crate) fn remote_config_status(status: &RemoteStatus) -> RemoteConfigStatus 
 pub(crate) fn uid_text(uid: [u8; 16]) -> String {
     uuid::Uuid::from_bytes(uid).hyphenated().to_string()
 }
+
+#[cfg(test)]
+mod tests;

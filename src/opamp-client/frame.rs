@@ -1,18 +1,22 @@
 //! One WebSocket message: a header and protobuf bytes. Bytes in, message or error out.
 //!
 //! Promises: decoding is total (any bytes give a message or a typed error, R-015), bounded in size
-//! and in depth (100 levels, R-306); unknown fields are skipped. Encoding always writes the one-byte header
+//! and in depth (100 levels, R-306), and both are known, with the number of fields, before anything is allocated;
+//! unknown fields are skipped. Encoding always writes the one-byte header
 //! 0.
 //! Must never: keep state, or allocate for a message that is over its limit.
 //!
 //! A server may omit the header (old ones do, R-307). That is unambiguous: a protobuf message cannot start with a zero
 //! tag, so a leading varint of value 0, however long it is written, is a header and anything else is not.
 
+mod scan;
+
 use prost::Message;
 
+use crate::messages::shape;
 use crate::messages::{
     AgentRemoteConfig, AgentToServer, ConnectionSettingsOffers, ConnectionSettingsStatus,
-    EffectiveConfig, PackageStatuses, RemoteConfigStatus, ServerToAgent,
+    EffectiveConfig, PackageStatuses, PackagesAvailable, RemoteConfigStatus, ServerToAgent,
 };
 
 /// Default of both message limits, header included: 64 MiB.
@@ -21,10 +25,13 @@ pub const MAX_MESSAGE_DEFAULT: usize = 64 * 1024 * 1024;
 /// The header of this protocol version: the varint 0.
 pub(crate) const HEADER: u8 = 0;
 
+/// Bytes of an identity.
+const UID_LEN: usize = 16;
+
 /// A varint of 64 bits takes at most this many bytes.
 const VARINT_LEN_MAX: usize = 10;
 
-/// Whether a received message may lack the header.
+/// Whether a received message may lack the header. Complete: it is there or it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HeaderRule {
     /// With and without header; the default, because servers in the field omit it.
@@ -76,6 +83,19 @@ pub enum FrameError {
         /// The limit it breaks.
         limit: usize,
     },
+    /// Messages nest deeper than is read; nothing was decoded.
+    #[error("messages nest deeper than {limit} levels")]
+    TooDeep {
+        /// The limit it breaks.
+        limit: usize,
+    },
+    /// More fields than any real message has; nothing was decoded. A few bytes each, they would take many times as much
+    /// memory.
+    #[error("message has more than {limit} fields")]
+    TooManyFields {
+        /// The limit it breaks.
+        limit: usize,
+    },
     /// The payload is not the protobuf message that was expected.
     #[error("payload is not protobuf: {reason}")]
     Malformed {
@@ -92,10 +112,11 @@ pub trait Wire: sealed::Sealed + Sized {
     /// The protobuf bytes.
     fn to_wire(&self) -> Vec<u8>;
 
-    /// Reads protobuf bytes, at most 100 levels deep.
+    /// Reads protobuf bytes, at most 100 levels deep and of at most 262 144 fields.
     ///
     /// # Errors
-    /// [`FrameError::Malformed`] for anything that is not this message.
+    /// [`FrameError::TooDeep`], [`FrameError::TooManyFields`], [`FrameError::Malformed`] for anything else that is not
+    /// this message.
     fn from_wire(bytes: &[u8]) -> Result<Self, FrameError>;
 
     #[doc(hidden)]
@@ -107,7 +128,7 @@ mod sealed {
 }
 
 macro_rules! wire {
-    ($($message:ty),* $(,)?) => {$(
+    ($($message:ty = $shape:expr),* $(,)?) => {$(
         impl sealed::Sealed for $message {}
 
         impl Wire for $message {
@@ -120,6 +141,7 @@ macro_rules! wire {
             }
 
             fn from_wire(bytes: &[u8]) -> Result<Self, FrameError> {
+                scan::check(bytes, $shape)?;
                 Self::decode(bytes).map_err(|error| FrameError::Malformed {
                     reason: error.to_string(),
                 })
@@ -134,14 +156,15 @@ macro_rules! wire {
 }
 
 wire!(
-    AgentToServer,
-    ServerToAgent,
-    AgentRemoteConfig,
-    ConnectionSettingsOffers,
-    ConnectionSettingsStatus,
-    EffectiveConfig,
-    PackageStatuses,
-    RemoteConfigStatus,
+    AgentToServer = shape::AGENT_TO_SERVER,
+    ServerToAgent = shape::SERVER_TO_AGENT,
+    AgentRemoteConfig = shape::AGENT_REMOTE_CONFIG,
+    ConnectionSettingsOffers = shape::CONNECTION_SETTINGS_OFFERS,
+    ConnectionSettingsStatus = shape::CONNECTION_SETTINGS_STATUS,
+    EffectiveConfig = shape::EFFECTIVE_CONFIG,
+    PackageStatuses = shape::PACKAGE_STATUSES,
+    PackagesAvailable = shape::PACKAGES_AVAILABLE,
+    RemoteConfigStatus = shape::REMOTE_CONFIG_STATUS,
 );
 
 /// Encodes `message` with its header.
@@ -184,6 +207,24 @@ pub fn decode<M: Wire>(frame: &[u8], rules: FrameRules) -> Result<M, FrameError>
         });
     }
     M::from_wire(payload(frame, rules.header)?)
+}
+
+/// Whom a message of the server is for, without decoding it: for several sessions over one connection. Empty if
+/// it names nobody; cut to 16 bytes if it names more than an identity has.
+///
+/// # Errors
+/// As [`decode`], but what stands behind the address is not looked at.
+pub fn addressee(frame: &[u8], rules: FrameRules) -> Result<Vec<u8>, FrameError> {
+    /// `ServerToAgent.instance_uid`.
+    const UID_FIELD: u64 = 1;
+    if frame.len() > rules.max_message {
+        return Err(FrameError::TooLarge {
+            bytes: frame.len(),
+            limit: rules.max_message,
+        });
+    }
+    let uid = scan::bytes_field(payload(frame, rules.header)?, UID_FIELD);
+    Ok(uid.iter().copied().take(UID_LEN).collect())
 }
 
 /// Strips the header.
@@ -430,7 +471,7 @@ mod tests {
         // KeyValue.value = 2 in AgentDescription.identifying_attributes = 1 in AgentToServer.agent_description = 3.
         let bytes = wrap(0x1A, &wrap(0x0A, &wrap(0x12, &value)));
         let error = AgentToServer::from_wire(&bytes).unwrap_err();
-        assert!(error.to_string().contains("recursion"), "{error}");
+        assert_eq!(error, FrameError::TooDeep { limit: 100 });
     }
 
     proptest! {

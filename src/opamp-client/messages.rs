@@ -14,7 +14,16 @@
 )]
 mod generated;
 
+mod components;
+mod custom;
+mod print;
+
+pub use custom::CustomNameError;
 pub use generated::*;
+
+#[rustfmt::skip]
+#[allow(dead_code, reason = "generated; every message has a number, few are the root of anything")]
+pub(crate) mod shape;
 
 /// Every agent capability bit that is defined; all others are sent as zero (R-080).
 pub const AGENT_CAPABILITIES_ALL: u64 = 0xFFFF;
@@ -72,12 +81,22 @@ impl KeyValue {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use super::*;
 
     const HEADER: &str = "//! Generated from `proto/opamp/v1/*.proto` by prost-build; do not edit.\n\
         //! Regenerate: `REGENERATE=1 cargo test -p opamp-client messages`.\n\n";
+
+    /// What may hold secrets; see `messages/print.rs`.
+    const PRINTED_BY_HAND: [&str; 6] = [
+        "AgentConfigFile",
+        "DownloadableFile",
+        "Header",
+        "OtherConnectionSettings",
+        "ProxyConnectionSettings",
+        "TLSCertificate",
+    ];
 
     fn generate() -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
@@ -92,6 +111,7 @@ mod tests {
             .collect();
         let code = prost_build::Config::new()
             .btree_map(["."])
+            .skip_debug(PRINTED_BY_HAND)
             .generate(modules)
             .expect("messages generate");
         assert_eq!(code.len(), 1, "one package makes one file");
@@ -99,25 +119,73 @@ mod tests {
             .fold(HEADER.to_owned(), |all, one| all + &one)
     }
 
-    fn committed() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("messages/generated.rs")
+    /// Which fields of which message are messages, map entries included.
+    fn shapes() -> String {
+        use std::collections::BTreeMap;
+        use std::fmt::Write as _;
+
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+        let files = protox::compile(["opamp/v1/opamp.proto"], [root]).expect("proto compiles");
+        let mut all = BTreeMap::new();
+        for file in &files.file {
+            for message in &file.message_type {
+                let name = format!(".{}.{}", file.package(), message.name());
+                for entry in &message.nested_type {
+                    all.insert(format!("{name}.{}", entry.name()), entry.clone());
+                }
+                all.insert(name, message.clone());
+            }
+        }
+        let numbers: BTreeMap<_, _> = all.keys().zip(0_usize..).collect();
+        let mut out = "//! Generated from `proto/opamp/v1/*.proto`; do not edit. Which fields are messages, and which.\n\
+            //! Regenerate: `REGENERATE=1 cargo test -p opamp-client messages`.\n\n"
+            .to_owned();
+        let short = |name: &str| {
+            name.trim_start_matches(".opamp.proto.v1.")
+                .replace('.', "_")
+        };
+        for (name, number) in &numbers {
+            let mut constant = String::new();
+            for char in short(name).chars() {
+                if char.is_uppercase() && !constant.is_empty() && !constant.ends_with('_') {
+                    constant.push('_');
+                }
+                constant.push(char.to_ascii_uppercase());
+            }
+            writeln!(out, "pub(crate) const {constant}: usize = {number};").unwrap();
+        }
+        out.push_str("\npub(crate) static SHAPES: &[&[(u32, usize)]] = &[\n");
+        for (name, message) in &all {
+            let fields: Vec<_> = message
+                .field
+                .iter()
+                .filter_map(|field| {
+                    let number = numbers.get(&field.type_name().to_owned())?;
+                    Some(format!("({}, {number})", field.number()))
+                })
+                .collect();
+            writeln!(out, "    // {}\n    &[{}],", short(name), fields.join(", ")).unwrap();
+        }
+        out.push_str("];\n");
+        out
     }
 
     #[test]
     fn committed_messages_are_what_the_schema_generates() {
-        let fresh = generate();
-        if std::env::var_os("REGENERATE").is_some() {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "a source file in a checkout; durability is the checkout's affair"
-            )]
-            std::fs::write(committed(), &fresh).expect("write generated messages");
+        for (name, fresh) in [("generated.rs", generate()), ("shape.rs", shapes())] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("messages")
+                .join(name);
+            if std::env::var_os("REGENERATE").is_some() {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a source file in a checkout; durability is the checkout's affair"
+                )]
+                std::fs::write(&path, &fresh).expect("write generated messages");
+            }
+            let stored = std::fs::read_to_string(path).expect("read generated messages");
+            assert!(stored == fresh, "messages/{name} differs from the schema");
         }
-        let stored = std::fs::read_to_string(committed()).expect("read generated messages");
-        assert!(
-            stored == fresh,
-            "messages/generated.rs differs from the schema"
-        );
     }
 
     // R-305: 41 messages and 135 fields, none outside the published schema.

@@ -30,11 +30,13 @@ use std::time::Duration;
 
 pub use event::{Refusal, ServerErrorKind, SessionEvent, SessionStats};
 
+pub(crate) use event::printable;
+
 use crate::frame;
 use crate::messages::{
     AGENT_CAPABILITIES_ALL, AgentCapabilities, AgentDescription, AvailableComponents,
     ComponentHealth, ConnectionSettingsStatus, CustomCapabilities, CustomMessage, EffectiveConfig,
-    PackageStatuses, RemoteConfigStatus,
+    PackageStatuses, RemoteConfigStatus, RemoteConfigStatuses,
 };
 use event::Events;
 use fields::{Fields, Report};
@@ -218,7 +220,7 @@ impl Session {
             last_sent: Duration::ZERO,
             unanswered: true,
             now: Duration::ZERO,
-            events: Events::default(),
+            events: Events::new(max_message),
             stats: SessionStats::default(),
         })
     }
@@ -298,8 +300,11 @@ impl Session {
         self.fields.effective_config.set(config);
     }
 
-    /// Sets what became of the last remote configuration.
-    pub fn set_remote_config_status(&mut self, status: RemoteConfigStatus) {
+    /// Sets what became of the last remote configuration. The text is for failures alone.
+    pub fn set_remote_config_status(&mut self, mut status: RemoteConfigStatus) {
+        if status.status != RemoteConfigStatuses::Failed as i32 {
+            status.error_message.clear();
+        }
         self.fields.remote_config_status.set(status);
     }
 
@@ -408,6 +413,12 @@ impl Session {
         self.events.is_empty() && self.owed_at().is_none()
     }
 
+    /// About how many bytes wait in unread events. Never more than [`SessionConfig::max_message`], unless the newest
+    /// event alone is larger; the oldest go first, custom messages before offers.
+    pub fn queued_bytes(&self) -> usize {
+        self.events.bytes()
+    }
+
     /// Counters since the session was built.
     pub fn stats(&self) -> &SessionStats {
         &self.stats
@@ -422,9 +433,8 @@ impl Session {
     }
 
     fn emit(&mut self, event: SessionEvent) {
-        if !self.events.push(event) {
-            self.stats.events_dropped = self.stats.events_dropped.saturating_add(1);
-        }
+        let dropped = self.events.push(event);
+        self.stats.events_dropped = self.stats.events_dropped.saturating_add(dropped);
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use opamp_client::messages::AgentConfigMap;
+
 use super::world::{Behaviour, Death, Faults, World};
 
 pub(super) const APPLIED: i32 = 1;
@@ -180,6 +182,35 @@ fn server_that_is_away_or_flaps_never_reaches_the_child() {
     world.server_up(false);
     world.run(Duration::from_mins(2));
     assert_eq!((world.living(), world.signals), before);
+    settled(&mut world);
+}
+
+//
+#[test]
+fn offers_that_bring_no_config_are_answered_and_change_nothing() {
+    let mut world = calm(8);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    let hash = world.server_read().unwrap().0.to_vec();
+    let (child, reports) = (world.living(), world.reported.len());
+
+    // The hash that is known, and nothing with it: no change.
+    world.send_config(&hash, None);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.reported.len(), reports);
+
+    // Another hash with no config, and one with an empty map, which is kept out by default.
+    let kept = "empty config map: the running config is kept (apply.empty_config: keep)";
+    for (hash, config, words) in [
+        (&b"none"[..], None, "the offer has no config"),
+        (b"empty", Some(AgentConfigMap::default()), kept),
+    ] {
+        world.send_config(hash, config);
+        world.run(Duration::from_secs(60));
+        assert_eq!(world.server_read(), Some((hash, FAILED, words)));
+    }
+    assert_eq!(world.living(), child);
     settled(&mut world);
 }
 

@@ -374,6 +374,7 @@ pub struct AgentConfigMap {
 }
 /// One configuration file or section.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct AgentConfigFile {
     /// Raw, agent-specific format.
     #[prost(bytes = "vec", tag = "1")]
@@ -410,6 +411,7 @@ pub struct PackageAvailable {
 }
 /// Where to download a package file.
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct DownloadableFile {
     /// HTTP GET. (beta)
     #[prost(string, tag = "1")]
@@ -509,6 +511,7 @@ pub struct TelemetryConnectionSettings {
 }
 /// Settings of one other connection, known to the agent by name.
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct OtherConnectionSettings {
     /// URL, host:port or other. (beta)
     #[prost(string, tag = "1")]
@@ -553,6 +556,7 @@ pub struct TlsConnectionSettings {
 }
 /// A proxy on the way to the other end.
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct ProxyConnectionSettings {
     /// Non-empty; URL or host:port. (development)
     #[prost(string, tag = "1")]
@@ -570,6 +574,7 @@ pub struct Headers {
 }
 /// One HTTP header.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct Header {
     /// Key. (beta)
     #[prost(string, tag = "1")]
@@ -580,6 +585,7 @@ pub struct Header {
 }
 /// A client certificate with its key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct TlsCertificate {
     /// PEM certificate, required. (beta)
     #[prost(bytes = "vec", tag = "1")]

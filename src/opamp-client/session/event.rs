@@ -1,11 +1,13 @@
 //! What a session tells its caller: events and counters.
 //!
-//! Promises: the queue is bounded; when it is full the oldest event goes and is counted. Text from the server is
-//! bounded and printable.
+//! Promises: the queue is bounded in number and in bytes; when it is full the oldest event goes and is counted, custom
+//! messages before offers. Text from the server is bounded and printable.
 //! Must never: hold a decision. A refusal is reported here, made in `receive.rs`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use prost::Message as _;
 
 use crate::messages::{
     AgentRemoteConfig, ConnectionSettingsOffers, CustomMessage, PackagesAvailable,
@@ -130,38 +132,97 @@ pub struct SessionStats {
     pub refused: u64,
 }
 
+impl SessionEvent {
+    /// About what it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        let held = match self {
+            Self::RemoteConfig(offer) => offer.encoded_len(),
+            Self::ConnectionSettings(offers) => offers.encoded_len(),
+            Self::PackagesAvailable(offer) => offer.encoded_len(),
+            Self::CustomMessage(message) => message.encoded_len(),
+            Self::ServerCustomCapabilities(list) => {
+                let text: usize = list.iter().map(String::len).sum();
+                text.saturating_add(list.len().saturating_mul(size_of::<String>()))
+            }
+            Self::ServerError { message, .. } => message.len(),
+            Self::ForeignInstanceUid(uid) => uid.len(),
+            _ => 0,
+        };
+        held.saturating_add(size_of::<Self>())
+    }
+}
+
 /// The bounded queue of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Events {
-    queue: VecDeque<SessionEvent>,
+    /// With the size of each.
+    queue: VecDeque<(SessionEvent, usize)>,
+    /// Of all of them.
+    bytes: usize,
+    /// They may be more than this only if the newest alone is.
+    bytes_max: usize,
     /// Refusals already told on this connection.
     told: Vec<Refusal>,
 }
 
 impl Events {
-    /// Appends; false if an older event had to go.
-    pub(super) fn push(&mut self, event: SessionEvent) -> bool {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            told: Vec::new(),
+        }
+    }
+
+    /// Appends; how many older events had to go.
+    pub(super) fn push(&mut self, event: SessionEvent) -> u64 {
+        let is_there = |(old, _): &(SessionEvent, usize)| *old == event;
         match &event {
-            SessionEvent::Restart if self.queue.contains(&event) => return true,
-            SessionEvent::Refused(refusal) if self.told.contains(refusal) => return true,
+            SessionEvent::Restart if self.queue.iter().any(is_there) => return 0,
+            SessionEvent::Refused(refusal) if self.told.contains(refusal) => return 0,
             SessionEvent::Refused(refusal) => self.told.push(*refusal),
-            // Only the latest offer matters, and it may be large.
+            // Only the latest offer matters, and it may be large.
             SessionEvent::RemoteConfig(_) => {
-                self.queue
-                    .retain(|old| !matches!(old, SessionEvent::RemoteConfig(_)));
+                self.forget(|old| matches!(old, SessionEvent::RemoteConfig(_)));
+            }
+            SessionEvent::PackagesAvailable(_) => {
+                self.forget(|old| matches!(old, SessionEvent::PackagesAvailable(_)));
             }
             _ => {}
         }
-        let fits = self.queue.len() < EVENTS_MAX;
-        if !fits {
-            self.queue.pop_front();
+        let size = event.size();
+        let mut dropped = 0;
+        while self.queue.len() >= EVENTS_MAX
+            || self.bytes.saturating_add(size) > self.bytes_max && !self.queue.is_empty()
+        {
+            let custom = self
+                .queue
+                .iter()
+                .position(|(old, _)| matches!(old, SessionEvent::CustomMessage(_)));
+            let gone = self.queue.remove(custom.unwrap_or(0));
+            self.bytes = self.bytes.saturating_sub(gone.map_or(0, |(_, size)| size));
+            dropped += 1;
         }
-        self.queue.push_back(event);
-        fits
+        self.bytes = self.bytes.saturating_add(size);
+        self.queue.push_back((event, size));
+        dropped
+    }
+
+    fn forget(&mut self, which: impl Fn(&SessionEvent) -> bool) {
+        self.queue.retain(|(old, _)| !which(old));
+        self.bytes = self.queue.iter().map(|(_, size)| size).sum();
     }
 
     pub(super) fn pop(&mut self) -> Option<SessionEvent> {
-        self.queue.pop_front()
+        let (event, size) = self.queue.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(size);
+        Some(event)
+    }
+
+    /// Bytes that wait to be read.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -174,7 +235,7 @@ impl Events {
 }
 
 /// Cuts text to a bound on a character boundary and replaces what would not print.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::new();
     for char in text.chars() {
         let char = if char.is_control() { ' ' } else { char };

@@ -3,9 +3,12 @@
 mod capabilities;
 mod commands;
 mod components;
+mod content;
 mod conversation;
 mod custom_messages;
 mod errors;
+mod flood;
+mod flowgate;
 mod full_state;
 mod health_and_heartbeat;
 mod identity;

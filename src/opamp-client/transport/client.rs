@@ -124,6 +124,16 @@ pub enum ClientEvent {
     },
 }
 
+impl ClientEvent {
+    /// About what it takes in memory.
+    fn size(&self) -> usize {
+        match self {
+            Self::Session(event) => event.size(),
+            _ => size_of::<Self>(),
+        }
+    }
+}
+
 /// The client has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("client has ended")]
@@ -146,7 +156,7 @@ impl ClientHandle {
     }
 
     /// The next event; `None` when the client has ended. At most 320 unread events are
-    /// kept; the oldest are dropped first.
+    /// kept, and of 256 of them no more bytes than one message may have; the oldest are dropped first.
     ///
     /// # Cancel safety
     /// Safe; no event is lost.

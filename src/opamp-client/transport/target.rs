@@ -14,6 +14,9 @@ use super::{ProxyRules, TlsOptions};
 /// The path of the protocol, used when a URL has none.
 const DEFAULT_PATH: &str = "/v1/opamp";
 
+/// The port that servers listen on by default.
+const DEFAULT_PORT: u16 = 4320;
+
 /// Headers that belong to the handshake. `Origin` makes servers take us for a browser.
 const OWN_HEADERS: [HeaderName; 8] = [
     header::HOST,
@@ -180,6 +183,26 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// A host of which nothing else is known: WebSocket over TLS, the port and the path that OpAMP servers have by
+    /// default.
+    ///
+    /// # Errors
+    /// [`TargetError`] for what is not a host name or an address.
+    pub fn host(host: &str) -> Result<Self, TargetError> {
+        let host = match host.parse::<std::net::Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => host.to_owned(),
+        };
+        let inside = host.trim_start_matches('[').trim_end_matches(']');
+        let is_bracketed = inside.len() != host.len();
+        if host.contains(['/', '?', '#']) || host.contains(':') && !is_bracketed {
+            return Err(TargetError::Syntax {
+                reason: "a host name or an address is wanted".to_owned(),
+            });
+        }
+        format!("wss://{host}:{DEFAULT_PORT}").parse()
+    }
+
     /// A Unix socket; the upgrade request goes to the default path.
     ///
     /// # Errors
@@ -363,6 +386,24 @@ mod tests {
         }
         let syntax = "ws://a b".parse::<Target>().unwrap_err();
         assert!(matches!(syntax, TargetError::Syntax { .. }), "{syntax}");
+    }
+
+    //
+    #[test]
+    fn a_host_alone_means_tls_and_the_default_port() {
+        for (host, url) in [
+            ("fleet.example", "wss://fleet.example:4320/v1/opamp"),
+            ("10.0.0.1", "wss://10.0.0.1:4320/v1/opamp"),
+            ("::1", "wss://[::1]:4320/v1/opamp"),
+            ("[::1]", "wss://[::1]:4320/v1/opamp"),
+        ] {
+            let target = Target::host(host).unwrap();
+            assert_eq!(target.to_string(), url);
+            assert!(target.is_tls() && !target.is_polling());
+        }
+        for host in ["", "a/b", "ws://a", "a:1", "a b", "u@a", "[::1]:5"] {
+            assert!(Target::host(host).is_err(), "{host}");
+        }
     }
 
     //

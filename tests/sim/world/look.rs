@@ -22,6 +22,16 @@ impl World {
         self.text_at("last-good")
     }
 
+    /// The last status the server read, of whatever offer.
+    pub(crate) fn server_read(&self) -> Option<(&[u8], i32, &str)> {
+        let status = self.server.status.as_ref()?;
+        Some((
+            &status.last_remote_config_hash,
+            status.status,
+            &status.error_message,
+        ))
+    }
+
     pub(crate) fn server_status(&self) -> Option<(i32, String)> {
         let status = self.server.status.as_ref()?;
         let hash = &self.server.offer.as_ref()?.hash;

@@ -147,6 +147,27 @@ impl World {
         }
     }
 
+    /// The server says this of its config, once, and insists on nothing.
+    pub(crate) fn send_config(&mut self, hash: &[u8], config: Option<AgentConfigMap>) {
+        self.server.offer = None;
+        if let Some(link) = self.server.link {
+            let message = ServerToAgent {
+                remote_config: Some(AgentRemoteConfig {
+                    config,
+                    config_hash: hash.to_vec(),
+                }),
+                ..ServerToAgent::default()
+            };
+            self.later(
+                1,
+                What::ServerAnswers {
+                    link,
+                    message: Box::new(message),
+                },
+            );
+        }
+    }
+
     pub(crate) fn order_restart(&mut self) {
         if let Some(link) = self.server.link {
             let message = ServerToAgent {

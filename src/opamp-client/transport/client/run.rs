@@ -162,10 +162,18 @@ impl Client {
     }
 
     pub(super) fn tell(&mut self, event: ClientEvent) {
-        if self.waiting.len() >= WAITING_MAX {
+        let size = event.size();
+        // The newest is kept, whatever its size; what waits besides is bounded as the session's own queue is.
+        while self.waiting.len() >= WAITING_MAX
+            || !self.waiting.is_empty() && self.waiting_bytes() + size > self.dial.max_message
+        {
             self.waiting.pop_front();
         }
         self.waiting.push_back(event);
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.waiting.iter().map(ClientEvent::size).sum()
     }
 
     pub(super) fn now(&self) -> Duration {
