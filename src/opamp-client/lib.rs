@@ -3,7 +3,7 @@
 //!
 //! Read in this order: [`messages`] (the schema), [`frame`] (bytes in, message or error out), [`backoff`] (when to try
 //! again), [`session`] (what to say and what was meant), [`packages`] (what to fetch, install, remove), `transport`
-//! (how the bytes travel).
+//! (how the bytes travel), `settings` (connection settings that a server offers: checked, tried, kept or undone).
 //!
 //! Must never: know about supervisors, read a clock, a file or the environment by itself, or panic on what a peer
 //! sends.
@@ -59,6 +59,8 @@ pub mod fuzz;
 pub mod messages;
 pub mod packages;
 pub mod session;
+#[cfg(feature = "tokio")]
+pub mod settings;
 #[cfg(feature = "tokio")]
 pub mod transport;
 

@@ -35,8 +35,8 @@ pub(crate) use event::printable;
 use crate::frame;
 use crate::messages::{
     AGENT_CAPABILITIES_ALL, AgentCapabilities, AgentDescription, AvailableComponents,
-    ComponentHealth, ConnectionSettingsStatus, CustomCapabilities, CustomMessage, EffectiveConfig,
-    PackageStatuses, RemoteConfigStatus, RemoteConfigStatuses,
+    ComponentHealth, ConnectionSettingsRequest, ConnectionSettingsStatus, CustomCapabilities,
+    CustomMessage, EffectiveConfig, PackageStatuses, RemoteConfigStatus, RemoteConfigStatuses,
 };
 use event::Events;
 use fields::{Fields, Report};
@@ -53,7 +53,7 @@ const MESSAGE_LIMIT_MIN: usize = 1024;
 const REKEY_HOLD: Duration = Duration::from_secs(10);
 
 /// Bounds of the heartbeat interval, whoever sets it. A configured interval may be shorter than an offered one.
-const HEARTBEAT_OFFER_MIN: Duration = Duration::from_secs(1);
+pub(crate) const HEARTBEAT_OFFER_MIN: Duration = Duration::from_secs(1);
 const HEARTBEAT_MAX: Duration = Duration::from_hours(24);
 
 /// What a session is built from.
@@ -156,6 +156,7 @@ pub struct Session {
     /// Something outside `fields` changed that the server must hear: capabilities or flags.
     header_changed: bool,
     custom_messages: VecDeque<CustomMessage>,
+    settings_request: Option<ConnectionSettingsRequest>,
     full_state: OnRequest,
     components: OnRequest,
     health_pace: Pace,
@@ -213,6 +214,7 @@ impl Session {
             fields: Fields::default(),
             header_changed: false,
             custom_messages: VecDeque::new(),
+            settings_request: None,
             full_state: OnRequest::default(),
             components: OnRequest::default(),
             health_pace: Pace::default(),
@@ -329,6 +331,12 @@ impl Session {
         self.fields.custom_capabilities.set(capabilities);
     }
 
+    /// Sends this request once, as soon as the server says that it takes requests; a connection that ends takes
+    /// the request with it. Replaces one that has not left yet.
+    pub fn request_connection_settings(&mut self, request: ConnectionSettingsRequest) {
+        self.settings_request = Some(request);
+    }
+
     /// Queues a custom message. Queued ones are sent in order, each in a message of its own and at most once.
     ///
     /// # Errors
@@ -371,6 +379,7 @@ impl Session {
         self.advance(now);
         self.take_back();
         self.exchange = None;
+        self.settings_request = None;
         self.link = Link::Down;
     }
 

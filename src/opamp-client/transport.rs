@@ -21,13 +21,17 @@ mod pump;
 mod race;
 mod redirect;
 mod socket;
+mod socks;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 pub use accept::{AcceptError, AcceptRules, accept};
-pub use client::{Change, Client, ClientConfig, ClientEvent, ClientHandle, Stopped};
+pub use client::{
+    Change, Client, ClientConfig, ClientEvent, ClientHandle, SettingsAnswer, SettingsStart, Stopped,
+};
+pub(crate) use date::days_from_civil;
 pub use date::retry_after;
 pub use dial::{DialClass, DialError, DialOptions, connect, dial};
 pub use proxy::ProxyRules;
@@ -36,5 +40,7 @@ pub use pump::{
     PumpConfig, SendError,
 };
 pub use socket::{Connection, RequestHead};
+pub(crate) use target::checked_header;
 pub use target::{Target, TargetError};
-pub use tls::{ClientCertificate, TlsOptions};
+pub(crate) use tls::check as check_tls;
+pub use tls::{ClientCertificate, TlsOptions, TlsVersion, TlsVersionError};

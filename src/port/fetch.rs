@@ -153,10 +153,9 @@ pub async fn fetch(
 /// A sentence that names the file that cannot be read.
 pub async fn tls_options(tls: Tls) -> Result<TlsOptions, String> {
     let options = TlsOptions {
-        ca_pem: None,
         include_system_roots: tls.include_system_roots,
         insecure_skip_verify: tls.insecure_skip_verify,
-        client_certificate: None,
+        ..TlsOptions::default()
     };
     let files = PemFiles {
         ca: tls.ca_file,

@@ -71,6 +71,7 @@ pub fn proxies(variable: impl Fn(&str) -> Option<String>) -> ProxyRules {
         https_proxy: read("HTTPS_PROXY", "https_proxy"),
         http_proxy: read("HTTP_PROXY", "http_proxy"),
         no_proxy: read("NO_PROXY", "no_proxy"),
+        ..ProxyRules::default()
     }
 }
 
@@ -143,10 +144,9 @@ async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> L
 /// Reads the files now: they may have been replaced since the last attempt.
 async fn read_tls(tls: Tls) -> Result<TlsOptions, LinkLoss> {
     let options = TlsOptions {
-        ca_pem: None,
         include_system_roots: tls.include_system_roots,
         insecure_skip_verify: tls.insecure_skip_verify,
-        client_certificate: None,
+        ..TlsOptions::default()
     };
     let files = PemFiles {
         ca: tls.ca_file,

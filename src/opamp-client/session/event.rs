@@ -36,7 +36,9 @@ pub enum SessionEvent {
     /// The server gave another identity: store it, then call [`super::Session::set_instance_uid`].
     /// Messages wait for that call, but no longer than ten seconds.
     NewInstanceUid([u8; 16]),
-    /// The heartbeat interval was changed by an offer and is in force.
+    /// The heartbeat interval was changed by an offer and is in force. An agent that accepts settings
+    /// of the server's own connection never sees this: there the interval is part of the offer, for the caller to
+    /// carry out as a whole and to set by [`super::Session::set_heartbeat`].
     HeartbeatInterval(Duration),
     /// Connection settings of the kinds that the agent accepts.
     ConnectionSettings(ConnectionSettingsOffers),

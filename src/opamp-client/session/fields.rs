@@ -63,6 +63,12 @@ impl Gate {
         self.allows(AgentCapabilities::ReportsAvailableComponents, None)
     }
 
+    /// Nobody is asked who has not said that it answers.
+    pub(super) fn settings_request(self) -> bool {
+        let bit = ServerCapabilities::AcceptsConnectionSettingsRequest;
+        self.server.is_some_and(|mask| bit.is_in(mask))
+    }
+
     fn connection_settings_status(self) -> bool {
         self.allows(AgentCapabilities::ReportsConnectionSettingsStatus, None)
     }
@@ -311,6 +317,7 @@ pub(super) struct Taken {
     connection_settings_status: bool,
     custom_capabilities: bool,
     pub(super) custom_message: bool,
+    pub(super) settings_request: bool,
 }
 
 impl Taken {
@@ -325,6 +332,7 @@ impl Taken {
             connection_settings_status: message.connection_settings_status.is_some(),
             custom_capabilities: message.custom_capabilities.is_some(),
             custom_message: message.custom_message.is_some(),
+            settings_request: message.connection_settings_request.is_some(),
         }
     }
 }
@@ -356,6 +364,10 @@ pub(super) fn largest(message: &AgentToServer) -> Option<(&'static str, usize)> 
             len(message.custom_capabilities.as_ref()),
         ),
         ("custom_message", len(message.custom_message.as_ref())),
+        (
+            "connection_settings_request",
+            len(message.connection_settings_request.as_ref()),
+        ),
     ];
     sizes
         .into_iter()
@@ -375,6 +387,7 @@ pub(super) fn shed_largest(message: &mut AgentToServer) -> Option<(&'static str,
         "available_components" => message.available_components = None,
         "connection_settings_status" => message.connection_settings_status = None,
         "custom_capabilities" => message.custom_capabilities = None,
+        "connection_settings_request" => message.connection_settings_request = None,
         _ => message.custom_message = None,
     }
     Some((field, bytes))

@@ -14,7 +14,8 @@ use super::{
 use crate::frame::{self, FrameError, FrameRules, HeaderRule};
 use crate::messages::{
     AgentCapabilities, AgentIdentification, CommandType, ConnectionSettingsOffers,
-    CustomCapabilities, CustomMessage, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
+    ConnectionSettingsStatus, ConnectionSettingsStatuses, CustomCapabilities, CustomMessage,
+    OpAmpConnectionSettings, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
     ServerToAgentFlags, server_error_response,
 };
 
@@ -178,12 +179,25 @@ impl Session {
 
     /// Applies the heartbeat and passes on the kinds of settings that the agent accepts.
     fn receive_settings(&mut self, mut offers: ConnectionSettingsOffers) {
-        if let Some(opamp) = &offers.opamp {
-            self.receive_heartbeat(opamp.heartbeat_interval_seconds);
-        }
         let capabilities = self.capabilities;
         let bit = |bit: AgentCapabilities| bit.is_in(capabilities);
+        if let Some(opamp) = &offers.opamp
+            && !bit(AgentCapabilities::AcceptsOpAmpConnectionSettings)
+        {
+            // With the bit the interval stands and falls with the rest of the offer.
+            self.receive_heartbeat(opamp.heartbeat_interval_seconds);
+        }
         let offered = count(&offers);
+        // An interval alone is all that was asked for, and it is in force.
+        let beat = offered == 1
+            && bit(AgentCapabilities::ReportsHeartbeat)
+            && offers.opamp.as_ref().is_some_and(|opamp| {
+                let rest = OpAmpConnectionSettings {
+                    heartbeat_interval_seconds: 0,
+                    ..opamp.clone()
+                };
+                rest == OpAmpConnectionSettings::default()
+            });
         offers.opamp = offers
             .opamp
             .filter(|_| bit(AgentCapabilities::AcceptsOpAmpConnectionSettings));
@@ -206,6 +220,19 @@ impl Session {
         // An offer that is empty from the start still has a hash to be reported.
         if accepted > 0 || offered == 0 {
             self.emit(SessionEvent::ConnectionSettings(offers));
+        } else {
+            // The status has a bit of its own: the server must not wait for one that never comes.
+            let (status, error_message) = if beat {
+                (ConnectionSettingsStatuses::Applied, String::new())
+            } else {
+                let reason = "these connection settings are not supported".to_owned();
+                (ConnectionSettingsStatuses::Failed, reason)
+            };
+            self.set_connection_settings_status(ConnectionSettingsStatus {
+                last_connection_settings_hash: offers.hash,
+                status: status as i32,
+                error_message,
+            });
         }
     }
 

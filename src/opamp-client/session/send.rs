@@ -36,6 +36,11 @@ impl Session {
         message.agent_disconnect = leaving.then_some(AgentDisconnect {});
         if due.report != Report::Bare {
             message.custom_message = self.custom_messages.front().cloned();
+            if self.gate().settings_request() {
+                message
+                    .connection_settings_request
+                    .clone_from(&self.settings_request);
+            }
         }
         let taken = fields::Taken::of(&message);
         let custom_message = message.custom_message.clone();
@@ -73,6 +78,7 @@ impl Session {
             Link::Open => {
                 let at_once = self.header_changed
                     || !self.custom_messages.is_empty()
+                    || (self.settings_request.is_some() && self.gate().settings_request())
                     || self.fields.owed(self.gate());
                 [
                     at_once.then_some(Duration::ZERO),
@@ -177,6 +183,9 @@ impl Session {
         }
         if taken.health {
             self.health_pace.took(self.now);
+        }
+        if taken.settings_request {
+            self.settings_request = None;
         }
         if taken.custom_message {
             self.custom_messages.pop_front();

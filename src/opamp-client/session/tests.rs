@@ -21,10 +21,11 @@ use super::*;
 use crate::frame::{FrameError, Wire as _};
 use crate::messages::{
     AgentConfigFile, AgentConfigMap, AgentIdentification, AgentRemoteConfig, AgentToServer,
-    ComponentDetails, ConnectionSettingsOffers, KeyValue, OpAmpConnectionSettings,
-    OtherConnectionSettings, PackagesAvailable, RemoteConfigStatuses, RetryInfo,
-    ServerCapabilities, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
-    ServerToAgentCommand, ServerToAgentFlags, TelemetryConnectionSettings, server_error_response,
+    CertificateRequest, ComponentDetails, ConnectionSettingsOffers, ConnectionSettingsStatuses,
+    KeyValue, OpAmpConnectionSettings, OpAmpConnectionSettingsRequest, OtherConnectionSettings,
+    PackagesAvailable, RemoteConfigStatuses, RetryInfo, ServerCapabilities, ServerErrorResponse,
+    ServerErrorResponseType, ServerToAgent, ServerToAgentCommand, ServerToAgentFlags,
+    TelemetryConnectionSettings, server_error_response,
 };
 
 const UID: [u8; 16] = [7; 16];

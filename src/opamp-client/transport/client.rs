@@ -3,16 +3,20 @@
 //! Promises: [`Client::run`] keeps one connection at a time and comes back for ever, until told to stop; state set
 //! while offline is what the server hears first. The scheme of the target decides the transport; identity and
 //! sequence numbers go on when it changes. No task is spawned and nothing runs unless the caller drives the future.
-//! Must never: decide what an offer means. Offers are events; the handle answers by setting state.
+//! Must never: decide what an offer means. Offers are events; the handle answers by setting state. Connection settings
+//! are the one exception, if the embedder wants it so: [`crate::settings`] decides, and the client carries out.
 
 mod conversation;
 mod run;
+mod settings;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+pub use settings::{SettingsAnswer, SettingsStart};
 
 use super::pump::{Closed, PumpConfig};
 use super::{DialError, DialOptions, Target};
@@ -23,6 +27,7 @@ use crate::messages::{
     CustomCapabilities, CustomMessage, EffectiveConfig, PackageStatuses, RemoteConfigStatus,
 };
 use crate::session::{ConfigError, Session, SessionConfig, SessionEvent};
+use crate::settings::{RequestError, SavedError, SettingsEffect};
 
 /// Changes and events that wait.
 const QUEUE: usize = 64;
@@ -43,6 +48,8 @@ pub struct ClientConfig {
     pub pump: PumpConfig,
     /// Delays between attempts.
     pub backoff: BackoffConfig,
+    /// Accept connection settings that the server offers. Without this, offers are events like any other.
+    pub settings: Option<SettingsStart>,
     /// Start of the jitter; any number that differs between clients.
     pub seed: u64,
 }
@@ -56,6 +63,7 @@ impl ClientConfig {
             dial: DialOptions::default(),
             pump: PumpConfig::default(),
             backoff: BackoffConfig::default(),
+            settings: None,
             seed,
         }
     }
@@ -89,7 +97,10 @@ pub enum Change {
     InstanceUid([u8; 16]),
     /// Where to connect. Another place is gone to at once, with a goodbye to the present one; new headers, TLS options
     /// or proxies for the same place are used from the next attempt on.
+    /// Settings that a server offered stay on top of it.
     Target(Box<Target>),
+    /// The answer to a [`ClientEvent::Settings`].
+    Settings(SettingsAnswer),
     /// Say goodbye, close, end [`Client::run`].
     Stop,
 }
@@ -108,6 +119,12 @@ pub enum ClientEvent {
     Session(SessionEvent),
     /// The server sent something that is no message.
     Malformed(FrameError),
+    /// Something about connection settings that is for the embedder to do or to know.
+    Settings(SettingsEffect),
+    /// The saved connection settings cannot be read; the client began with its local ones.
+    SavedUnusable(SavedError),
+    /// A certificate cannot be asked for.
+    RequestRefused(RequestError),
     /// The connection ended.
     Disconnected {
         /// How.
@@ -182,6 +199,7 @@ pub struct Client {
     stopping: bool,
     /// The present connection leads to a place that is no longer the target.
     moving: bool,
+    accepting: Option<settings::Accepting>,
 }
 
 impl Client {
@@ -196,12 +214,13 @@ impl Client {
             mut dial,
             pump,
             backoff,
+            settings,
             seed,
         } = config;
         dial.max_message = dial.max_message.min(session.max_message);
         let (change_tx, changes) = mpsc::channel(QUEUE);
         let (events, event_rx) = mpsc::channel(QUEUE);
-        let client = Self {
+        let mut client = Self {
             session: Session::new(session)?,
             target,
             dial,
@@ -214,7 +233,11 @@ impl Client {
             waiting: VecDeque::new(),
             stopping: false,
             moving: false,
+            accepting: None,
         };
+        if let Some(start) = settings {
+            client.accept_settings(start);
+        }
         let handle = ClientHandle {
             changes: change_tx,
             events: event_rx,

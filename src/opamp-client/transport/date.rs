@@ -57,7 +57,7 @@ fn unix_seconds(text: &str) -> Option<i64> {
 }
 
 /// Days since 1970-01-01 in the Gregorian calendar; years begin in March, so that leap days come last.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);

@@ -10,14 +10,14 @@ use std::time::Duration;
 use http::{HeaderMap, Request, StatusCode, header};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::date::retry_after;
-use super::proxy::Proxy;
+use super::proxy::{Kind, Proxy};
 use super::race::tcp;
 use super::redirect::{Location, too_many};
 use super::socket::{BoxStream, Connection, RequestHead, socket_config};
@@ -271,24 +271,30 @@ pub(super) async fn open(target: &Target, options: DialOptions) -> Result<BoxStr
         .map_err(|error| DialError::Settings {
             reason: error.to_string(),
         })?;
-    let stream = match &proxy {
-        None => tcp(host, port, options.address_timeout).await?,
-        Some(proxy) => through(proxy, host, port, options.address_timeout).await?,
+    let stream: BoxStream = match &proxy {
+        None => Box::new(tcp(host, port, options.address_timeout).await?),
+        Some(proxy) => through(proxy, target, host, port, options.address_timeout).await?,
     };
     if tls {
         secure(stream, host, target).await
     } else {
-        Ok(Box::new(stream))
+        Ok(stream)
     }
 }
 
 async fn through(
     proxy: &Proxy,
+    target: &Target,
     host: &str,
     port: u16,
     limit: Duration,
-) -> Result<TcpStream, DialError> {
-    let mut stream = tcp(&proxy.host, proxy.port, limit).await?;
+) -> Result<BoxStream, DialError> {
+    let stream = Box::new(tcp(&proxy.host, proxy.port, limit).await?);
+    let mut stream = if proxy.kind == Kind::Https {
+        secure(stream, &proxy.host, target).await?
+    } else {
+        stream
+    };
     proxy
         .connect(&mut stream, host, port)
         .await
@@ -299,7 +305,7 @@ async fn through(
     Ok(stream)
 }
 
-async fn secure(stream: TcpStream, host: &str, target: &Target) -> Result<BoxStream, DialError> {
+async fn secure(stream: BoxStream, host: &str, target: &Target) -> Result<BoxStream, DialError> {
     let settings = |reason: String| DialError::Settings { reason };
     let name =
         ServerName::try_from(host.to_owned()).map_err(|error| settings(error.to_string()))?;

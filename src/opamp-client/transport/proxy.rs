@@ -8,8 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr as _;
 
-use http::Uri;
+use http::{HeaderMap, Uri};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::socks;
 
 /// Largest answer of a proxy that is read.
 const ANSWER_MAX: usize = 8 * 1024;
@@ -23,6 +25,8 @@ pub struct ProxyRules {
     pub http_proxy: Option<String>,
     /// Comma-separated hosts, domains (with their sub-domains), `host:port`, address ranges (`10.0.0.0/8`), or `*`.
     pub no_proxy: Option<String>,
+    /// Headers of our own for CONNECT. Nobody but the proxy sees them.
+    pub connect_headers: HeaderMap,
 }
 
 impl fmt::Debug for ProxyRules {
@@ -31,17 +35,29 @@ impl fmt::Debug for ProxyRules {
             .field("https_proxy", &self.https_proxy.is_some())
             .field("http_proxy", &self.http_proxy.is_some())
             .field("no_proxy", &self.no_proxy)
+            .field("connect_headers", &self.connect_headers.len())
             .finish()
     }
 }
 
-/// An HTTP proxy.
+/// What a proxy speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Http,
+    /// HTTP inside TLS; verified as the connection's own TLS options say.
+    Https,
+    Socks5,
+}
+
+/// A proxy.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Proxy {
+    pub(super) kind: Kind,
     pub(super) host: String,
     pub(super) port: u16,
     /// `user:password`, percent-decoded.
     credentials: Option<String>,
+    headers: HeaderMap,
 }
 
 impl fmt::Debug for Proxy {
@@ -53,7 +69,7 @@ impl fmt::Debug for Proxy {
 /// What is wrong with a proxy or its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct ProxyError(pub(super) String);
+pub(crate) struct ProxyError(pub(super) String);
 
 impl ProxyRules {
     /// The proxy for a destination, if it needs one.
@@ -71,8 +87,20 @@ impl ProxyRules {
         match rule.as_deref().map(str::trim) {
             None | Some("") => Ok(None),
             Some(_) if is_loopback(host) || self.is_exempt(host, port) => Ok(None),
-            Some(url) => Proxy::parse(url).map(Some),
+            Some(url) => {
+                let mut proxy = Proxy::parse(url)?;
+                proxy.headers.clone_from(&self.connect_headers);
+                Ok(Some(proxy))
+            }
         }
+    }
+
+    /// Whether both proxies, where they are named, could be used at all.
+    pub(crate) fn check(&self) -> Result<(), ProxyError> {
+        [&self.https_proxy, &self.http_proxy]
+            .into_iter()
+            .flatten()
+            .try_for_each(|url| Proxy::parse(url.trim()).map(drop))
     }
 
     fn is_exempt(&self, host: &str, port: u16) -> bool {
@@ -131,11 +159,16 @@ impl Proxy {
     /// Without a scheme, `http` is meant.
     fn parse(url: &str) -> Result<Self, ProxyError> {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-        if !scheme.eq_ignore_ascii_case("http") {
-            return Err(ProxyError(format!(
-                "proxy scheme {scheme:?} is not supported, only http"
-            )));
-        }
+        let (kind, port) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => (Kind::Http, 80),
+            "https" => (Kind::Https, 443),
+            "socks5" | "socks5h" => (Kind::Socks5, 1080),
+            _ => {
+                return Err(ProxyError(format!(
+                    "proxy scheme {scheme:?} is not one of http, https, socks5"
+                )));
+            }
+        };
         let (credentials, authority) = match rest.trim_end_matches('/').rsplit_once('@') {
             Some((credentials, authority)) => (Some(percent_decoded(credentials)), authority),
             None => (None, rest.trim_end_matches('/')),
@@ -151,9 +184,11 @@ impl Proxy {
             return Err(ProxyError("proxy names no host".to_owned()));
         }
         Ok(Self {
+            kind,
             host: host.to_owned(),
-            port: uri.port_u16().unwrap_or(80),
+            port: uri.port_u16().unwrap_or(port),
             credentials,
+            headers: HeaderMap::new(),
         })
     }
 
@@ -167,6 +202,10 @@ impl Proxy {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if self.kind == Kind::Socks5 {
+            // It has no headers.
+            return socks::connect(stream, host, port, self.credentials.as_deref()).await;
+        }
         let host = if host.contains(':') {
             format!("[{host}]")
         } else {
@@ -179,9 +218,16 @@ impl Proxy {
             request.push_str(&encoded);
             request.push_str("\r\n");
         }
-        request.push_str("\r\n");
+        let mut request = request.into_bytes();
+        for (name, value) in &self.headers {
+            request.extend_from_slice(name.as_str().as_bytes());
+            request.extend_from_slice(b": ");
+            request.extend_from_slice(value.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
         let io = |error: std::io::Error| ProxyError(error.to_string());
-        stream.write_all(request.as_bytes()).await.map_err(io)?;
+        stream.write_all(&request).await.map_err(io)?;
         stream.flush().await.map_err(io)?;
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
@@ -253,6 +299,7 @@ mod tests {
             https_proxy: Some("http://user:p%40ss@secure:3128".to_owned()),
             http_proxy: Some("plain".to_owned()),
             no_proxy: Some(no_proxy.to_owned()),
+            ..ProxyRules::default()
         };
         let secure = Some(("secure".to_owned(), 3128, Some("user:p@ss".to_owned())));
         let plain = Some(("plain".to_owned(), 80, None));
@@ -288,7 +335,7 @@ mod tests {
     #[test]
     fn unusable_proxies_are_errors() {
         for (url, words) in [
-            ("socks5://h", "not supported"),
+            ("socks4://h", "is not one of http, https, socks5"),
             ("http://", "proxy"),
             ("http://a b", "not a URL"),
         ] {

@@ -44,7 +44,7 @@ pub(super) enum Transport {
 }
 
 /// A parsed destination.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     pub(super) transport: Transport,
     pub(super) place: Place,
@@ -52,9 +52,9 @@ pub struct Target {
     pub(super) host_header: String,
     /// Path and query of the upgrade request.
     pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) tls: TlsOptions,
-    pub(super) proxies: ProxyRules,
+    pub(crate) headers: HeaderMap,
+    pub(crate) tls: TlsOptions,
+    pub(crate) proxies: ProxyRules,
 }
 
 impl fmt::Debug for Target {
@@ -243,21 +243,7 @@ impl Target {
     /// # Errors
     /// [`TargetError::Header`] for what HTTP does not allow, [`TargetError::OwnHeader`] for headers of the handshake.
     pub fn with_header(mut self, name: &str, value: &str) -> Result<Self, TargetError> {
-        let invalid = || TargetError::Header {
-            name: name
-                .chars()
-                .filter(|char| !char.is_control())
-                .take(64)
-                .collect(),
-        };
-        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-        if OWN_HEADERS.contains(&key) || key.as_str().starts_with("sec-websocket-") {
-            return Err(TargetError::OwnHeader {
-                name: key.to_string(),
-            });
-        }
-        let mut value = HeaderValue::from_str(value).map_err(|_| invalid())?;
-        value.set_sensitive(true);
+        let (key, value) = checked_header(name, value)?;
         self.headers.append(key, value);
         Ok(self)
     }
@@ -301,6 +287,32 @@ impl Target {
     pub fn is_unix(&self) -> bool {
         matches!(self.place, Place::Unix(_))
     }
+}
+
+/// Checks one header of ours and marks its value as secret.
+///
+/// # Errors
+/// As [`Target::with_header`] has them.
+pub(crate) fn checked_header(
+    name: &str,
+    value: &str,
+) -> Result<(HeaderName, HeaderValue), TargetError> {
+    let invalid = || TargetError::Header {
+        name: name
+            .chars()
+            .filter(|char| !char.is_control())
+            .take(64)
+            .collect(),
+    };
+    let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+    if OWN_HEADERS.contains(&key) || key.as_str().starts_with("sec-websocket-") {
+        return Err(TargetError::OwnHeader {
+            name: key.to_string(),
+        });
+    }
+    let mut value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+    value.set_sensitive(true);
+    Ok((key, value))
 }
 
 #[cfg(test)]

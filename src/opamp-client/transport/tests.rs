@@ -4,8 +4,12 @@ mod client;
 mod dial;
 #[cfg(feature = "gzip")]
 mod poll;
+mod proxies;
 mod pump;
 mod secure;
+#[cfg(feature = "csr")]
+mod settings;
+mod tls;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,17 +1,22 @@
 //! TLS of our own making: rustls with ring, given explicitly, and roots as the options say.
 //!
 //! Promises: verification is off only if a flag of that name says so; a CA without the system roots is the only
-//! anchor; the system roots are read only when they are used.
+//! anchor; versions and suites are at most those that the options name; the system roots are
+//! read only when they are used.
 //! Must never: choose a process-wide crypto provider.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
 
 /// How to verify the server, and how to prove ourselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +29,61 @@ pub struct TlsOptions {
     pub insecure_skip_verify: bool,
     /// Our own certificate.
     pub client_certificate: Option<ClientCertificate>,
+    /// The oldest version that is spoken; TLS 1.2 if none is named.
+    pub min_version: Option<TlsVersion>,
+    /// The newest version that is spoken; the newest there is if none is named.
+    pub max_version: Option<TlsVersion>,
+    /// The suites that are spoken, by their registered names (`TLS_AES_256_GCM_SHA384` …); empty means all.
+    /// A list of TLS 1.2 suites alone leaves TLS 1.3 as it is: it says nothing about it, and must not be what turns
+    /// it off. Unknown names are passed over as long as one is known.
+    pub cipher_suites: Vec<String>,
+}
+
+/// The versions of TLS that are spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// A version that is not spoken here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("version {version:?} is not one of 1.2, 1.3")]
+pub struct TlsVersionError {
+    version: String,
+}
+
+impl FromStr for TlsVersion {
+    type Err = TlsVersionError;
+
+    /// Reads `1.2`, `TLSv1.2` and the like.
+    fn from_str(text: &str) -> Result<Self, TlsVersionError> {
+        let text = text.trim();
+        let lower = text.to_ascii_lowercase();
+        let number = ["tlsv", "tls", "v"]
+            .iter()
+            .find_map(|prefix| lower.strip_prefix(prefix))
+            .unwrap_or(&lower);
+        match number.trim() {
+            "1.2" => Ok(Self::V1_2),
+            "1.3" => Ok(Self::V1_3),
+            _ => Err(TlsVersionError {
+                version: text.chars().filter(|c| !c.is_control()).take(32).collect(),
+            }),
+        }
+    }
+}
+
+impl TlsVersion {
+    fn supported(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Self::V1_2 => &rustls::version::TLS12,
+            Self::V1_3 => &rustls::version::TLS13,
+        }
+    }
 }
 
 /// A certificate chain with its key, both PEM. `Debug` shows neither.
@@ -58,11 +118,19 @@ impl TlsSetupError {
     }
 }
 
+/// Whether versions and suites leave anything to speak with; what is wrong and why if not.
+pub(crate) fn check(options: &TlsOptions) -> Result<(), (&'static str, String)> {
+    limits(options)
+        .map(drop)
+        .map_err(|error| (error.what, error.reason))
+}
+
 /// Builds a configuration. Reads files of the system if its roots are wanted, so it may block.
 pub(super) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsSetupError> {
-    let provider = Arc::new(ring::default_provider());
+    let (provider, versions) = limits(options)?;
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions)
         .map_err(|error| TlsSetupError::new("tls versions", error))?;
     let builder = if options.insecure_skip_verify {
         builder
@@ -84,6 +152,71 @@ pub(super) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsSet
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The suites and versions that the options leave.
+fn limits(
+    options: &TlsOptions,
+) -> Result<(CryptoProvider, Vec<&'static SupportedProtocolVersion>), TlsSetupError> {
+    let mut provider = ring::default_provider();
+    let oldest = options.min_version.unwrap_or(TlsVersion::V1_2);
+    let newest = options.max_version.unwrap_or(TlsVersion::V1_3);
+    if oldest > newest {
+        return Err(TlsSetupError::new(
+            "tls versions",
+            "the oldest version is newer than the newest",
+        ));
+    }
+    let suites = &options.cipher_suites;
+    let named: Vec<bool> = provider
+        .cipher_suites
+        .iter()
+        .map(|suite| suites.iter().any(|name| is_named(suite, name)))
+        .collect();
+    if !suites.is_empty() {
+        let old_only = provider
+            .cipher_suites
+            .iter()
+            .zip(&named)
+            .all(|(suite, named)| !named || suite.tls13().is_none());
+        let any = named.contains(&true);
+        let mut kept = named.iter();
+        provider.cipher_suites.retain(|suite| {
+            let named = kept.next().is_some_and(|named| *named);
+            any && (named || (old_only && suite.tls13().is_some()))
+        });
+    }
+    let versions: Vec<_> = [TlsVersion::V1_2, TlsVersion::V1_3]
+        .into_iter()
+        .filter(|version| (oldest..=newest).contains(version))
+        .map(TlsVersion::supported)
+        .filter(|version| {
+            let has_suite = |suite: &SupportedCipherSuite| suite.version() == *version;
+            provider.cipher_suites.iter().any(has_suite)
+        })
+        .collect();
+    if versions.is_empty() {
+        return Err(TlsSetupError::new(
+            "cipher suites",
+            "none of them is known here for the versions allowed",
+        ));
+    }
+    Ok((provider, versions))
+}
+
+/// Whether `name` is the registered name of `suite`. The library marks TLS 1.3 in the names of its suites; the
+/// registry does not.
+fn is_named(suite: &SupportedCipherSuite, name: &str) -> bool {
+    let own = format!("{:?}", suite.suite());
+    let own = own
+        .strip_prefix("TLS13_")
+        .unwrap_or_else(|| own.strip_prefix("TLS_").unwrap_or(&own));
+    let name = name.trim();
+    name.get(..4)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("TLS_"))
+        && name
+            .get(4..)
+            .is_some_and(|rest| rest.eq_ignore_ascii_case(own))
 }
 
 fn roots(options: &TlsOptions) -> Result<RootCertStore, TlsSetupError> {

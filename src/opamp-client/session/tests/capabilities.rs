@@ -121,6 +121,66 @@ fn connection_settings_are_filtered_kind_by_kind() {
     );
 }
 
+//
+#[test]
+fn settings_that_no_bit_accepts_are_answered_if_the_status_is_reported() {
+    let mut bench = Bench::with(AgentCapabilities::ReportsConnectionSettingsStatus.bit());
+    bench.connect();
+    bench.one();
+    let offers = ConnectionSettingsOffers {
+        hash: b"s".to_vec(),
+        own_logs: Some(TelemetryConnectionSettings::default()),
+        ..ConnectionSettingsOffers::default()
+    };
+    let message = ServerToAgent {
+        connection_settings: Some(offers),
+        ..ack()
+    };
+    bench.hear(&message);
+    let status = bench.one().connection_settings_status.unwrap();
+    assert_eq!(
+        (
+            status.last_connection_settings_hash.as_slice(),
+            status.status
+        ),
+        (b"s".as_slice(), ConnectionSettingsStatuses::Failed as i32)
+    );
+    assert!(status.error_message.contains("not supported"));
+    bench.hear(&message);
+    assert_eq!(bench.drain(), [], "the same answer is not given twice");
+}
+
+//
+#[test]
+fn a_request_waits_for_a_server_that_takes_it_and_leaves_once() {
+    let mut bench = Bench::greeted();
+    let request = ConnectionSettingsRequest {
+        opamp: Some(OpAmpConnectionSettingsRequest {
+            certificate_request: Some(CertificateRequest {
+                csr: b"csr".to_vec(),
+            }),
+        }),
+    };
+    bench.session.request_connection_settings(request.clone());
+    assert_eq!(
+        bench.drain(),
+        [],
+        "nobody knows whether the server takes it"
+    );
+    bench.hear(&ServerToAgent {
+        capabilities: ServerCapabilities::AcceptsStatus.bit(),
+        ..ack()
+    });
+    assert_eq!(bench.drain(), []);
+    bench.hear(&ServerToAgent {
+        capabilities: 0x7F,
+        ..ack()
+    });
+    let sent = bench.one().connection_settings_request;
+    assert_eq!(sent, Some(request));
+    assert_eq!(bench.drain(), []);
+}
+
 //
 #[test]
 fn the_servers_mask_stays_until_it_sends_another() {

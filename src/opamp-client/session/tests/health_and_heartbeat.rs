@@ -124,8 +124,9 @@ fn offered_intervals_are_clamped_and_in_force_at_once() {
             .session
             .set_capabilities(ALL & !AgentCapabilities::AcceptsOpAmpConnectionSettings.bit());
         bench.one();
-        bench.pass(secs(1));
         bench.hear(&interval(offered));
+        let status = bench.one().connection_settings_status.unwrap();
+        assert_eq!(status.status, ConnectionSettingsStatuses::Applied as i32);
         assert_eq!(bench.session.heartbeat(), wanted, "{name}");
         assert_eq!(
             bench.session.poll_timeout(),
@@ -139,10 +140,24 @@ fn offered_intervals_are_clamped_and_in_force_at_once() {
     }
 }
 
+// an agent that accepts settings carries out the whole offer, or nothing of it.
+#[test]
+fn with_the_bit_for_connection_settings_the_interval_is_part_of_the_offer() {
+    let mut bench = Bench::greeted();
+    bench.hear(&interval(1));
+    assert_eq!(bench.session.heartbeat(), secs(30));
+    let events = bench.events();
+    let [SessionEvent::ConnectionSettings(offers)] = events.as_slice() else {
+        panic!("an offer, not {events:?}")
+    };
+    let opamp = offers.opamp.as_ref().unwrap();
+    assert_eq!(opamp.heartbeat_interval_seconds, 1);
+}
+
 #[test]
 fn the_embedder_can_restore_an_interval() {
     let mut bench = Bench::greeted();
-    bench.hear(&interval(1));
+    bench.session.set_heartbeat(secs(1));
     bench.session.set_heartbeat(secs(30));
     assert_eq!(bench.session.poll_timeout(), Some(secs(30)));
     bench.session.set_heartbeat(Duration::ZERO);

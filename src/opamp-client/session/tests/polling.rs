@@ -75,6 +75,10 @@ fn an_offered_interval_is_the_polling_interval_and_zero_does_not_stop_polling() 
         ..ack()
     };
     let mut bench = Bench::full();
+    // With the bit for settings the caller sets the interval; the status would be an answer of its own.
+    let settings = AgentCapabilities::AcceptsOpAmpConnectionSettings.bit();
+    let status = AgentCapabilities::ReportsConnectionSettingsStatus.bit();
+    bench.session.set_capabilities(ALL & !settings & !status);
     bench.poll_on();
     bench.one();
     bench.hear(&offer(2));

@@ -19,6 +19,8 @@ use crate::transport::{Connection, Permit};
 pub(super) struct Life {
     /// From the handshake to the end.
     pub(super) lasted: Duration,
+    /// Plain HTTP.
+    polling: bool,
     /// The server sent at least one message without error.
     pub(super) answered: bool,
     /// The server asked us to go away.
@@ -33,13 +35,17 @@ impl Client {
         let (pump, sender, mut receiver) = Pump::new(connection, self.pump);
         let mut pump = pin!(pump.run());
         let mut sender = Some(sender);
-        let mut life = Life::default();
+        let mut life = Life {
+            polling,
+            ..Life::default()
+        };
         let events = self.events.clone();
         let start = self.now();
         if polling {
             self.session.handle_polling(start);
         } else {
             self.session.handle_connected(start);
+            self.settings_connected();
         }
         let closed = loop {
             let leaving = self.stopping || self.moving || life.unavailable;
@@ -53,6 +59,7 @@ impl Client {
                 sender = None;
             }
             let wake = wake.filter(|_| !owes).map(|at| self.start + at);
+            let due = self.settings_due();
             tokio::select! {
                 closed = &mut pump => break closed,
                 permit = reserve(sender.as_ref()), if owes => {
@@ -72,6 +79,7 @@ impl Client {
                     }
                 }
                 () = wait(wake) => self.session.handle_timeout(self.now()),
+                () = wait(due) => self.settings_timeout(),
             }
         };
         // What arrived before the end still counts.
@@ -88,16 +96,33 @@ impl Client {
     }
 
     fn hear(&mut self, frame: &[u8], life: &mut Life) {
-        match self.session.handle_frame(self.now(), frame) {
-            Ok(()) => life.answered = true,
-            Err(error) => self.tell(ClientEvent::Malformed(error)),
+        let result = self.session.handle_frame(self.now(), frame);
+        let events: Vec<_> = std::iter::from_fn(|| self.session.poll_event()).collect();
+        match result {
+            Ok(()) => {
+                if life.polling && !life.answered {
+                    // What was dialled proves nothing before the first answer.
+                    self.settings_connected();
+                }
+                life.answered = true;
+                let events = self.settings_heard(events);
+                self.pass_on(events, life);
+            }
+            Err(error) => {
+                self.tell(ClientEvent::Malformed(error));
+                self.pass_on(events, life);
+            }
         }
-        self.collect(life);
     }
 
     /// Takes the session's events at once: one of them ends the connection, however slow the reader is.
     fn collect(&mut self, life: &mut Life) {
-        while let Some(event) = self.session.poll_event() {
+        let events = std::iter::from_fn(|| self.session.poll_event()).collect();
+        self.pass_on(events, life);
+    }
+
+    fn pass_on(&mut self, events: Vec<SessionEvent>, life: &mut Life) {
+        for event in events {
             if let SessionEvent::Unavailable { retry_after } = event {
                 life.unavailable = true;
                 life.retry_after = retry_after;
@@ -107,7 +132,7 @@ impl Client {
     }
 }
 
-async fn wait(until: Option<Instant>) {
+pub(super) async fn wait(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::conversation::Life;
+use super::conversation::{Life, wait};
 use super::{Change, Client, ClientEvent, Target, WAITING_MAX};
 use crate::backoff::LinkLife;
 use crate::transport::pump::{Closed, ClosedClass};
@@ -49,8 +49,10 @@ impl Client {
         let until = Instant::now() + span;
         let events = self.events.clone();
         while !self.stopping && !self.moving {
+            let due = self.settings_due();
             tokio::select! {
                 () = sleep_until(until) => return,
+                () = wait(due) => self.settings_timeout(),
                 change = self.changes.recv() => self.apply(change),
                 permit = events.reserve(), if !self.waiting.is_empty() => {
                     // A reader that is gone takes its events with it.
@@ -66,6 +68,7 @@ impl Client {
     async fn attempt(&mut self) -> Option<Outcome> {
         if std::mem::take(&mut self.moving) {
             self.backoff.reset();
+            self.settings_left();
         }
         match self.connect().await? {
             Ok(connection) => {
@@ -79,11 +82,13 @@ impl Client {
 
     /// Dials; `None` if told to stop or to go elsewhere meanwhile.
     async fn connect(&mut self) -> Option<Result<Connection, DialError>> {
-        let target = self.target.clone();
+        let target = self.next_target();
         let mut attempt = pin!(dial(&target, self.dial));
         while !self.stopping && !self.moving {
+            let due = self.settings_due();
             tokio::select! {
                 result = &mut attempt => return Some(result),
+                () = wait(due) => self.settings_timeout(),
                 change = self.changes.recv() => self.apply(change),
             }
         }
@@ -96,7 +101,8 @@ impl Client {
             // The end was wanted, and the next attempt goes elsewhere.
             Duration::ZERO
         } else {
-            self.delay_after(&outcome)
+            let retry_in = self.delay_after(&outcome);
+            self.settings_lost(&outcome, retry_in)
         };
         self.tell(match outcome {
             Outcome::Ended { closed, .. } => ClientEvent::Disconnected { closed, retry_in },
@@ -151,12 +157,14 @@ impl Client {
             Some(Change::Capabilities(mask)) => session.set_capabilities(mask),
             Some(Change::InstanceUid(uid)) => session.set_instance_uid(uid),
             Some(Change::Target(target)) => self.go_to(*target),
+            Some(Change::Settings(answer)) => self.settings_answer(answer),
             Some(Change::Stop) | None => self.stopping = true,
         }
     }
 
     /// Leaves the present connection if it leads elsewhere.
     fn go_to(&mut self, target: Target) {
+        let target = self.settings_base(target);
         self.moving |= !self.target.is_same_place(&target);
         self.target = target;
     }

@@ -17,14 +17,14 @@ const UID_TEXT: &str = "abababab-abab-abab-abab-abababababab";
 
 /// One request as the server read it.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     line: String,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Asked {
-    fn report(&self) -> AgentToServer {
+    pub(super) fn report(&self) -> AgentToServer {
         AgentToServer::from_wire(&self.body).expect("a report without header")
     }
 
@@ -36,14 +36,14 @@ impl Asked {
 }
 
 /// Reads HTTP by hand, so that nothing is taken for granted.
-struct Server {
+pub(super) struct Server {
     listener: TcpListener,
     stream: Option<TcpStream>,
     connections: usize,
 }
 
 impl Server {
-    async fn start() -> (Self, Target) {
+    pub(super) async fn start() -> (Self, Target) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = Self {
@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// The next request, on the kept connection or on a new one.
-    async fn asked(&mut self) -> Asked {
+    pub(super) async fn asked(&mut self) -> Asked {
         loop {
             if self.stream.is_none() {
                 self.stream = Some(self.listener.accept().await.unwrap().0);
@@ -75,12 +75,12 @@ impl Server {
         stream.write_all(body).await.unwrap();
     }
 
-    async fn say(&mut self, message: &ServerToAgent) {
+    pub(super) async fn say(&mut self, message: &ServerToAgent) {
         let head = "200 OK\r\nContent-Type: application/x-protobuf";
         self.answer(head, &message.to_wire()).await;
     }
 
-    async fn ack(&mut self) {
+    pub(super) async fn ack(&mut self) {
         self.say(&ServerToAgent::default()).await;
     }
 }
