@@ -165,7 +165,7 @@ impl Client {
         if self.waiting.len() >= WAITING_MAX {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(event);
+        self.waiting.push_back(Box::new(event));
     }
 
     pub(super) fn now(&self) -> Duration {
