@@ -34,6 +34,9 @@ needs=(
   docker-compose:docker-compose
   busybox:busybox-static
   readelf:binutils
+  node:nodejs
+  npm:npm
+  tinyproxy:tinyproxy-bin
 )
 
 die() { echo "tests/setup.sh: $*" >&2; exit 1; }

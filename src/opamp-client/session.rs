@@ -163,8 +163,9 @@ pub struct Session {
 
     sequence_num: u64,
     last_sent: Duration,
-    /// Something was handed out that no later server message followed; true at first, so that the first report is full.
-    unanswered: bool,
+    /// Messages of this connection that the server has not answered. Answers name nothing, so they are counted: each
+    /// stands for the oldest message. Not zero at first, so that the first report is full.
+    unanswered: u64,
     /// The latest time the caller told.
     now: Duration,
     events: Events,
@@ -220,7 +221,7 @@ impl Session {
             health_pace: Pace::default(),
             sequence_num: 0,
             last_sent: Duration::ZERO,
-            unanswered: true,
+            unanswered: 1,
             now: Duration::ZERO,
             events: Events::new(max_message),
             stats: SessionStats::default(),

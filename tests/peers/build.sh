@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the real programs that the tests run against: an OpenTelemetry Collector and an OpAMP server on opamp-go, and
-# fetches the schemas of Kubernetes with a program that checks manifests against them.
-# Sources are pinned by go.mod, go.sum and requirements.txt; a build whose sources did not change is skipped. They land
-# in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampserver` and `kubernetes`, a Python environment.
+# fetches the schemas of Kubernetes with a program that checks manifests against them, and an OpAMP server of npm.
+# Sources are pinned by go.mod, go.sum, requirements.txt and package-lock.json; a build whose sources did not change is
+# skipped. They land in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampserver`, `opampclient`, `kubernetes`
+# (a Python environment) and `mockopampserver` (a directory for Node).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -81,6 +82,25 @@ environment() {
   echo "peers: $name installed in $(($(now_ms) - started)) ms"
 }
 
+# Nothing of the packages is run while they are installed.
+node_package() {
+  local name=$1 key started
+  key=$(cd "$here/$name" && sha256sum -- main.js package.json package-lock.json | sha256sum | cut -c1-64)
+  if [ -e "$cache/$name/main.js" ] && [ "$(cat "$cache/$name.key" 2>/dev/null)" = "$key" ]; then
+    echo "peers: $name is up to date"
+    return
+  fi
+  rm -rf "$cache/$name" "$cache/$name.key"
+  started=$(now_ms)
+  mkdir "$cache/$name"
+  cp "$here/$name/package.json" "$here/$name/package-lock.json" "$cache/$name"
+  (cd "$cache/$name" && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+    die "cannot install the packages of $name from npm (see above)"
+  cp "$here/$name/main.js" "$cache/$name"
+  echo "$key" >"$cache/$name.key"
+  echo "peers: $name installed in $(($(now_ms) - started)) ms"
+}
+
 # The whole script is read before any of it runs: a build takes minutes, and an edit meanwhile must not reach it.
 main() {
   mkdir -p "$cache" || die "cannot make the cache directory $cache"
@@ -91,6 +111,8 @@ main() {
   go=""
   build otelcol
   build opampserver
+  build opampclient
+  node_package mockopampserver
   environment kubernetes
 }
 

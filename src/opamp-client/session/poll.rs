@@ -34,7 +34,7 @@ struct Out {
     taken: Taken,
     custom_message: Option<CustomMessage>,
     greeting: bool,
-    unanswered: bool,
+    unanswered: u64,
     header_changed: bool,
     full_state: OnRequest,
     components: OnRequest,
@@ -137,7 +137,7 @@ impl Session {
         if let Some(exchange) = &mut self.exchange
             && exchange.out.take().is_some()
         {
-            self.unanswered = false;
+            self.unanswered = 0;
         }
     }
 

@@ -54,7 +54,7 @@ impl Session {
         }
         self.answered();
         if self.link == Link::Open {
-            self.unanswered = false;
+            self.unanswered = self.unanswered.saturating_sub(1);
         }
         self.receive_capabilities(message.capabilities);
         if let Some(command) = message.command {
@@ -143,7 +143,7 @@ impl Session {
         self.answered();
         if self.link == Link::Open {
             // Answered, if badly: repeating the same would not help. A change sends the field whole.
-            self.unanswered = false;
+            self.unanswered = self.unanswered.saturating_sub(1);
         }
         let message = printable(&error.error_message);
         self.emit(SessionEvent::ServerError { kind, message });

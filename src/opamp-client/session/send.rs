@@ -58,7 +58,7 @@ impl Session {
     }
 
     pub(super) fn greeting(&self) -> Report {
-        if self.unanswered {
+        if self.unanswered > 0 {
             Report::Full
         } else {
             Report::Delta
@@ -196,7 +196,13 @@ impl Session {
         self.sequence_num = self.sequence_num.wrapping_add(1);
         self.stats.sent = self.stats.sent.saturating_add(1);
         self.last_sent = self.now;
-        self.unanswered = true;
+        // A greeting repeats whatever was lost before it.
+        let before = if self.link == Link::Greeting {
+            0
+        } else {
+            self.unanswered
+        };
+        self.unanswered = before.saturating_add(1);
         self.link = match self.link {
             Link::Leaving { .. } => Link::Left,
             _ => Link::Open,

@@ -160,7 +160,7 @@ pub struct Stopped;
 #[derive(Debug)]
 pub struct ClientHandle {
     changes: mpsc::Sender<Change>,
-    events: mpsc::Receiver<ClientEvent>,
+    events: mpsc::Receiver<Box<ClientEvent>>,
 }
 
 impl ClientHandle {
@@ -178,7 +178,7 @@ impl ClientHandle {
     /// # Cancel safety
     /// Safe; no event is lost.
     pub async fn next_event(&mut self) -> Option<ClientEvent> {
-        self.events.recv().await
+        self.events.recv().await.map(|event| *event)
     }
 }
 
@@ -193,9 +193,10 @@ pub struct Client {
     random: u64,
     start: Instant,
     changes: mpsc::Receiver<Change>,
-    events: mpsc::Sender<ClientEvent>,
+    /// Boxed: a queue reserves room for 32, and an event may be a thousand bytes long.
+    events: mpsc::Sender<Box<ClientEvent>>,
     /// Events that found no room yet.
-    waiting: VecDeque<ClientEvent>,
+    waiting: VecDeque<Box<ClientEvent>>,
     stopping: bool,
     /// The present connection leads to a place that is no longer the target.
     moving: bool,

@@ -62,7 +62,8 @@ pub struct PumpConfig {
 impl Default for PumpConfig {
     fn default() -> Self {
         Self {
-            ping_after: Duration::from_secs(30),
+            // Longer than the usual heartbeat: whose beats are answered, that link needs no pings.
+            ping_after: Duration::from_secs(45),
             close_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_mins(1),

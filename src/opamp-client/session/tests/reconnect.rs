@@ -54,6 +54,22 @@ fn greeting_of_the_server_is_no_answer_to_the_last_connection() {
     assert_eq!(fields_of(&bench.one()), EVERY_FIELD);
 }
 
+// answers are late; the one to an earlier message says nothing about the last.
+#[test]
+fn an_answer_to_an_earlier_message_is_none_to_the_last() {
+    let mut bench = Bench::full();
+    bench.connect();
+    bench.one();
+    bench.session.set_health(health("worse"));
+    bench.one();
+    bench.hear(&ack());
+    again(&mut bench);
+    assert_eq!(fields_of(&bench.one()), EVERY_FIELD);
+    bench.hear(&ack());
+    again(&mut bench);
+    assert_eq!(fields_of(&bench.one()), Vec::<&str>::new());
+}
+
 //
 #[test]
 fn changes_while_offline_become_one_message_with_the_last_values() {

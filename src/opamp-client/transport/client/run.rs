@@ -177,7 +177,7 @@ impl Client {
         {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(event);
+        self.waiting.push_back(Box::new(event));
     }
 
     fn waiting_bytes(&self) -> usize {
