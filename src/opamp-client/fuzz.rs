@@ -1,7 +1,7 @@
 //! Entries for fuzzers: functions over bytes that check what must hold whatever the bytes are.
 //!
-//! Promises: each returns for every input, in time bounded by its length, and panics only when a promise of this crate is
-//! broken. `corpus/` has inputs worth starting from; a test feeds them, and mutations of them, to these.
+//! Promises: each returns for every input, in time bounded by its length, and panics only when a promise of this crate
+//! is broken. `corpus/` has inputs worth starting from; a test feeds them, and mutations of them, to these.
 //! Must never: be part of the interface. What is here may change in any release.
 
 use std::time::Duration;

@@ -9,7 +9,7 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-// what the child calls itself in its own telemetry, unless the settings say otherwise. R-309: one agent, one uid.
+// what the child calls itself in its own telemetry, unless the settings say otherwise; the uid is ours.
 #[test]
 fn child_and_supervisor_are_one_agent_with_one_uid() {
     let child = AgentDescription {

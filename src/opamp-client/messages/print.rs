@@ -1,7 +1,7 @@
 //! How messages that may hold secrets are printed.
 //!
-//! Promises: no header value, key, config body, password or URL with a token in it reaches a log by way of `{:?}`;
-//! what is left still tells one message from another.
+//! Promises: no header value, key, config body, password or URL with a token in it reaches a log by way of `{:?}`
+//! what is left still tells one message from another.
 //! Must never: have a way around it. Who needs the values reads the fields.
 
 use std::fmt::{Debug, Formatter, Result};

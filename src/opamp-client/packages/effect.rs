@@ -10,8 +10,8 @@ use crate::messages::{Header, PackageType};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(super) u64);
 
-/// Work for the caller. Every effect but [`PackageEffect::Cancel`] is answered by [`super::Packages::handle_result`] with its
-/// ticket.
+/// Work for the caller. Every effect but [`PackageEffect::Cancel`] is answered by [`super::Packages::handle_result`]
+/// with its ticket.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum PackageEffect {

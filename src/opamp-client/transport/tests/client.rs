@@ -331,3 +331,63 @@ async fn a_child_reports_and_beats_over_a_unix_socket() {
     in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+//
+#[tokio::test]
+async fn a_client_that_is_told_to_stop_before_it_runs_connects_to_nobody() {
+    let (listener, target) = listen().await;
+    let (client, mut handle) = client(target);
+    handle.set(Change::Stop).await.unwrap();
+    in_time(client.run()).await;
+    assert!(handle.next_event().await.is_none());
+    assert!(handle.set(Change::Stop).await.is_err(), "it has ended");
+    let connected = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(connected.is_err());
+}
+
+//
+#[tokio::test]
+async fn with_nobody_there_it_tries_until_its_handle_is_gone() {
+    let (listener, target) = listen().await;
+    drop(listener);
+    let (client, mut handle) = client(target);
+    let script = async {
+        for _ in 0..3 {
+            let told = event(&mut handle).await;
+            assert!(matches!(told, ClientEvent::DialFailed { .. }), "{told:?}");
+        }
+        drop(handle);
+    };
+    in_time(async { tokio::join!(client.run(), script) }).await;
+}
+
+// what is set before there is a connection is what the server hears first.
+#[tokio::test]
+async fn everything_set_before_the_connection_is_in_the_first_message() {
+    let (listener, target) = listen().await;
+    let (client, handle) = client(target);
+    let script = async {
+        handle.set(Change::Capabilities(0x801)).await.unwrap();
+        handle
+            .set(Change::Description(description()))
+            .await
+            .unwrap();
+        handle.set(Change::Health(health("up"))).await.unwrap();
+        let list = crate::messages::CustomCapabilities::named(["org.example.echo"]).unwrap();
+        handle
+            .set(Change::CustomCapabilities(list.clone()))
+            .await
+            .unwrap();
+        let mut peer = Peer {
+            socket: plain_server(&listener).await,
+        };
+        let first = peer.hear().await;
+        assert_eq!((first.sequence_num, first.capabilities), (0, 0x801));
+        assert_eq!(first.agent_description, Some(description()));
+        assert_eq!(first.health, Some(health("up")));
+        assert_eq!(first.custom_capabilities, Some(list));
+        handle.set(Change::Stop).await.unwrap();
+        while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
+    };
+    in_time(async { tokio::join!(client.run(), script) }).await;
+}
