@@ -181,7 +181,7 @@ impl Client {
     }
 
     fn waiting_bytes(&self) -> usize {
-        self.waiting.iter().map(ClientEvent::size).sum()
+        self.waiting.iter().map(|event| event.size()).sum()
     }
 
     pub(super) fn now(&self) -> Duration {
