@@ -259,6 +259,9 @@ async fn an_offered_interval_is_in_force_at_once() {
     for wire in WIRES {
         let mut run = Run::start(wire, |config| {
             config.session.heartbeat = Duration::from_millis(20);
+            // Without this bit the interval is all that counts of an offer.
+            config.session.capabilities &=
+                !(AgentCapabilities::AcceptsOpAmpConnectionSettings as u64);
         })
         .await;
         let offer = |seconds| ServerToAgent {
