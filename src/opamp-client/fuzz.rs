@@ -192,6 +192,86 @@ fn carry_out(mut packages: Packages, bytes: &[u8]) {
     }
 }
 
+/// Bytes as an offer of connection settings and as what was stored of one: whatever they ask for, verification stays.
+#[cfg(feature = "tokio")]
+pub fn settings(bytes: &[u8]) {
+    use crate::messages::ConnectionSettingsOffers;
+    use crate::settings::{Clock, SavedSettings, Settings, SettingsConfig};
+
+    let clock = Clock {
+        now: Duration::ZERO,
+        unix: Duration::from_secs(1_700_000_000),
+    };
+    let Ok(base) = "wss://fleet.example/v1/opamp".parse() else {
+        return;
+    };
+    let config = SettingsConfig::new(base, Duration::from_secs(30));
+    let saved = SavedSettings(bytes.to_vec());
+    if let Ok(settings) = Settings::new(config.clone(), Some(&saved), clock) {
+        try_out(settings, clock, bytes);
+    }
+    if let (Ok(offer), Ok(mut settings)) = (
+        ConnectionSettingsOffers::from_wire(bytes),
+        Settings::new(config, None, clock),
+    ) {
+        settings.handle_offer(clock, offer.clone());
+        settings.handle_offer(clock, offer);
+        try_out(settings, clock, bytes);
+    }
+}
+
+/// Carries out what settings want, with connections that come and go as the bytes say.
+#[cfg(feature = "tokio")]
+fn try_out(
+    mut settings: crate::settings::Settings,
+    mut clock: crate::settings::Clock,
+    bytes: &[u8],
+) {
+    use crate::settings::{Loss, LossKind, SettingsEffect};
+
+    for turn in 0..=TURNS_MAX {
+        assert!(turn < TURNS_MAX, "settings never come to rest");
+        assert!(settings.target().is_tls(), "an offer took TLS away");
+        let byte = bytes
+            .get(turn % bytes.len().max(1))
+            .copied()
+            .unwrap_or_default();
+        match settings.poll_effect() {
+            Some(SettingsEffect::Save { id, .. }) if byte & 0xF0 == 0xF0 => {
+                settings.handle_saved(clock, id, Err("disk full".to_owned()));
+            }
+            Some(SettingsEffect::Save { id, .. }) => settings.handle_saved(clock, id, Ok(())),
+            Some(SettingsEffect::Leave) => settings.handle_left(clock),
+            Some(SettingsEffect::Destination { ticket, .. }) => {
+                settings.handle_outcome(clock, ticket, Ok(()));
+            }
+            Some(_) => {}
+            None if settings.is_on_trial() => match byte & 3 {
+                0 => {
+                    settings.handle_connected(clock);
+                    settings.handle_answered(clock);
+                }
+                1 => settings.handle_connected(clock),
+                _ => {
+                    let loss = Loss {
+                        kind: LossKind::Lost,
+                        reason: "gone".to_owned(),
+                    };
+                    settings.handle_lost(clock, &loss);
+                    clock.now += Duration::from_secs(1);
+                    settings.handle_timeout(clock);
+                }
+            },
+            None => break,
+        }
+        if settings.is_on_trial() && byte & 3 == 1 {
+            let due = settings.poll_timeout().unwrap_or(clock.now);
+            clock.now = clock.now.max(due);
+            settings.handle_timeout(clock);
+        }
+    }
+}
+
 /// Bytes as addresses and header values that come from outside.
 #[cfg(feature = "tokio")]
 pub fn address(bytes: &[u8]) {

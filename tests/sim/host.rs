@@ -190,14 +190,14 @@ fn server_that_is_away_or_flaps_never_reaches_the_child() {
 fn offers_that_bring_no_config_are_answered_and_change_nothing() {
     let mut world = calm(8);
     world.offer(Behaviour::Ok.text(1));
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     let hash = world.server_read().unwrap().0.to_vec();
     let (child, reports) = (world.living(), world.reported.len());
 
     // The hash that is known, and nothing with it: no change.
     world.send_config(&hash, None);
-    world.run(Duration::from_secs(60));
+    world.run(Duration::from_mins(1));
     assert_eq!(world.reported.len(), reports);
 
     // Another hash with no config, and one with an empty map, which is kept out by default.
@@ -207,7 +207,7 @@ fn offers_that_bring_no_config_are_answered_and_change_nothing() {
         (b"empty", Some(AgentConfigMap::default()), kept),
     ] {
         world.send_config(hash, config);
-        world.run(Duration::from_secs(60));
+        world.run(Duration::from_mins(1));
         assert_eq!(world.server_read(), Some((hash, FAILED, words)));
     }
     assert_eq!(world.living(), child);

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::messages::{
-    AgentConfigFile, AgentConfigMap, AgentIdentification, AgentRemoteConfig, DownloadableFile,
-    PackageAvailable, ServerToAgentCommand,
+    AgentConfigFile, AgentConfigMap, AgentIdentification, AgentRemoteConfig,
+    ConnectionSettingsOffers, DownloadableFile, Header, Headers, OpAmpConnectionSettings,
+    PackageAvailable, ProxyConnectionSettings, ServerToAgentCommand, TlsConnectionSettings,
 };
 
 /// Mutations of each file of the corpus.
@@ -98,6 +99,13 @@ fn packages_of_the_corpus_and_their_mutations() {
     drive("packages", packages);
 }
 
+//
+#[cfg(feature = "tokio")]
+#[test]
+fn settings_of_the_corpus_and_their_mutations() {
+    drive("settings", settings);
+}
+
 //
 #[cfg(feature = "tokio")]
 #[test]
@@ -129,6 +137,42 @@ fn offer() -> ServerToAgent {
         }),
         ..ServerToAgent::default()
     }
+}
+
+/// With headers, a proxy and an interval.
+fn place(url: &str) -> ConnectionSettingsOffers {
+    let header = Header {
+        key: "Authorization".to_owned(),
+        value: "Bearer other".to_owned(),
+    };
+    ConnectionSettingsOffers {
+        hash: b"s".to_vec(),
+        opamp: Some(OpAmpConnectionSettings {
+            destination_endpoint: url.to_owned(),
+            headers: Some(Headers {
+                headers: vec![header],
+            }),
+            heartbeat_interval_seconds: 10,
+            proxy: Some(ProxyConnectionSettings {
+                url: "http://proxy.example:3128".to_owned(),
+                connect_headers: None,
+            }),
+            ..OpAmpConnectionSettings::default()
+        }),
+        ..ConnectionSettingsOffers::default()
+    }
+}
+
+fn unverified() -> ConnectionSettingsOffers {
+    let mut offer = place("wss://other.example/v1/opamp");
+    if let Some(opamp) = &mut offer.opamp {
+        opamp.tls = Some(TlsConnectionSettings {
+            insecure_skip_verify: true,
+            min_version: "1.0".to_owned(),
+            ..TlsConnectionSettings::default()
+        });
+    }
+    offer
 }
 
 fn available() -> PackagesAvailable {
@@ -210,6 +254,16 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("packages/offer", available.to_wire()),
         ("packages/state", state.state().to_bytes()),
+        (
+            "settings/place",
+            place("wss://other.example/v1/opamp").to_wire(),
+        ),
+        (
+            "settings/plain",
+            place("ws://other.example/v1/opamp").to_wire(),
+        ),
+        ("settings/unverified", unverified().to_wire()),
+        ("settings/interval", place("").to_wire()),
         ("packages/empty", vec![]),
         (
             "packages/hash-only",
