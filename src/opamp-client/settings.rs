@@ -236,20 +236,29 @@ impl Settings {
         matches!(&self.phase, Phase::Trying { trial, .. } if trial.is_first())
     }
 
-    /// Uses other local settings from now on, for example a token that was renewed. What was offered stays on top.
-    /// Nothing changes if the offered settings cannot be put on top of them.
+    /// Uses other local settings from now on. What was offered stays on top of them, for example of a token that was
+    /// renewed; but with another endpoint the operator's word is newer than the server's, and all offers for this
+    /// connection are given up. Nothing changes if the offered settings cannot be put on top of them.
     ///
     /// # Errors
     /// [`Refused`] if they cannot.
     pub fn set_base(&mut self, base: Target) -> Result<(), Refused> {
+        if base.to_string() != self.config.base.to_string() {
+            self.give_up_offers(&base);
+        }
         let scope = Scope {
             name: "opamp",
             policy: &self.config.policy,
             unix: None,
         };
-        self.current = scope.opamp(&base, &self.state.opamp)?;
+        let current = scope.opamp(&base, &self.state.opamp)?;
+        if let Some(candidate) = self.phase.candidate_mut() {
+            candidate.target = scope.opamp(&base, &candidate.opamp)?;
+        }
+        self.current = current;
         self.config.base = base;
         self.look_at_certificate();
+        self.go_on(self.last);
         Ok(())
     }
 

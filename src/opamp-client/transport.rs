@@ -40,7 +40,7 @@ pub use pump::{
     PumpConfig, SendError,
 };
 pub use socket::{Connection, RequestHead};
-pub(crate) use target::checked_header;
 pub use target::{Target, TargetError};
+pub(crate) use target::{checked_connect_header, checked_header};
 pub(crate) use tls::check as check_tls;
 pub use tls::{ClientCertificate, TlsOptions, TlsVersion, TlsVersionError};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::pair;
 use super::policy::{Policy, Refused};
@@ -18,7 +18,8 @@ use crate::messages::{
     TlsCertificate, TlsConnectionSettings,
 };
 use crate::transport::{
-    ClientCertificate, ProxyRules, Target, TlsOptions, TlsVersion, check_tls, checked_header,
+    ClientCertificate, ProxyRules, Target, TargetError, TlsOptions, TlsVersion, check_tls,
+    checked_connect_header, checked_header,
 };
 
 /// Headers of one connection.
@@ -258,6 +259,15 @@ impl Scope<'_> {
 
     /// Names and values as HTTP has them, none of those that belong to the protocol.
     fn headers(&self, field: &str, headers: &Headers) -> Result<HeaderMap, Refused> {
+        self.checked_headers(field, headers, checked_header)
+    }
+
+    fn checked_headers(
+        &self,
+        field: &str,
+        headers: &Headers,
+        check: impl Fn(&str, &str) -> Result<(HeaderName, HeaderValue), TargetError>,
+    ) -> Result<HeaderMap, Refused> {
         let headers = &headers.headers;
         let bytes: usize = headers
             .iter()
@@ -269,8 +279,8 @@ impl Scope<'_> {
         }
         let mut map = HeaderMap::new();
         for header in headers {
-            let (name, value) = checked_header(&header.key, &header.value)
-                .map_err(|error| self.refuse(field, error))?;
+            let (name, value) =
+                check(&header.key, &header.value).map_err(|error| self.refuse(field, error))?;
             map.append(name, value);
         }
         Ok(map)
@@ -411,7 +421,9 @@ impl Scope<'_> {
             http_proxy: Some(url.to_owned()),
             no_proxy: local.no_proxy.clone(),
             connect_headers: match &offered.connect_headers {
-                Some(headers) => self.headers("proxy.connect_headers", headers)?,
+                Some(headers) => {
+                    self.checked_headers("proxy.connect_headers", headers, checked_connect_header)?
+                }
                 None => HeaderMap::new(),
             },
         };

@@ -136,6 +136,15 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    pub(super) fn candidate_mut(&mut self) -> Option<&mut Candidate> {
+        match self {
+            Self::Settled => None,
+            Self::Saving { candidate, .. }
+            | Self::Leaving { candidate }
+            | Self::Trying { candidate, .. } => Some(candidate),
+        }
+    }
+
     pub(super) fn to_be_saved(&self) -> Option<SavedCandidate> {
         let (Self::Saving { candidate, .. }
         | Self::Leaving { candidate }
@@ -296,7 +305,7 @@ impl Settings {
             return;
         }
         self.rejections = self.rejections.saturating_add(1);
-        let local = self.config.policy.fall_back && self.is_offered();
+        let local = self.config.policy.fall_back && self.current != self.config.base;
         if local && self.rejections >= REJECTIONS_MAX {
             let opamp = OpAmpConnectionSettings::default();
             let target = self.config.base.clone();
@@ -304,6 +313,26 @@ impl Settings {
             candidate.local = true;
             let trial = Trial::new(Side::New, clock, self.config.trial);
             self.phase = Phase::Trying { candidate, trial };
+        }
+    }
+
+    /// The local endpoint is another one now: nothing that was offered before goes for it.
+    pub(super) fn give_up_offers(&mut self, base: &Target) {
+        let interval = self.heartbeat();
+        let on_trial = !matches!(self.phase, Phase::Settled);
+        if on_trial && self.work.is_some() {
+            self.opamp_done(Err("opamp: the local endpoint was changed".to_owned()));
+        } else {
+            self.state.status = ConnectionSettingsStatus::default();
+            self.effect(SettingsEffect::Report(self.state.status.clone()));
+        }
+        self.phase = Phase::Settled;
+        self.state.opamp = OpAmpConnectionSettings::default();
+        self.config.base = base.clone();
+        self.rejections = 0;
+        self.unsaved = true;
+        if self.heartbeat() != interval {
+            self.effect(SettingsEffect::Heartbeat(self.heartbeat()));
         }
     }
 

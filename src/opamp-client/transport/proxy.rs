@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr as _;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Uri, header};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::socks;
@@ -212,7 +212,9 @@ impl Proxy {
             host.to_owned()
         };
         let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
-        if let Some(credentials) = &self.credentials {
+        if let Some(credentials) = &self.credentials
+            && !self.headers.contains_key(header::PROXY_AUTHORIZATION)
+        {
             let encoded = base64(credentials.as_bytes());
             request.push_str("Proxy-Authorization: Basic ");
             request.push_str(&encoded);

@@ -297,6 +297,25 @@ pub(crate) fn checked_header(
     name: &str,
     value: &str,
 ) -> Result<(HeaderName, HeaderValue), TargetError> {
+    checked(name, value, None)
+}
+
+/// The same for a header that a proxy gets with CONNECT, where credentials are the usual thing.
+///
+/// # Errors
+/// As [`Target::with_header`] has them.
+pub(crate) fn checked_connect_header(
+    name: &str,
+    value: &str,
+) -> Result<(HeaderName, HeaderValue), TargetError> {
+    checked(name, value, Some(&header::PROXY_AUTHORIZATION))
+}
+
+fn checked(
+    name: &str,
+    value: &str,
+    allowed: Option<&HeaderName>,
+) -> Result<(HeaderName, HeaderValue), TargetError> {
     let invalid = || TargetError::Header {
         name: name
             .chars()
@@ -305,7 +324,9 @@ pub(crate) fn checked_header(
             .collect(),
     };
     let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-    if OWN_HEADERS.contains(&key) || key.as_str().starts_with("sec-websocket-") {
+    if Some(&key) != allowed
+        && (OWN_HEADERS.contains(&key) || key.as_str().starts_with("sec-websocket-"))
+    {
         return Err(TargetError::OwnHeader {
             name: key.to_string(),
         });

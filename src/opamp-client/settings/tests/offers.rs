@@ -387,6 +387,29 @@ fn plaintext_is_offered_only_to_those_who_are_there_already() {
     assert_eq!(seen, [applying("h"), Seen::Save]);
 }
 
+// credentials for the proxy are the one thing that only it may be told.
+#[test]
+fn connect_headers_may_hold_credentials_for_the_proxy_but_not_the_protocols() {
+    let with = |name: &str| OpAmpConnectionSettings {
+        proxy: Some(ProxyConnectionSettings {
+            url: "https://proxy.example".to_owned(),
+            connect_headers: Some(headers(&[(name, "Basic hunter2")])),
+        }),
+        ..OpAmpConnectionSettings::default()
+    };
+    let bench = Bench::trying(with("Proxy-Authorization"));
+    let proxies = &bench.settings.target().proxies;
+    assert_eq!(
+        proxies.connect_headers["proxy-authorization"],
+        "Basic hunter2"
+    );
+    assert!(!format!("{proxies:?}").contains("hunter2"));
+    let mut bench = Bench::connected();
+    let seen = bench.offer(at(1), offering("h", with("Host")));
+    let reason = "opamp.proxy.connect_headers: header \"host\" is set by the protocol";
+    assert_eq!(seen[0], failed("h", reason));
+}
+
 // a flood is bounded; what did not fit is not reported, so that it is offered again.
 #[test]
 fn offers_wait_for_the_one_before_and_a_flood_is_bounded() {

@@ -241,6 +241,24 @@ fn a_loss_while_leaving_or_saving_does_not_stop_the_trial() {
 }
 
 #[test]
+fn another_local_endpoint_ends_what_was_offered_and_what_is_on_trial() {
+    let moved: Target = "wss://moved.example/v1/opamp".parse().unwrap();
+    let mut bench = Bench::trying(new_place());
+    bench.settings.set_base(moved.clone()).unwrap();
+    assert_eq!(bench.settings.target(), &moved);
+    let reason = "opamp: the local endpoint was changed";
+    assert_eq!(bench.seen(), [failed("h", reason), Seen::Save]);
+
+    let mut bench = Bench::trying(new_place());
+    bench.connect(at(2));
+    bench.seen();
+    bench.settings.set_base(moved.clone()).unwrap();
+    assert_eq!(bench.seen(), [Seen::Unset, Seen::Heartbeat(30), Seen::Save]);
+    assert_eq!(bench.settings.target(), &moved);
+}
+
+//
+#[test]
 fn a_local_token_that_is_renewed_stays_below_what_was_offered() {
     let mut bench = Bench::trying(endpoint(NEW));
     bench.connect(at(2));

@@ -18,7 +18,8 @@ use crate::settings::{
 use crate::transport::pump::ClosedClass;
 use crate::transport::{DialClass, Target};
 
-/// How a client accepts connection settings. Its agent's capability bits say which.
+/// How a client accepts connection settings. Its agent's capability bits say which. An embedder that stores nothing
+/// says so by [`crate::settings::Policy::can_save`]: an offer is not tried before it is saved.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,8 +83,8 @@ pub enum SettingsAnswer {
         /// Or why not, for the server and for people.
         result: Result<(), String>,
     },
-    /// To [`SettingsEffect::CertificateDue`], or at any time: ask the server for a certificate. One that cannot be asked
-    /// for is told as [`ClientEvent::RequestRefused`].
+    /// To [`SettingsEffect::CertificateDue`], or at any time: ask the server for a certificate. One that cannot be
+    /// asked for is told as [`ClientEvent::RequestRefused`].
     Request(CertificateRequest),
 }
 

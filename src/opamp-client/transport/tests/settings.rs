@@ -450,7 +450,7 @@ async fn an_offer_may_change_the_transport() {
     play((client, handle), script).await;
 }
 
-// …R-187: trust on first use: without a certificate, then with one that the server issued for our key.
+// …R-187: trust on first use: without a certificate, then with one that was issued for our key.
 #[tokio::test]
 async fn a_certificate_is_asked_for_issued_and_used_from_then_on() {
     let authority = Authority::new();
