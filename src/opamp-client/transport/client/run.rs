@@ -4,7 +4,6 @@
 //! embedder is told, how long to wait, and where to go next.
 //! Must never: touch a connection; that is `conversation.rs`.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -83,7 +82,8 @@ impl Client {
     /// Dials; `None` if told to stop or to go elsewhere meanwhile.
     async fn connect(&mut self) -> Option<Result<Connection, DialError>> {
         let target = self.next_target();
-        let mut attempt = pin!(dial(&target, self.dial));
+        // On the heap, and gone with the attempt: a client at rest holds no room for handshakes.
+        let mut attempt = Box::pin(dial(&target, self.dial));
         while !self.stopping && !self.moving {
             let due = self.settings_due();
             tokio::select! {

@@ -338,7 +338,7 @@ async fn a_client_that_is_told_to_stop_before_it_runs_connects_to_nobody() {
     let (listener, target) = listen().await;
     let (client, mut handle) = client(target);
     handle.set(Change::Stop).await.unwrap();
-    in_time(client.run()).await;
+    in_time(Box::pin(client.run())).await;
     assert!(handle.next_event().await.is_none());
     assert!(handle.set(Change::Stop).await.is_err(), "it has ended");
     let connected = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
@@ -358,7 +358,7 @@ async fn with_nobody_there_it_tries_until_its_handle_is_gone() {
         }
         drop(handle);
     };
-    in_time(async { tokio::join!(client.run(), script) }).await;
+    in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
 }
 
 // what is set before there is a connection is what the server hears first.
@@ -389,5 +389,5 @@ async fn everything_set_before_the_connection_is_in_the_first_message() {
         handle.set(Change::Stop).await.unwrap();
         while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
     };
-    in_time(async { tokio::join!(client.run(), script) }).await;
+    in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
 }
