@@ -113,7 +113,8 @@ pub enum Change {
     reason = "events are few, short-lived and moved once"
 )]
 pub enum ClientEvent {
-    /// A connection stands.
+    /// A connection stands. To a server that is polled it is a TCP or TLS connection on which nothing was asked yet: a
+    /// refusal of the first request ends it.
     Connected,
     /// What the server wants or told.
     Session(SessionEvent),

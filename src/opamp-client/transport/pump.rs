@@ -334,7 +334,9 @@ impl Pump {
             Carrier::Socket(socket) => *socket,
             #[cfg(feature = "polling")]
             Carrier::Poll(exchanger) => {
-                return super::poll::run(*exchanger, config, outgoing, incoming).await;
+                let polling = super::poll::run(*exchanger, config, outgoing, incoming);
+                // On the heap, so that a WebSocket does not carry the room for it.
+                return Box::pin(polling).await;
             }
         };
         let heard = Heard {

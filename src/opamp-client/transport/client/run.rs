@@ -82,7 +82,7 @@ impl Client {
     /// Dials; `None` if told to stop or to go elsewhere meanwhile.
     async fn connect(&mut self) -> Option<Result<Connection, DialError>> {
         let target = self.next_target();
-        // Large, and gone when it is done: a client at rest does not pay for it.
+        // On the heap, and gone with the attempt: a client at rest holds no room for handshakes.
         let mut attempt = Box::pin(dial(&target, self.dial));
         while !self.stopping && !self.moving {
             let due = self.settings_due();
