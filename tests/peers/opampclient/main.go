@@ -3,7 +3,6 @@
 //
 //	opampclient codec                     ns and allocations for one message each way
 //	opampclient idle URL COUNT BEAT       COUNT clients that say hello and beat every BEAT until standard input closes
-//	opampclient exchange URL COUNT        one client, COUNT changes one after the other
 //
 // Every answer is one line of JSON on standard output. `idle` prints a line when all are connected.
 package main
@@ -19,7 +18,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -50,12 +48,6 @@ func run(args []string) error {
 			return err
 		}
 		return idle(args[1], count, beat)
-	case len(args) == 3 && args[0] == "exchange":
-		count, err := strconv.Atoi(args[2])
-		if err != nil {
-			return err
-		}
-		return exchange(args[1], count)
 	}
 	return fmt.Errorf("not understood: %q", args)
 }
@@ -138,13 +130,13 @@ func start(target string, beat time.Duration, callbacks types.Callbacks) (client
 	if err := one.SetAgentDescription(description()); err != nil {
 		return nil, err
 	}
+	if err := one.SetHealth(health("up")); err != nil {
+		return nil, err
+	}
 	capabilities := protobufs.AgentCapabilities_AgentCapabilities_ReportsStatus |
 		protobufs.AgentCapabilities_AgentCapabilities_ReportsHealth |
 		protobufs.AgentCapabilities_AgentCapabilities_ReportsHeartbeat
 	if err := one.SetCapabilities(&capabilities); err != nil {
-		return nil, err
-	}
-	if err := one.SetHealth(health("up")); err != nil {
 		return nil, err
 	}
 	var uid types.InstanceUid
@@ -157,7 +149,6 @@ func start(target string, beat time.Duration, callbacks types.Callbacks) (client
 }
 
 func idle(target string, count int, beat time.Duration) error {
-	before := processorTime()
 	var connected atomic.Int64
 	all := make(chan struct{})
 	callbacks := types.Callbacks{OnConnect: func(context.Context) {
@@ -172,55 +163,11 @@ func idle(target string, count int, beat time.Duration) error {
 	}
 	<-all
 	runtime.GC()
-	if err := print(map[string]any{"connected": count, "cpu_us": (processorTime() - before).Microseconds()}); err != nil {
+	if err := print(map[string]any{"connected": count}); err != nil {
 		return err
 	}
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
-}
-
-// exchange changes the health, waits until the server has answered, and so on.
-func exchange(target string, count int) error {
-	answered := make(chan struct{}, 16)
-	connected := make(chan struct{}, 16)
-	one, err := start(target, time.Hour, types.Callbacks{
-		OnConnect: func(context.Context) { connected <- struct{}{} },
-		OnMessage: func(context.Context, *types.MessageData) { answered <- struct{}{} },
-	})
-	if err != nil {
-		return err
-	}
-	<-connected
-	<-answered
-	before, allocations := processorTime(), allocated()
-	for i := range count {
-		if err := one.SetHealth(health(strconv.Itoa(i))); err != nil {
-			return err
-		}
-		<-answered
-	}
-	spent := processorTime() - before
-	made := allocated() - allocations
-	if err := one.Stop(context.Background()); err != nil {
-		return err
-	}
-	return print(map[string]any{
-		"exchange_ns": spent.Nanoseconds() / int64(count), "exchange_allocations": made / uint64(count),
-	})
-}
-
-func allocated() uint64 {
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.Mallocs
-}
-
-func processorTime() time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func print(value any) error { return json.NewEncoder(os.Stdout).Encode(value) }

@@ -1,8 +1,8 @@
-//! Given a thousand clients in one process and a real server on loopback, when they all connect at once, when the server
-//! dies and comes back, and when they leave, then each is there again and nothing is left behind.
+//! Given a thousand clients in one process and a real server on loopback, when they all connect at once, when the
+//! server dies and comes back, and when they leave, then each is there again and nothing is left behind.
 //!
-//! Counts are asserted: connections, attempts, descriptors, tasks, bytes of the heap. Times are printed. It is a program
-//! of its own because it counts the descriptors and the heap of the whole process. `OPAMP_SOAK_CLIENTS` and
+//! Counts are asserted: connections, attempts, descriptors, tasks, bytes of the heap. Times are printed. It is a
+//! program of its own because it counts the descriptors and the heap of the whole process. `OPAMP_SOAK_CLIENTS` and
 //! `OPAMP_SOAK_ROUNDS` (restarts of the server) make it longer.
 
 #![expect(
