@@ -145,6 +145,8 @@ impl Engine {
         }
         self.reload.listening = None;
         self.reload.said = Some(said);
+        // Taken up or refused: this reload is over.
+        self.reload.open = false;
     }
 
     /// What the proof needs is there: now the HUP, if it is still the same process.
@@ -205,6 +207,14 @@ impl Engine {
             }
         } else if names_config && self.current.is_some() {
             self.reload.lacking = Some("not asked yet".to_owned());
+            self.proof_probe.begin(now.mono);
+        }
+    }
+
+    /// Nothing is tried any more for a child that has not shown that it runs its config. It may yet.
+    pub(super) fn config_stays_unproven(&mut self, now: Now, reason: &str) {
+        if self.settings.profile.proof.names_config() && self.life.running().is_some() {
+            self.reload.lacking = Some(reason.to_owned());
             self.proof_probe.begin(now.mono);
         }
     }
