@@ -26,7 +26,8 @@ mod start;
 #[cfg(feature = "doctor")]
 pub use doctor::doctor;
 pub use settings::{
-    Given, Process, check_profile, explain, profile_files, profile_keys, profiles, settings, settings_path,
+    Given, Process, check_profile, explain, profile_files, profile_keys, profiles, settings,
+    settings_path,
 };
 
 /// How to run, beside the settings.

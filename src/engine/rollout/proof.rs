@@ -282,10 +282,7 @@ impl Engine {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        if matches!(
-            self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
-        ) {
+        if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
         }
         let timeout = self.settings.apply.proof_timeout;
