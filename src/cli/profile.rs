@@ -57,18 +57,19 @@ fn check(paths: &[PathBuf], out: &mut Out<'_>) -> Done {
         }
         for file in files {
             match app::check_profile(&file) {
-                Ok(profile) => match first_of(&names, &profile.name) {
-                    Some(first) => problems.push(format!(
-                        "{}: a profile named {:?} is in {} already, rename the file",
-                        file.path.display(),
-                        profile.name,
-                        first.display()
-                    )),
-                    None => {
+                Ok(profile) => {
+                    if let Some(first) = first_of(&names, &profile.name) {
+                        problems.push(format!(
+                            "{}: a profile named {:?} is in {} already, rename the file",
+                            file.path.display(),
+                            profile.name,
+                            first.display()
+                        ));
+                    } else {
                         out.line(&format!("{}: valid", file.path.display()));
                         names.push((profile.name, file.path));
                     }
-                },
+                }
                 Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
             }
         }
@@ -118,7 +119,11 @@ fn schema(keys: &[Key]) -> Value {
 }
 
 fn object(properties: Map<String, Value>) -> Value {
-    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+    let mut object = Map::new();
+    object.insert("type".to_owned(), json!("object"));
+    object.insert("properties".to_owned(), Value::Object(properties));
+    object.insert("additionalProperties".to_owned(), json!(false));
+    Value::Object(object)
 }
 
 /// What one key may be. Every kind of value that a profile has is here; a test looks for others.

@@ -133,6 +133,10 @@ pub(super) fn read(
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one entry per key, in the order of the manual"
+)]
 fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
     let profile = Profile {
         name: name.to_owned(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{HealthProbe, Proof};
 use crate::engine::message::{AgentEffect, HttpAnswer, ToolEnd, ToolOutcome};
+use crate::engine::reload::Heard;
 use crate::engine::watch::{Seen, Watch};
 use crate::engine::{Engine, PROOF_INTERVAL, PROOF_TIMEOUT, desired, report};
 use crate::units::{Moment, Now, Ticket};
@@ -180,12 +181,13 @@ impl Engine {
                 Proof::Exec(_) | Proof::Http { .. } => self.proof_probe.good == Some(true),
                 Proof::FreshProcess { alive_for } | Proof::Output { alive_for, .. } => {
                     match self.said_after_hup() {
-                        Some(Some(Err(line))) => {
+                        Heard::Refused(line) => {
                             refused = Some(format!("the child refused the config: {line}"));
                             false
                         }
-                        Some(said) => said.is_some(),
-                        None => {
+                        Heard::Reloaded => true,
+                        Heard::Nothing => false,
+                        Heard::NotTold => {
                             let up = self.life.up_since();
                             fresh && up.is_some_and(|since| now.since(since) >= *alive_for)
                         }

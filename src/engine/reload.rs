@@ -35,6 +35,19 @@ pub(crate) struct ReloadMemory {
     lacking: Option<String>,
 }
 
+/// What the output of the running process said about a HUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard<'a> {
+    /// It got none.
+    NotTold,
+    /// Nothing yet.
+    Nothing,
+    /// That it has reloaded.
+    Reloaded,
+    /// That it has not: the line.
+    Refused(&'a str),
+}
+
 impl Engine {
     /// Tells the child to reload: at once, or as soon as what its proof needs is in place.
     pub(super) fn hup(&mut self, now: Now, pid: u32) {
@@ -113,7 +126,7 @@ impl Engine {
                 self.prepared(now);
             }
             Err(reason) => {
-                self.cannot_prove(now, &format!("its reloads cannot be counted: {reason}"))
+                self.cannot_prove(now, &format!("its reloads cannot be counted: {reason}"));
             }
         }
         true
@@ -133,7 +146,7 @@ impl Engine {
         match result {
             Ok(()) => self.prepared(now),
             Err(reason) => {
-                self.cannot_prove(now, &format!("its output cannot be watched: {reason}"))
+                self.cannot_prove(now, &format!("its output cannot be watched: {reason}"));
             }
         }
     }
@@ -243,10 +256,15 @@ impl Engine {
         }
     }
 
-    /// What the output said after the HUP that the running process got; none if that process got none.
-    pub(super) fn said_after_hup(&self) -> Option<Option<&Result<(), String>>> {
-        let running = self.life.running().map(|child| child.pid)?;
-        (self.reload.told == Some(running)).then_some(self.reload.said.as_ref())
+    /// What the output said after the HUP that the running process got.
+    pub(super) fn said_after_hup(&self) -> Heard<'_> {
+        let running = self.life.running().map(|child| child.pid);
+        match &self.reload.said {
+            _ if running.is_none() || self.reload.told != running => Heard::NotTold,
+            None => Heard::Nothing,
+            Some(Ok(())) => Heard::Reloaded,
+            Some(Err(line)) => Heard::Refused(line),
+        }
     }
 
     /// Judges an answer with the count of reloads: greater than before the HUP, or any from a new process.

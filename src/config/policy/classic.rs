@@ -89,29 +89,20 @@ fn section(top: &mut Vec<(Node, Node)>, mut name: Node) -> usize {
     let known = top.iter().position(|(known, list)| {
         known.text() == name.text() && matches!(list.value, Value::List(_))
     });
-    match known {
-        Some(at) => {
-            if let Some((
-                _,
-                Node {
-                    value: Value::List(items),
-                    ..
-                },
-            )) = top.get_mut(at)
-            {
-                items.push(new);
-            }
-            at
+    if let Some(at) = known {
+        if let Some((_, list)) = top.get_mut(at)
+            && let Value::List(items) = &mut list.value
+        {
+            items.push(new);
         }
-        None => {
-            let list = Node {
-                span: name.span,
-                value: Value::List(vec![new]),
-            };
-            top.push((name, list));
-            top.len() - 1
-        }
+        return at;
     }
+    let list = Node {
+        span: name.span,
+        value: Value::List(vec![new]),
+    };
+    top.push((name, list));
+    top.len() - 1
 }
 
 fn last_map(list: &mut Node) -> Option<&mut Vec<(Node, Node)>> {
