@@ -68,7 +68,9 @@ pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
         Ok(tree) => {
             let mut refusals = judge(file, &tree, rules);
             refusals.extend(directory::expansions(file, &text, rules));
-            refusals.sort_by_key(|error| (error.line, error.column));
+            order::sort_by(&mut refusals, |one, other| {
+                (one.line, one.column).cmp(&(other.line, other.column))
+            });
             refusals.truncate(REFUSALS_MAX);
             refusals
         }

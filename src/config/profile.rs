@@ -236,7 +236,8 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
         restart_sections: root
             .texts(
                 "restart_sections",
-                "sections whose change needs a restart; `a.*.b`: of any entry; `a[key=value]`: entries of `a` that say so",
+                "sections whose change needs a restart; `a.*.b`: of any entry; `a[key=value]`: \
+                 entries of `a` that say so",
                 "none",
             )
             .unwrap_or_default(),

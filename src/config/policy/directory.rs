@@ -3,8 +3,8 @@
 //! What is a component's type in them, the profile says: the value of a key (`type: exec`), or a key of a section
 //! (`[[inputs.exec]]`). Names are compared without case, `_`, `-` and a `scheme://`, because some readers are that
 //! lenient, and what one of them takes for `exec` is refused for all.
-//! Promises: nothing hides behind an expansion: with one, types and keys are written out, and what is expanded is a name
-//! that is open to offers.
+//! Promises: nothing hides behind an expansion: with one, types and keys are written out, and what is expanded is a
+//! name that is open to offers.
 //! Must never: know a component by name.
 
 use std::collections::BTreeSet;
