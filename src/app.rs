@@ -25,7 +25,10 @@ mod start;
 
 #[cfg(feature = "doctor")]
 pub use doctor::doctor;
-pub use settings::{Given, Process, explain, profiles, settings, settings_path};
+pub use settings::{
+    Given, Process, check_profile, explain, profile_files, profile_keys, profiles, settings,
+    settings_path,
+};
 
 /// How to run, beside the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

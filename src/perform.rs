@@ -259,6 +259,11 @@ impl Ports {
                 self.probe(agent.clone(), ticket, url, timeout);
                 None
             }
+            AgentEffect::WatchOutput {
+                ticket,
+                reloaded,
+                failed,
+            } => self.watch_output(&agent, ticket, reloaded, failed),
             AgentEffect::Dial {
                 link,
                 server,
@@ -320,6 +325,42 @@ impl Ports {
             Some(probed(agent, outcome))
         };
         self.tasks.spawn(task, lost);
+    }
+
+    /// Two answers, each from a task of its own; neither comes when the child ends before.
+    fn watch_output(
+        &mut self,
+        agent: &AgentName,
+        ticket: Ticket,
+        reloaded: Vec<String>,
+        failed: Vec<String>,
+    ) -> Option<AgentEvent> {
+        let watch = match self.children.watch_output(agent, reloaded, failed) {
+            Ok(watch) => watch,
+            Err(reason) => {
+                let result = Err(reason);
+                return Some(AgentEvent::OutputWatched { ticket, result });
+            }
+        };
+        let of = |event| {
+            let agent = agent.clone();
+            Some(Event::Agent { agent, event })
+        };
+        let begun = of(AgentEvent::OutputWatched {
+            ticket,
+            result: Ok(()),
+        });
+        let has_begun = watch.has_begun;
+        self.tasks
+            .spawn(async move { has_begun.await.ok().and(begun) }, |_| None);
+        let (heard, agent) = (watch.said, agent.clone());
+        let said = async move {
+            let said = heard.await.ok()?;
+            let event = AgentEvent::OutputSaid { ticket, said };
+            Some(Event::Agent { agent, event })
+        };
+        self.tasks.spawn(said, |_| None);
+        None
     }
 
     fn dial(&mut self, attempt: Attempt) {

@@ -9,9 +9,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::{AppError, AppErrorKind};
-use crate::config::{self, Config, Environment, Explained, Overrides, Profile};
+use crate::config::{self, Config, Environment, Explained, Key, Overrides, Profile, ProfileFile};
 use crate::units::order;
-use crate::yaml::Limits;
+use crate::yaml::{self, Limits};
 
 /// What the command line says about the place of settings and state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,6 +91,45 @@ pub fn profiles(config: &Config) -> Vec<Profile> {
             .map(|profile| (profile.name.clone(), profile)),
     );
     by_name.into_values().collect()
+}
+
+/// The profile files that a path names: itself, or those in the directory that it is.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn profile_files(path: &Path) -> Result<Vec<ProfileFile>, String> {
+    let files = if path.is_dir() {
+        let failed =
+            |cause: io::Error| format!("read the profile directory {}: {cause}", path.display());
+        let mut files = Process.directory(path).map_err(failed)?;
+        files.retain(|file| {
+            matches!(
+                file.extension().and_then(|it| it.to_str()),
+                Some("yaml" | "yml")
+            )
+        });
+        files
+    } else {
+        vec![path.to_owned()]
+    };
+    let read = |path: PathBuf| {
+        let text = read(&path).map_err(|cause| cause.to_string());
+        ProfileFile { path, text }
+    };
+    Ok(files.into_iter().map(read).collect())
+}
+
+/// Checks one of them the way `profiles:` would read it.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_profile(file: &ProfileFile) -> Result<Profile, Vec<yaml::Error>> {
+    config::check_profile(file, &Process)
+}
+
+/// Every key that a profile may have.
+pub fn profile_keys() -> Vec<Key> {
+    config::profile_keys(&Process)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, AppError> {

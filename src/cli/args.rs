@@ -236,7 +236,7 @@ pub enum Command {
         #[arg(long, value_name = "UID[:GID]", value_parser = super::prepare::owner)]
         owner: Owner,
     },
-    /// List and show the kinds of agents that are known
+    /// List, show and check the kinds of agents that are known
     Profile {
         /// What of them.
         #[command(subcommand)]
@@ -344,6 +344,14 @@ pub enum ProfileCommand {
         /// Its name
         name: String,
     },
+    /// Check profile files, or all of a directory, without settings
+    Check {
+        /// Files NAME.yaml, or directories of them
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+    },
+    /// Print a JSON schema of profiles, for editors
+    Schema,
 }
 
 /// Reads a command line, program name first.

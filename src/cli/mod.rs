@@ -18,6 +18,7 @@ mod logs;
 mod orders;
 mod out;
 mod prepare;
+mod profile;
 #[cfg(feature = "registration")]
 mod register;
 mod settings;
@@ -192,7 +193,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             Ok(doctor::show(&findings, json, out))
         }
         Command::PrepareState { state_dir, owner } => prepare::state(&state_dir, owner, out),
-        Command::Profile { command } => settings::profile(&command, out),
+        Command::Profile { command } => profile::run(&command, out),
         #[cfg(feature = "collect")]
         Command::Collect {
             directory,

@@ -1,4 +1,4 @@
-//! Commands around the settings: `run`, `validate`, `profile`, `collect`, and where the state directory is.
+//! Commands around the settings: `run`, `validate`, `collect`, and where the state directory is.
 //!
 //! Promises: `--state-dir` wins and then no settings are read for it, so that a broken settings file hides no state.
 //! Must never: decide what is valid; `app` asks those who know.
@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::args::{Place, ProfileCommand};
-use super::status::table;
+use super::args::Place;
 use super::{Done, ExitCode, Failure, Out};
 use crate::app::{self, BundleVerdict, Ended, Given, RunOptions};
-use crate::config::{Composition, Config, Form, LocalLink, Profile, Proof};
+use crate::config::{Config, Form};
 use crate::engine::message::ExitReason;
 use crate::port::termination::Termination;
 use crate::units::AgentName;
@@ -167,126 +166,4 @@ pub(super) fn collect(directory: Option<&Path>, validate: bool, out: &mut Out<'_
         out.line(&format!("{}: valid", directory.display()));
     }
     Ok(ExitCode::Ok)
-}
-
-pub(super) fn profile(command: &ProfileCommand, out: &mut Out<'_>) -> Done {
-    let place = match command {
-        ProfileCommand::List { place, .. } | ProfileCommand::Show { place, .. } => place,
-    };
-    let profiles = app::profiles(&load(place)?);
-    match command {
-        ProfileCommand::List { json: true, .. } => {
-            let names: Vec<_> = profiles.iter().map(|profile| &profile.name).collect();
-            out.line(&json!({ "profiles": names }).to_string());
-        }
-        ProfileCommand::List { json: false, .. } => out.text(&profile_list(&profiles)),
-        ProfileCommand::Show { name, .. } => {
-            let found = profiles.iter().find(|profile| profile.name == *name);
-            let Some(profile) = found else {
-                let names: Vec<_> = profiles.iter().map(|it| it.name.as_str()).collect();
-                return Err(Failure::new(
-                    ExitCode::Failed,
-                    format!("no profile {name:?}; there are: {}", names.join(", ")),
-                ));
-            };
-            out.text(&profile_page(profile));
-        }
-    }
-    Ok(ExitCode::Ok)
-}
-
-fn profile_list(profiles: &[Profile]) -> String {
-    let rows = profiles.iter().map(|profile| {
-        [
-            profile.name.clone(),
-            profile.executable.clone().unwrap_or_else(|| "-".to_owned()),
-            (if profile.hup { "HUP" } else { "restart" }).to_owned(),
-            proof(&profile.proof),
-            (if profile.validate.is_some() {
-                "yes"
-            } else {
-                "no"
-            })
-            .to_owned(),
-        ]
-    });
-    table(
-        ["PROFILE", "EXECUTABLE", "RELOAD", "PROOF", "VALIDATOR"],
-        rows,
-    )
-}
-
-fn profile_page(profile: &Profile) -> String {
-    let none = || "-".to_owned();
-    let words = |words: &[String]| {
-        if words.is_empty() {
-            none()
-        } else {
-            words.join(" ")
-        }
-    };
-    let rows = [
-        (
-            "executable",
-            profile.executable.clone().unwrap_or_else(none),
-        ),
-        ("args", words(&profile.args)),
-        (
-            "validate",
-            profile.validate.as_deref().map_or_else(none, words),
-        ),
-        (
-            "composition",
-            match profile.composition {
-                Composition::Directory => "the offered files are the config directory",
-                Composition::OtelLayers => "one --config per layer, generated overlay",
-            }
-            .to_owned(),
-        ),
-        ("main file", profile.main_file.clone()),
-        (
-            "reload",
-            (if profile.hup { "HUP" } else { "restart" }).to_owned(),
-        ),
-        ("proof", proof(&profile.proof)),
-        (
-            "local OpAMP",
-            match profile.local_link {
-                LocalLink::None => "none",
-                LocalLink::Loopback => "loopback",
-                LocalLink::Unix => "unix socket",
-            }
-            .to_owned(),
-        ),
-        (
-            "default config",
-            (if profile.default_config.is_some() {
-                "built in"
-            } else {
-                "none"
-            })
-            .to_owned(),
-        ),
-        ("denied components", words(&profile.denied_components)),
-        ("restart sections", words(&profile.restart_sections)),
-        ("stop signal", profile.stop_signal.to_string()),
-        ("environment", words(&profile.environment)),
-    ];
-    table(
-        ["profile", profile.name.as_str()],
-        rows.map(|(key, value)| [key.to_owned(), value]),
-    )
-}
-
-fn proof(proof: &Proof) -> String {
-    match proof {
-        Proof::LocalDescription => "description on the local link".to_owned(),
-        Proof::LocalStatus => "status on the local link".to_owned(),
-        Proof::Exec(command) => format!("exec {}", command.join(" ")),
-        Proof::Http { url, .. } => format!("GET {url}"),
-        Proof::FreshProcess { alive_for } => format!(
-            "a new process that lives {}",
-            crate::units::format_duration(*alive_for)
-        ),
-    }
 }

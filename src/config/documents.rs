@@ -136,7 +136,7 @@ fn the_manual_says_what_the_code_does() {
         ("agents, not built", names(&keys_not_built(Form::Agents))),
         ("agent", table(&keys(Form::Agent))),
         ("agent, not built", names(&keys_not_built(Form::Agent))),
-        ("profile", table(&profile::keys(&env()))),
+        ("profile", table(&profile_keys(&env()))),
         ("bounds", bounds()),
         ("denied", denied()),
     ];

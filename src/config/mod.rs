@@ -26,6 +26,7 @@ mod otel;
 mod ours;
 pub mod policy;
 mod profile;
+mod program;
 mod read;
 pub mod registration;
 #[cfg(test)]
@@ -37,7 +38,10 @@ pub use clock::ClockWatch;
 pub use explain::{DecidedBy, Explained, explain, nearest_key};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
-pub use profile::{built_in, built_in_names};
+pub use profile::{ProfileFile, built_in, built_in_names, check_profile, profile_keys};
+pub use program::{
+    Composition, ConfFiles, Expansion, HealthProbe, LocalLink, Profile, Proof, Tested,
+};
 pub use read::Key;
 pub use registration::{OnRejected, Registration, TokenSource};
 
@@ -353,120 +357,6 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
-}
-
-/// A kind of program, described by data.
-///
-/// Placeholders in arguments and addresses, exactly: `{config_dir} {config_file} {state_dir} {name} {pid}`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Profile {
-    /// `adjutant`, `otelcol`, `generic`, or a name from the profile directory.
-    pub name: String,
-    /// Program used when the settings name none; `{self}` is our own executable.
-    pub executable: Option<String>,
-    /// Arguments of a run, before the settings' own.
-    pub args: Vec<String>,
-    /// Arguments of a validator run; `None` when the program has no validator.
-    pub validate: Option<Vec<String>>,
-    /// How the config is laid out for the program.
-    pub composition: Composition,
-    /// Name of the file that an entry with an empty key becomes.
-    pub main_file: String,
-    /// How a reload is proven.
-    pub proof: Proof,
-    /// Whether the program can reload by SIGHUP at all.
-    pub hup: bool,
-    /// How health is seen.
-    pub health: HealthProbe,
-    /// Where the program's own OpAMP is served.
-    pub local_link: LocalLink,
-    /// Config run when nothing is stored and nothing was offered; `None` leaves the program down.
-    pub default_config: Option<String>,
-    /// Component types that execute programs or otherwise escape; denied unless the operator allows them.
-    pub denied_components: Vec<String>,
-    /// Top-level sections (`a.b` paths) whose change needs a restart instead of a HUP.
-    pub restart_sections: Vec<String>,
-    /// Signal that asks the program to stop: a number.
-    pub stop_signal: i32,
-    /// Names of our environment that the child gets besides the fixed base (`PATH`, `HOME`, `TZ`, `LANG` …).
-    pub environment: Vec<String>,
-    /// Exit codes that blame the config: no retry, straight to rollback.
-    pub config_exit_codes: Vec<i32>,
-}
-
-/// How a revision is laid out for the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Composition {
-    /// Offered files are the config directory, names kept.
-    Directory,
-    /// Every layer is one slot file, each passed as `--config {config_dir}/<slot>`, and a generated overlay
-    /// comes where the layer order says.
-    OtelLayers,
-}
-
-/// How a reload is proven.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
-    /// A fresh description carrying `adjutant.revision` on a new local connection.
-    LocalDescription,
-    /// A remote config status with the revision hash over the local link.
-    LocalStatus,
-    /// The command prints the revision hash or exits 0.
-    Exec(Vec<String>),
-    /// The URL answers 2xx, and with the revision hash in its body when `expect_revision`.
-    Http {
-        /// `http://…` with placeholders.
-        url: String,
-        /// Whether the body must contain the revision hash.
-        expect_revision: bool,
-    },
-    /// A new process that stays up is the proof; a HUP is never used.
-    FreshProcess {
-        /// How long it must stay up.
-        alive_for: Duration,
-    },
-}
-
-/// How health is seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HealthProbe {
-    /// The local link reports it.
-    LocalLink,
-    /// A GET that must answer 2xx.
-    Http {
-        /// `http://…` with placeholders.
-        url: String,
-        /// Time between probes.
-        interval: Duration,
-        /// Time one probe may take.
-        timeout: Duration,
-        /// Failures in a row that make it unhealthy.
-        failures: u32,
-    },
-    /// A command that must exit 0.
-    Exec {
-        /// Arguments, program first.
-        command: Vec<String>,
-        /// Time between probes.
-        interval: Duration,
-        /// Time one probe may take.
-        timeout: Duration,
-        /// Failures in a row that make it unhealthy.
-        failures: u32,
-    },
-    /// A living process is a healthy one.
-    Process,
-}
-
-/// Where the program's own OpAMP is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocalLink {
-    /// It speaks none.
-    None,
-    /// On a loopback port, for `opampextension`.
-    Loopback,
-    /// On a Unix socket with peer credentials.
-    Unix,
 }
 
 /// Where settings get environment values and files from, so that tests never touch the process.

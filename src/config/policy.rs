@@ -11,9 +11,17 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::units::order;
-use crate::yaml::{Error, Limits, Node, Value, parse};
+use crate::yaml::{Error, Node, Value};
 
 use super::{Composition, Policy, Profile};
+
+mod classic;
+mod directory;
+mod formats;
+#[cfg(feature = "toml")]
+mod toml;
+
+pub use formats::{Format, format_of, read};
 
 /// Refusals listed of one file.
 const REFUSALS_MAX: usize = 20;
@@ -41,26 +49,31 @@ pub struct Rules<'a> {
     pub reserved_ports: &'a [u16],
 }
 
-/// Judges the bytes of an offered file. A file that is no YAML by its name is judged only where a rule needs
-/// its content.
+/// Judges the bytes of an offered file. A file that is no config by its name is judged only where a rule needs its
+/// content.
 pub fn judge_file(file: &str, body: &[u8], rules: Rules<'_>) -> Vec<Error> {
-    let extension = Path::new(file).extension().and_then(|part| part.to_str());
-    let is_config = rules.profile.composition == Composition::OtelLayers
-        || matches!(extension, Some("yaml" | "yml" | "json"));
     let is_main = file == rules.profile.main_file;
-    if !is_config && (!is_main || denied(rules).is_empty()) {
-        return Vec::new();
-    }
-    let Ok(text) = std::str::from_utf8(body) else {
-        return vec![refusal(file, None, "not UTF-8 text")];
+    let format = match format_of(file, rules.profile) {
+        Some(format) => format,
+        None if is_main && !denied(rules).is_empty() => Format::Yaml,
+        None => return Vec::new(),
     };
+    let text = String::from_utf8_lossy(body);
     if let Some(odd) = text.chars().find(|c| ODD_BREAKS.contains(c)) {
         let code = u32::from(odd);
         let message = format!("U+{code:04X} ends a line for some readers only, remove it");
         return vec![refusal(file, None, message)];
     }
-    match parse(file, text, Limits::OFFERED) {
-        Ok(tree) => judge(file, &tree, rules),
+    match read(file, body, format) {
+        Ok(tree) => {
+            let mut refusals = judge(file, &tree, rules);
+            refusals.extend(directory::expansions(file, &text, rules));
+            order::sort_by(&mut refusals, |one, other| {
+                (one.line, one.column).cmp(&(other.line, other.column))
+            });
+            refusals.truncate(REFUSALS_MAX);
+            refusals
+        }
         Err(error) => vec![error],
     }
 }
@@ -71,11 +84,12 @@ pub fn judge(file: &str, tree: &Node, rules: Rules<'_>) -> Vec<Error> {
         file,
         rules,
         denied: denied(rules),
+        folded: BTreeSet::new(),
         refusals: Vec::new(),
     };
     match rules.profile.composition {
         Composition::OtelLayers => judge.layered(tree),
-        Composition::Directory => judge.kinds(tree),
+        Composition::Directory => judge.directory(tree),
     }
     tree.walk(&mut |path, node| judge.value(path, node));
     order::sort_by(&mut judge.refusals, |one, other| {
@@ -113,6 +127,8 @@ struct Judge<'a> {
     file: &'a str,
     rules: Rules<'a>,
     denied: BTreeSet<&'a str>,
+    /// The same the way a lenient reader sees them.
+    folded: BTreeSet<String>,
     refusals: Vec<Error>,
 }
 
@@ -194,21 +210,6 @@ impl Judge<'_> {
         }
     }
 
-    /// Every other config we know names its components by `kind:` or `type:`.
-    fn kinds(&mut self, node: &Node) {
-        for (key, value) in node.entries() {
-            if let (Some("kind" | "type"), Some(kind)) = (key.text(), value.text())
-                && self.denied.contains(kind.trim())
-            {
-                self.refuse(value, denial(kind.trim()));
-            }
-            self.kinds(value);
-        }
-        for item in node.items() {
-            self.kinds(item);
-        }
-    }
-
     fn value(&mut self, path: &[&str], node: &Node) {
         let Some(text) = node.text() else { return };
         if self.rules.profile.composition == Composition::OtelLayers {
@@ -231,7 +232,7 @@ impl Judge<'_> {
                 );
             }
         }
-        let binds = ["receivers", "extensions", "sources"];
+        let binds = ["receivers", "extensions", "sources", "inputs"];
         if path.first().is_some_and(|section| binds.contains(section)) {
             self.port(key, node, text);
         }

@@ -10,18 +10,29 @@ use std::time::Duration;
 
 use crate::yaml::{self, Limits, parse};
 
-use super::read::{Reader, Section};
+use super::read::{Key, Reader, Section};
 use super::registration::child_variable;
-use super::{Composition, Environment, HealthProbe, LocalLink, Profile, Proof};
+use super::{
+    Composition, ConfFiles, Environment, Expansion, HealthProbe, LocalLink, Profile, Proof, Tested,
+};
+
+mod probes;
+#[cfg(test)]
+mod tests;
+
+pub(super) use probes::{health, proof};
 
 /// The built-in profiles: name, text, default config.
-const BUILT_IN: [(&str, &str, Option<&str>); 3] = [
+const BUILT_IN: [(&str, &str, Option<&str>); 6] = [
     (
         "adjutant",
         include_str!("profiles/adjutant.yaml"),
         Some(include_str!("../dataplane/config/default.yaml")),
     ),
     ("otelcol", include_str!("profiles/otelcol.yaml"), None),
+    ("vector", include_str!("profiles/vector.yaml"), None),
+    ("fluent-bit", include_str!("profiles/fluent-bit.yaml"), None),
+    ("telegraf", include_str!("profiles/telegraf.yaml"), None),
     ("generic", include_str!("profiles/generic.yaml"), None),
 ];
 
@@ -83,17 +94,12 @@ pub(super) fn all(
     };
     let mut more = Vec::new();
     for file in files {
-        let extension = file.extension().and_then(|part| part.to_str());
-        let name = file.file_stem().and_then(|part| part.to_str());
-        let (Some("yaml" | "yml"), Some(name)) = (extension, name) else {
+        let Some(name) = named(&file) else {
             continue;
         };
         let origin = file.display().to_string();
         if profiles.contains_key(name) {
-            refuse(
-                origin,
-                format!("a profile named {name:?} exists already, rename the file"),
-            );
+            refuse(origin, taken(name));
             continue;
         }
         match env.file(&origin) {
@@ -127,6 +133,10 @@ pub(super) fn read(
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one entry per key, in the order of the manual"
+)]
 fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
     let profile = Profile {
         name: name.to_owned(),
@@ -179,10 +189,62 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
                 "none",
             )
             .unwrap_or_default(),
+        denied_keys: root
+            .texts("denied_keys", "key paths that are refused, such as `plugins`", "none")
+            .unwrap_or_default(),
+        component_keys: root
+            .texts(
+                "component_keys",
+                "keys whose value is the type of the component they stand in",
+                "type, kind",
+            )
+            .unwrap_or_else(|| vec!["type".to_owned(), "kind".to_owned()]),
+        component_sections: root
+            .texts(
+                "component_sections",
+                "sections whose keys are component types; with any, `component_keys` are not looked at",
+                "none",
+            )
+            .unwrap_or_default(),
+        include_keys: root
+            .texts(
+                "include_keys",
+                "keys that name more files of the config; an offer may name its own files only",
+                "none",
+            )
+            .unwrap_or_default(),
+        expands: root.choice(
+            "expands",
+            "what the program replaces in a config: `${NAME}` (braces), or `$NAME` in the text as well (text)",
+            &[
+                ("none", Expansion::None),
+                ("braces", Expansion::Braces),
+                ("text", Expansion::Text),
+            ],
+            ("none", Expansion::None),
+        ),
+        conf_files: root.choice(
+            "conf_files",
+            "what `*.conf` holds: TOML, `[SECTION]` lines of Fluent Bit, or something nobody here reads",
+            &[
+                ("unknown", ConfFiles::Unknown),
+                ("toml", ConfFiles::Toml),
+                ("classic", ConfFiles::Classic),
+            ],
+            ("unknown", ConfFiles::Unknown),
+        ),
         restart_sections: root
             .texts(
                 "restart_sections",
-                "sections whose change needs a restart; `a[key=value]`: entries of `a` that say so",
+                "sections whose change needs a restart; `a.*.b`: of any entry; `a[key=value]`: \
+                 entries of `a` that say so",
+                "none",
+            )
+            .unwrap_or_default(),
+        restart_files: root
+            .texts(
+                "restart_files",
+                "ends of names of files whose change needs a restart, because a reload does not read them",
                 "none",
             )
             .unwrap_or_default(),
@@ -213,18 +275,83 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
                 },
             )
             .unwrap_or_default(),
+        tested: root.choice(
+            "tested",
+            "what the profile was tried with",
+            &[
+                ("no", Tested::No),
+                ("stand_in", Tested::StandIn),
+                ("program", Tested::Program),
+            ],
+            ("no", Tested::No),
+        ),
     };
+    if profile.hup && !profile.proof.proves_hup() {
+        root.problem(
+            "hup",
+            "a proof of kind fresh_process cannot prove a HUP, write another proof or hup: false",
+        );
+    }
     root.finish();
     profile
 }
 
-/// Every key of a profile, as the reader itself asks for it.
-#[cfg(test)]
-pub(super) fn keys(env: &dyn Environment) -> Vec<super::Key> {
+/// Every key of a profile, as the reader itself asks for it: what the manual and the schema are made of.
+pub fn profile_keys(env: &dyn Environment) -> Vec<Key> {
     let mut reader = Reader::new("", None, env);
-    let empty = parse("", "", Limits::SETTINGS).unwrap();
-    drop(take(reader.root(&empty), ""));
+    if let Ok(empty) = parse("", "", Limits::SETTINGS) {
+        drop(take(reader.root(&empty), ""));
+    }
     reader.keys
+}
+
+/// A file that is meant to be a profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileFile {
+    /// Where it lies.
+    pub path: std::path::PathBuf,
+    /// Its text, or why there is none.
+    pub text: Result<String, String>,
+}
+
+/// Checks one file the way `profiles:` would read it.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its line.
+pub fn check_profile(
+    file: &ProfileFile,
+    env: &dyn Environment,
+) -> Result<Profile, Vec<yaml::Error>> {
+    let origin = file.path.display().to_string();
+    let whole = |message: String| {
+        vec![yaml::Error {
+            origin: origin.clone(),
+            line: 0,
+            column: 0,
+            message,
+        }]
+    };
+    let name =
+        named(&file.path).ok_or_else(|| whole("not NAME.yaml, and so not read".to_owned()))?;
+    if built_in_names().any(|known| known == name) {
+        return Err(whole(taken(name)));
+    }
+    match &file.text {
+        Ok(text) => read(&origin, name, text, env),
+        Err(cause) => Err(whole(format!("read the profile: {cause}"))),
+    }
+}
+
+/// The name that a profile file gives its profile.
+fn named(file: &Path) -> Option<&str> {
+    match file.extension().and_then(|part| part.to_str()) {
+        Some("yaml" | "yml") => file.file_stem().and_then(|part| part.to_str()),
+        _ => None,
+    }
+}
+
+fn taken(name: &str) -> String {
+    format!("a profile named {name:?} exists already, rename the file")
 }
 
 /// A name that can stand in a revision: one level, nothing hidden.
@@ -233,159 +360,5 @@ pub(super) fn main_file(text: &str) -> Result<String, String> {
         Ok(()) if !text.contains('/') => Ok(text.to_owned()),
         Ok(()) => Err("one file name belongs here, without directories".to_owned()),
         Err(reason) => Err(reason.to_string()),
-    }
-}
-
-/// The `proof:` section, or `None` when there is none.
-pub(super) fn proof(mut section: Section<'_, '_, '_>) -> Option<Proof> {
-    let present = section.is_present();
-    let kind = section.optional_choice(
-        "kind",
-        "how a reload is proven",
-        &[
-            ("local_description", "local_description"),
-            ("local_status", "local_status"),
-            ("exec", "exec"),
-            ("http", "http"),
-            ("fresh_process", "fresh_process"),
-        ],
-        "of the profile",
-    );
-    let command = section.texts(
-        "command",
-        "`exec`: program and arguments; exit 0 is the proof",
-        "none",
-    );
-    let url = section.parsed(
-        "url",
-        ("URL", "`http`: answers 2xx when the new config runs"),
-        "none",
-        probe_url,
-    );
-    let expect_revision = section.switch(
-        "expect_revision",
-        "`http`: the body must contain the revision hash",
-        false,
-    );
-    let alive_for = section.duration(
-        "alive_for",
-        "`fresh_process`: how long the new process must stay up",
-        3 * SECOND,
-        Duration::from_millis(100)..=600 * SECOND,
-    );
-    let proof = match (kind, command, url) {
-        (Some("local_description"), _, _) => Some(Proof::LocalDescription),
-        (Some("local_status"), _, _) => Some(Proof::LocalStatus),
-        (Some("exec"), Some(command), _) if !command.is_empty() => Some(Proof::Exec(command)),
-        (Some("exec"), _, _) => {
-            section.problem("command", "kind `exec` needs a command");
-            None
-        }
-        (Some("http"), _, Some(url)) => Some(Proof::Http {
-            url,
-            expect_revision,
-        }),
-        (Some("http"), _, None) => {
-            if !section.has("url") {
-                section.problem("url", "kind `http` needs a url");
-            }
-            None
-        }
-        (Some(_), _, _) => Some(Proof::FreshProcess { alive_for }),
-        (None, _, _) => {
-            if present && !section.has("kind") {
-                section.problem("kind", "say which kind of proof");
-            }
-            None
-        }
-    };
-    section.finish();
-    proof
-}
-
-/// The `health:` section, or `None` when there is none.
-pub(super) fn health(mut section: Section<'_, '_, '_>) -> Option<HealthProbe> {
-    let present = section.is_present();
-    let kind = section.optional_choice(
-        "kind",
-        "how health is seen",
-        &[
-            ("local_link", "local_link"),
-            ("http", "http"),
-            ("exec", "exec"),
-            ("process", "process"),
-        ],
-        "of the profile",
-    );
-    let command = section.texts(
-        "command",
-        "`exec`: program and arguments; exit 0 is healthy",
-        "none",
-    );
-    let url = section.parsed(
-        "url",
-        ("URL", "`http`: answers 2xx when healthy"),
-        "none",
-        probe_url,
-    );
-    let interval = section.duration(
-        "interval",
-        "time between probes",
-        10 * SECOND,
-        Duration::from_millis(100)..=3600 * SECOND,
-    );
-    let timeout = section.duration(
-        "timeout",
-        "time one probe may take",
-        5 * SECOND,
-        Duration::from_millis(100)..=600 * SECOND,
-    );
-    let failures = section.number(
-        "failures",
-        "failures in a row that make it unhealthy",
-        3,
-        1..=100,
-    );
-    let probe = match (kind, command, url) {
-        (Some("local_link"), _, _) => Some(HealthProbe::LocalLink),
-        (Some("http"), _, Some(url)) => Some(HealthProbe::Http {
-            url,
-            interval,
-            timeout,
-            failures,
-        }),
-        (Some("http"), _, None) => {
-            if !section.has("url") {
-                section.problem("url", "kind `http` needs a url");
-            }
-            None
-        }
-        (Some("exec"), Some(command), _) if !command.is_empty() => Some(HealthProbe::Exec {
-            command,
-            interval,
-            timeout,
-            failures,
-        }),
-        (Some("exec"), _, _) => {
-            section.problem("command", "kind `exec` needs a command");
-            None
-        }
-        (Some(_), _, _) => Some(HealthProbe::Process),
-        (None, _, _) => {
-            if present && !section.has("kind") {
-                section.problem("kind", "say which kind of probe");
-            }
-            None
-        }
-    };
-    section.finish();
-    probe
-}
-
-fn probe_url(text: &str) -> Result<String, String> {
-    if text.starts_with("http://") {
-        Ok(text.to_owned())
-    } else {
-        Err("a URL that begins with http:// belongs here; probes stay on the host".to_owned())
     }
 }

@@ -245,7 +245,8 @@ fn our_form_is_read_whole() {
         app.profile.proof,
         Proof::Http {
             url: "http://127.0.0.1:1/{name}".to_owned(),
-            expect_revision: true
+            expect_revision: true,
+            counter: None,
         }
     );
 }
@@ -482,7 +483,8 @@ fn profiles_come_from_a_directory_too() {
         wrong("hupp: true\nmain_file: ../x\n"),
         "/p/nginx.yaml:1:1: hupp: unknown key, did you mean \"hup\"?\n\
          /p/nginx.yaml:2:12: main_file: the name walks through `.` or `..`\n\
-         s:2:23: agents.w.profile: no profile of this name, known: adjutant, generic, otelcol"
+         s:2:23: agents.w.profile: no profile of this name, known: adjutant, fluent-bit, generic, \
+         otelcol, telegraf, vector"
     );
     let errors = load("s", "profiles: /none\n", &env, &Overrides::default()).unwrap_err();
     assert!(

@@ -166,20 +166,14 @@ fn names_domains(settings: &Agent, file: &RevisionFile) -> bool {
     file.layer == LayerKind::Remote && settings.domain_files.contains(&file.source)
 }
 
-/// Parses a file whose content decides how the child is run; none when it is not YAML by its kind.
+/// Parses a file whose content decides how the child is run; none when it is no config by its name.
 fn parse(settings: &Agent, file: &RevisionFile) -> Result<Option<Node>, yaml::Error> {
-    let named = Path::new(&file.path)
-        .extension()
-        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
     if names_domains(settings, file) {
         return Ok(None);
     }
-    let is_layer = settings.profile.composition == Composition::OtelLayers;
-    match std::str::from_utf8(&file.bytes) {
-        Ok(text) if is_layer || named => {
-            yaml::parse(&file.path, text, yaml::Limits::OFFERED).map(Some)
-        }
-        _ => Ok(None),
+    match policy::format_of(&file.path, &settings.profile) {
+        Some(format) => policy::read(&file.path, &file.bytes, format).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -478,14 +472,46 @@ pub(crate) fn needs_restart(
     if args(old) != args(new) {
         return Some("the command line changes".to_owned());
     }
-    settings
-        .profile
+    let profile = &settings.profile;
+    for path in changed(old, new) {
+        if profile
+            .restart_files
+            .iter()
+            .any(|end| path.ends_with(end.as_str()))
+        {
+            return Some(format!("file {path} changes, which a reload does not read"));
+        }
+        // What changed in it cannot be told, and some of it would need a new process.
+        let is_read = |file: &RevisionFile| {
+            file.path != path || !matches!(parse(settings, file), Ok(None) | Err(_))
+        };
+        let config = path == profile.main_file || policy::format_of(path, profile).is_some();
+        let is_read = config && old.iter().chain(new).all(is_read);
+        if config && !is_read && !profile.restart_sections.is_empty() {
+            return Some(format!(
+                "file {path} changes, and which of its sections is not known"
+            ));
+        }
+    }
+    profile
         .restart_sections
         .iter()
         .find(|section| {
             sections::texts(settings, old, section) != sections::texts(settings, new, section)
         })
         .map(|section| format!("section {section} changes"))
+}
+
+/// Paths of the files that came, went or changed. Not what we generate.
+fn changed<'f>(old: &'f [RevisionFile], new: &'f [RevisionFile]) -> Vec<&'f str> {
+    let written = |file: &&RevisionFile| matches!(file.layer, LayerKind::Local | LayerKind::Remote);
+    let others = |file: &RevisionFile, of: &'f [RevisionFile]| {
+        let mut others = of.iter().filter(written);
+        !others.any(|other| other.path == file.path && other.bytes == file.bytes)
+    };
+    let gone = old.iter().filter(written).filter(|file| others(file, new));
+    let come = new.iter().filter(written).filter(|file| others(file, old));
+    gone.chain(come).map(|file| file.path.as_str()).collect()
 }
 
 /// The offered files of a stored revision, as they came.

@@ -3,11 +3,17 @@
 //! Promises: one question of a kind at a time; an answer that nobody waits for is counted and changes nothing.
 //! Must never: judge a rollout; the watch and the transaction do, from what is seen here.
 
+use std::time::Duration;
+
 use crate::config::{HealthProbe, Proof};
 use crate::engine::message::{AgentEffect, HttpAnswer, ToolEnd, ToolOutcome};
+use crate::engine::reload::Heard;
 use crate::engine::watch::{Seen, Watch};
 use crate::engine::{Engine, PROOF_INTERVAL, PROOF_TIMEOUT, desired, report};
 use crate::units::{Moment, Now, Ticket};
+
+/// How often a process that came up by itself is asked which config it runs, until it runs the right one.
+const SELF_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Engine {
     pub(super) fn on_tool(&mut self, now: Now, ticket: Ticket, outcome: &ToolOutcome) {
@@ -30,7 +36,20 @@ impl Engine {
         ticket: Ticket,
         outcome: Result<HttpAnswer, String>,
     ) {
-        let expected = match (&self.settings.profile.proof, self.watched_hash()) {
+        if self.counted_before(now, ticket, &outcome) {
+            return;
+        }
+        let counts =
+            self.proof_probe.is_asking(ticket) && self.settings.profile.proof.counts_reloads();
+        if counts {
+            let answer = outcome.and_then(|answer| self.judge_count(&answer));
+            return self.probed(now.mono, ticket, answer);
+        }
+        let of_current = self.current.as_ref().map(|current| current.hash);
+        let expected = match (
+            &self.settings.profile.proof,
+            self.watched_hash().or(of_current),
+        ) {
             (
                 Proof::Http {
                     expect_revision: true,
@@ -42,7 +61,7 @@ impl Engine {
         };
         let answer = outcome.and_then(|answer| match (answer.status, expected) {
             (200..=299, Some(hash))
-                if !answer.body.contains(&hash) && self.proof_probe.good.is_none() =>
+                if !answer.body.contains(&hash) && self.proof_probe.is_asking(ticket) =>
             {
                 Err("the answer does not name the new revision".to_owned())
             }
@@ -53,10 +72,17 @@ impl Engine {
     }
 
     pub(super) fn probed(&mut self, now: Moment, ticket: Ticket, answer: Result<(), String>) {
+        let watched = self.watched_hash().is_some() || self.reload_is_awaited();
+        let interval = if watched {
+            PROOF_INTERVAL
+        } else {
+            SELF_INTERVAL
+        };
         if self
             .proof_probe
-            .answered(now, ticket, answer.clone(), PROOF_INTERVAL, 1)
+            .answered(now, ticket, answer.clone(), interval, 1)
         {
+            self.note_config_shown();
             if self.proof_probe.good == Some(true) {
                 let good = std::mem::take(&mut self.proof_probe);
                 self.proof_probe.good = good.good;
@@ -92,7 +118,10 @@ impl Engine {
                     url: self.address(url),
                     timeout: PROOF_TIMEOUT,
                 }),
-                Proof::LocalDescription | Proof::LocalStatus | Proof::FreshProcess { .. } => None,
+                Proof::LocalDescription
+                | Proof::LocalStatus
+                | Proof::Output { .. }
+                | Proof::FreshProcess { .. } => None,
             };
             self.proof_probe.asked(ticket);
             self.out.effects.extend(effect);
@@ -150,12 +179,19 @@ impl Engine {
                     None => false,
                 },
                 Proof::Exec(_) | Proof::Http { .. } => self.proof_probe.good == Some(true),
-                Proof::FreshProcess { alive_for } => {
-                    fresh
-                        && self
-                            .life
-                            .up_since()
-                            .is_some_and(|since| now.since(since) >= *alive_for)
+                Proof::FreshProcess { alive_for } | Proof::Output { alive_for, .. } => {
+                    match self.said_after_hup() {
+                        Heard::Refused(line) => {
+                            refused = Some(format!("the child refused the config: {line}"));
+                            false
+                        }
+                        Heard::Reloaded => true,
+                        Heard::Nothing => false,
+                        Heard::NotTold => {
+                            let up = self.life.up_since();
+                            fresh && up.is_some_and(|since| now.since(since) >= *alive_for)
+                        }
+                    }
                 }
             };
         (proven, healthy, trouble, refused)
@@ -172,6 +208,10 @@ impl Engine {
                     .map(|last| format!("not running; last: {last}"))
             });
             return (false, why.unwrap_or_else(|| "not running yet".to_owned()));
+        }
+        if let Some(lacks) = self.lacks_proof() {
+            let why = format!("it has not shown that it runs its config: {lacks}");
+            return (false, why);
         }
         match self.settings.profile.health {
             HealthProbe::Process => (true, String::new()),

@@ -135,6 +135,20 @@ pub enum AgentEvent {
         /// What came of it.
         outcome: ToolOutcome,
     },
+    /// The output of the child is watched from here on, or cannot be.
+    OutputWatched {
+        /// Of the effect.
+        ticket: Ticket,
+        /// Why not.
+        result: Result<(), String>,
+    },
+    /// The output of the child said what was watched for. Nothing follows if it never does.
+    OutputSaid {
+        /// Of the effect.
+        ticket: Ticket,
+        /// That it has reloaded, or the line that says it has not.
+        said: Result<(), String>,
+    },
     /// An HTTP probe was answered.
     HttpProbed {
         /// Of the effect.
@@ -412,6 +426,16 @@ pub enum AgentEffect {
         url: String,
         /// How long it may take.
         timeout: Duration,
+    },
+    /// Watch what the child writes from now on for one of these texts, until the first, or the child's end, or the next
+    /// such order.
+    WatchOutput {
+        /// Echoed in both answers.
+        ticket: Ticket,
+        /// Texts that say it has reloaded.
+        reloaded: Vec<String>,
+        /// Texts that say it has not.
+        failed: Vec<String>,
     },
     /// Connect to the server.
     Dial {

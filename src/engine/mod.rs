@@ -28,6 +28,7 @@ pub(crate) mod prober;
 pub mod random;
 mod recovery;
 pub(crate) mod registration;
+mod reload;
 pub(crate) mod report;
 mod rollout;
 mod session;
@@ -52,6 +53,7 @@ use crate::engine::message::{
 use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
+use crate::engine::reload::ReloadMemory;
 use crate::engine::rollout::{Job, Settling, Transaction};
 use crate::engine::uplink::{LinkOrder, Uplink};
 use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
@@ -71,13 +73,14 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 16] = [
+const COUNTED: [&str; 17] = [
     "certificate_reloads",
     "certificate_waits",
     "commits",
     "crashes",
     "disk_faults",
     "failed_applies",
+    "failed_reloads",
     "ignored_session_events",
     "malformed_frames",
     "rejected_again",
@@ -156,6 +159,7 @@ pub struct Engine {
     child: ChildLink,
     health_probe: Prober,
     proof_probe: Prober,
+    reload: ReloadMemory,
     uplink: Uplink,
     session: Option<Session>,
 
@@ -231,6 +235,7 @@ impl Engine {
             child: ChildLink::default(),
             health_probe: Prober::default(),
             proof_probe: Prober::default(),
+            reload: ReloadMemory::default(),
             uplink: Uplink::new(server),
             session,
             disk: DiskQueue::default(),
@@ -295,6 +300,10 @@ impl Engine {
             }
             AgentEvent::ToolDone { ticket, outcome } => self.on_tool(now, ticket, &outcome),
             AgentEvent::HttpProbed { ticket, outcome } => self.on_http(now, ticket, outcome),
+            AgentEvent::OutputWatched { ticket, result } => {
+                self.on_output_watched(now, ticket, result);
+            }
+            AgentEvent::OutputSaid { ticket, said } => self.on_output_said(ticket, said),
             AgentEvent::Link { link, event } => self.on_link(now, link, event),
             AgentEvent::Local { connection, event } => self.on_local(now, connection, event),
         }

@@ -10,8 +10,8 @@ use opamp_client::messages::ComponentHealth;
 
 use crate::config::{Proof, Reload};
 use crate::engine::certificates::Known;
-use crate::engine::message::{AgentEffect, NoteLevel};
-use crate::engine::{Engine, Outcome, SIGHUP, report};
+use crate::engine::message::NoteLevel;
+use crate::engine::{Engine, Outcome, report};
 use crate::units::{CertificateName, Moment, Now};
 
 /// HUPs for one pair; after the last without a proof comes a restart.
@@ -111,13 +111,14 @@ impl Engine {
         };
         let by_hup = self.settings.apply.reload == Reload::Hup
             && self.settings.profile.hup
-            && !matches!(self.settings.profile.proof, Proof::FreshProcess { .. });
+            && self.settings.profile.proof.proves_hup();
         let asked = matches!(
             self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
+            Proof::Exec(_) | Proof::Http { .. } | Proof::Output { .. }
         );
         let times = match self.debt.told {
-            Some(_) if self.proof_probe.good == Some(true) => {
+            Some(_) if self.shows_reload() => {
+                self.reload_proven();
                 self.note(NoteLevel::Info, "new certificate taken up", vec![]);
                 return self.forget_debt();
             }
@@ -152,11 +153,7 @@ impl Engine {
             fields,
         );
         self.count("certificate_reloads");
-        self.out.effects.push(AgentEffect::Signal {
-            pid,
-            signal: SIGHUP,
-            group: false,
-        });
+        self.hup(now, pid);
         if asked {
             let until = now.mono.after(self.settings.apply.proof_timeout);
             self.debt.told = Some((until, times.saturating_add(1)));
@@ -164,6 +161,11 @@ impl Engine {
         } else {
             self.forget_debt();
         }
+    }
+
+    /// Whether a HUP for a pair was sent and waits for its proof.
+    pub(crate) fn reload_is_awaited(&self) -> bool {
+        self.debt.told.is_some()
     }
 
     /// When the debt wants to be looked at.

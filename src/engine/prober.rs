@@ -38,6 +38,11 @@ impl Prober {
         self.outstanding.is_none() && self.next_at.is_some_and(|at| at <= now)
     }
 
+    /// Whether `ticket` is of the question that is asked now.
+    pub(crate) fn is_asking(&self, ticket: Ticket) -> bool {
+        self.outstanding == Some(ticket)
+    }
+
     /// The question was asked.
     pub(crate) fn asked(&mut self, ticket: Ticket) {
         self.outstanding = Some(ticket);

@@ -32,6 +32,36 @@ pub(crate) fn otelcol() -> PathBuf {
     peer("otelcol")
 }
 
+/// A Telegraf with few plugins.
+pub(crate) fn telegraf() -> PathBuf {
+    peer("telegraf")
+}
+
+/// A collector that knows neither OpAMP nor HUP.
+pub(crate) fn rotel() -> PathBuf {
+    let library = peer("rotel/bin/python")
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("lib");
+    let versions = std::fs::read_dir(&library).unwrap();
+    let programs = versions.map(|entry| {
+        entry
+            .unwrap()
+            .path()
+            .join("site-packages/rotel/rotel-agent")
+    });
+    programs
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| {
+            panic!(
+                "no rotel-agent below {}: run tests/peers/build.sh",
+                library.display()
+            )
+        })
+}
+
 /// A Python that knows the schemas of Kubernetes.
 pub(crate) fn kubernetes() -> PathBuf {
     peer("kubernetes/bin/python")

@@ -454,6 +454,7 @@ impl World {
             AgentEffect::CancelTool { ticket } => {
                 self.tools.remove(&ticket);
             }
+            AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
             AgentEffect::Dial {
                 link, authorize, ..

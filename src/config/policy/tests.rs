@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::config::profile;
+use crate::yaml::Limits;
+
+mod programs;
 
 fn profile(name: &str) -> Profile {
     let (profiles, errors) = profile::all(None, &crate::config::tests::Env::default());

@@ -39,9 +39,9 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
-            "agents: {a: {profile: vector}}\n",
+            "agents: {a: {profile: nowhere}}\n",
             &[
-                "s.yaml:1:23: agents.a.profile: no profile of this name, known: adjutant, generic, otelcol",
+                "s.yaml:1:23: agents.a.profile: no profile of this name, known: adjutant, fluent-bit, generic, otelcol, telegraf, vector",
             ],
         ),
         (

@@ -1,14 +1,15 @@
 //! The parts of a config whose change needs a new process, as a profile names them.
 //!
 //! A name is a path of keys joined by dots, such as `spool`; `sources[kind=kernel]` are those entries of the map
-//! `sources` that say `kind: kernel`, with their names.
+//! `sources` that say `kind: kernel`, with their names; `sinks.*.buffer` is that key of every entry of `sinks`.
 //! Promises: what is compared is the text as it stands in the files, so that nothing about it is guessed.
 //! Must never: judge whether a config is good.
 
 use super::parse;
 use crate::config::Agent;
+use crate::config::policy::{self, Format};
 use crate::engine::message::{LayerKind, RevisionFile};
-use crate::yaml::Node;
+use crate::yaml::{Node, Value};
 
 /// The texts of a section in all files that somebody wrote, in order.
 pub(super) fn texts(settings: &Agent, files: &[RevisionFile], section: &str) -> Vec<String> {
@@ -22,26 +23,69 @@ pub(super) fn texts(settings: &Agent, files: &[RevisionFile], section: &str) -> 
         let Some(root) = parse(settings, file).ok().flatten() else {
             continue;
         };
-        let Some(node) = root.at(&path) else {
-            continue;
-        };
+        let is_yaml = policy::format_of(&file.path, &settings.profile) == Some(Format::Yaml);
         let text = |node: &Node| {
+            if !is_yaml {
+                return Some(shape(node));
+            }
             let bytes = file.bytes.get(node.span.start..node.span.end)?;
             Some(String::from_utf8_lossy(bytes).into_owned())
         };
-        match filter {
-            None => texts.extend(text(node)),
-            Some((key, wanted)) => {
-                for (name, entry) in node.entries() {
-                    if entry.get(key).and_then(Node::text) == Some(wanted) {
-                        texts.extend(text(name));
-                        texts.extend(text(entry));
+        for (names, node) in at(&root, &path) {
+            texts.extend(names);
+            match filter {
+                None => texts.extend(text(node)),
+                Some((key, wanted)) => {
+                    for (name, entry) in node.entries() {
+                        if entry.get(key).and_then(Node::text) == Some(wanted) {
+                            texts.extend(text(name));
+                            texts.extend(text(entry));
+                        }
                     }
                 }
             }
         }
     }
     texts
+}
+
+/// What a node says, without where it stands: in TOML a table is no stretch of the text.
+fn shape(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar { text, .. } => format!("{text:?}"),
+        Value::List(items) => items.iter().map(|item| shape(item) + ",").collect(),
+        Value::Map(entries) => {
+            let entry = |(key, value): &(Node, Node)| format!("{}:{};", shape(key), shape(value));
+            let entries: String = entries.iter().map(entry).collect();
+            format!("{{{entries}}}")
+        }
+    }
+}
+
+/// The nodes at the end of a path, each with the keys that `*` stood for.
+fn at<'n>(root: &'n Node, path: &[&str]) -> Vec<(Vec<String>, &'n Node)> {
+    let mut found = vec![(Vec::new(), root)];
+    for key in path {
+        found = found
+            .into_iter()
+            .flat_map(|(names, node): (Vec<String>, &Node)| {
+                let step = |(name, value): &'n (Node, Node)| {
+                    let mut names = names.clone();
+                    if *key == "*" {
+                        names.extend(name.text().map(str::to_owned));
+                    }
+                    (names, value)
+                };
+                // A list on the way stands for all its items.
+                let nodes = std::iter::once(node).chain(node.items());
+                let entries = nodes.flat_map(Node::entries);
+                let is_meant =
+                    |(name, _): &&'n (Node, Node)| *key == "*" || name.text() == Some(key);
+                entries.filter(is_meant).map(step).collect::<Vec<_>>()
+            })
+            .collect();
+    }
+    found
 }
 
 /// `path[key=value]` or just a path.

@@ -8,7 +8,7 @@ use super::{
     OFFERS_MAX, Remember, Source, Stage, Transaction, VALIDATOR_OUTPUT_MAX, only_default,
     record_of, transaction_source,
 };
-use crate::config::{Proof, Reload};
+use crate::config::Reload;
 use crate::engine::desired::{self, Candidate, Refused};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
@@ -16,7 +16,7 @@ use crate::engine::message::{
     ToolSpec,
 };
 use crate::engine::watch::Watch;
-use crate::engine::{Engine, SIGHUP, report};
+use crate::engine::{Engine, report};
 use crate::units::{Now, RevisionHash, RevisionId, Ticket};
 
 impl Engine {
@@ -353,10 +353,7 @@ impl Engine {
             self.obey(orders);
             return "stop".to_owned();
         }
-        if matches!(
-            self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
-        ) {
+        if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
         }
         let running = self.life.running().map(|child| child.pid);
@@ -365,27 +362,19 @@ impl Engine {
             && !anew
             // A program that has not come up yet may not have its handler: HUP would end it.
             && self.child_health().0
-            && !matches!(self.settings.profile.proof, Proof::FreshProcess { .. });
+            && self.settings.profile.proof.proves_hup();
         let reason = match (running, previous) {
-            (Some(_), Some(previous)) if by_hup => {
+            (Some(pid), Some(previous)) if by_hup => self.why_no_hup(pid).or_else(|| {
                 desired::needs_restart(&self.settings, &self.places, &previous.files, &next.files)
-            }
+            }),
             _ if anew => Some("what went wrong ends with its process".to_owned()),
             _ => Some("the profile, the settings or the child's state ask for it".to_owned()),
         };
+        self.forget_hup();
         match (running, reason) {
             (Some(pid), None) => {
                 self.count("reloads");
-                self.note(
-                    NoteLevel::Info,
-                    "child told to reload",
-                    vec![("process.pid", pid.to_string())],
-                );
-                self.out.effects.push(AgentEffect::Signal {
-                    pid,
-                    signal: SIGHUP,
-                    group: false,
-                });
+                self.hup(now, pid);
                 "hup".to_owned()
             }
             (Some(_), Some(reason)) => {

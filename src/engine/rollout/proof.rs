@@ -5,7 +5,7 @@
 //! Must never: touch the disk without a stage that waits for the answer.
 
 use super::{Job, Source, Stage, Transaction, sooner};
-use crate::config::{AfterRollback, Proof, ReportWhen};
+use crate::config::{AfterRollback, ReportWhen};
 use crate::engine::Engine;
 use crate::engine::desired::{self};
 use crate::engine::evidence::seen_of;
@@ -100,6 +100,7 @@ impl Engine {
                     transaction.died = None;
                     transaction.stage = Stage::MarkingProbation;
                 }
+                self.reload_proven();
                 self.enter("probation");
                 self.mark(now, Step::Probation, "");
                 true
@@ -125,15 +126,12 @@ impl Engine {
     /// Forgets old proofs and begins to ask for new ones.
     pub(super) fn expect_proof(&mut self, now: Now) {
         self.child.expect_proof();
-        if matches!(
-            self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
-        ) {
+        if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
         }
     }
 
-    pub(super) fn renew_child(&mut self, now: Now) {
+    pub(crate) fn renew_child(&mut self, now: Now) {
         self.expect_proof(now);
         let orders = self.life.restart(now.mono, &mut self.tickets);
         self.obey(orders);
@@ -203,6 +201,7 @@ impl Engine {
         match settling.watch.judge(now.mono, &seen_of(&seen)) {
             Verdict::Wait => false,
             Verdict::Proven => {
+                self.reload_proven();
                 let offer = self.settling.take().and_then(|settling| settling.offer);
                 if self.settings.apply.after_rollback == AfterRollback::ReportGood
                     && let Some(offer) = offer
@@ -229,6 +228,7 @@ impl Engine {
                 let runs = self.current.as_ref().map(|current| current.hash);
                 if last_resort || base.is_none_or(|base| Some(base.hash) == runs) {
                     // The child stays under its restart policy: what keeps it down may go away.
+                    self.config_stays_unproven(now, &reason);
                     self.hold(format!(
                         "the config gone back to did not come up either: {reason}"
                     ));
@@ -282,10 +282,7 @@ impl Engine {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        if matches!(
-            self.settings.profile.proof,
-            Proof::Exec(_) | Proof::Http { .. }
-        ) {
+        if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
         }
         let timeout = self.settings.apply.proof_timeout;
@@ -309,10 +306,9 @@ impl Engine {
         if self.stopping {
             return None;
         }
-        let alive = match self.settings.profile.proof {
-            Proof::FreshProcess { alive_for } => self.life.up_since().map(|up| up.after(alive_for)),
-            _ => None,
-        };
+        let alive_for = self.settings.profile.proof.alive_for();
+        let up = self.life.up_since();
+        let alive = alive_for.and_then(|span| up.map(|up| up.after(span)));
         if let Some(settling) = &self.settling {
             return sooner(
                 Some(settling.watch.due()),

@@ -12,6 +12,7 @@ mod facts;
 mod fifo;
 mod leftover;
 mod lines;
+mod marker;
 mod output;
 #[expect(
     unsafe_code,
@@ -51,7 +52,7 @@ use crate::engine::message::{ChildIdentity, Exit, SpawnSpec, ToolEnd, ToolOutcom
 use crate::units::{AgentName, Ticket};
 
 pub use self::leftover::find as find_leftover;
-pub use self::output::OutputLosses;
+pub use self::output::{OutputLosses, OutputWatch};
 pub use self::spawn::{BASE_ENVIRONMENT, SpawnFailure};
 
 /// The variable by which a child of ours is recognised after we were killed: `<agent directory>`, canonical.
@@ -355,6 +356,20 @@ impl Children {
         self.ready.retain(|event| {
             !matches!(event, ChildrenEvent::ToolDone { agent: of, ticket: its, .. } if same(of, *its))
         });
+    }
+
+    /// Looks for texts in what an agent's child writes from now on.
+    ///
+    /// # Errors
+    /// When the output is stalled.
+    pub fn watch_output(
+        &self,
+        agent: &AgentName,
+        reloaded: Vec<String>,
+        failed: Vec<String>,
+    ) -> Result<OutputWatch, String> {
+        let watch = self.output.watch(agent, reloaded, failed);
+        watch.map_err(|stalled| stalled.to_string())
     }
 
     /// Orphans reaped since the start: processes that we did not start.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
+use super::marker::{Marker, Said};
 use super::reader::Reader;
 use crate::config::Rotation;
 use crate::units::AgentName;
@@ -57,6 +58,15 @@ pub struct OutputLosses {
     pub split_lines: u64,
 }
 
+/// Two answers of a watch over a child's output; both are dropped when there is nothing to wait for any more.
+#[derive(Debug)]
+pub struct OutputWatch {
+    /// What is written from here on is looked at.
+    pub has_begun: oneshot::Receiver<()>,
+    /// The first hit.
+    pub said: oneshot::Receiver<Said>,
+}
+
 /// [`OutputLosses`] as they are counted.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -81,6 +91,12 @@ pub(super) enum Order {
         id: u64,
         pipe: File,
         max: usize,
+    },
+    /// Look for texts in what the child writes from now on; the first answer says that this has begun.
+    Watch {
+        agent: AgentName,
+        marker: Marker,
+        begun: oneshot::Sender<()>,
     },
     FinishChild {
         agent: AgentName,
@@ -143,6 +159,25 @@ impl Output {
     /// Reads the pipe of a tool and keeps its last `max` bytes.
     pub(super) fn capture(&self, id: u64, pipe: File, max: usize) -> Result<(), Stalled> {
         self.order(Order::Capture { id, pipe, max })
+    }
+
+    /// Looks for texts in what an agent's child writes from now on; in place of what was looked for before.
+    pub(super) fn watch(
+        &self,
+        agent: &AgentName,
+        reloaded: Vec<String>,
+        failed: Vec<String>,
+    ) -> Result<OutputWatch, Stalled> {
+        let (begun, has_begun) = oneshot::channel();
+        let (answer, said) = oneshot::channel();
+        let marker = Marker::new(reloaded, failed, answer);
+        let agent = agent.clone();
+        self.order(Order::Watch {
+            agent,
+            marker,
+            begun,
+        })?;
+        Ok(OutputWatch { has_begun, said })
     }
 
     /// Asks for the last words of an agent's child that has ended. The pipes stay open for the next one.

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::lines::{Held, SinkState, StreamId, Write};
+use super::marker::Marker;
 use super::output::{Counters, Destination, Order};
 use super::tail::{LastBytes, Tail};
 use crate::sys::log_file::LogFile;
@@ -34,6 +35,7 @@ struct Channel {
     held: [Held; 2],
     tail: Tail,
     sink: Sink,
+    marker: Option<Marker>,
 }
 
 enum Sink {
@@ -148,6 +150,16 @@ impl Reader {
                     let pipe = Some(pipe);
                     self.captures.insert(id, Capture { pipe, last });
                 }
+                Ok(Order::Watch {
+                    agent,
+                    marker,
+                    begun,
+                }) => {
+                    if let Some(channel) = self.channels.get_mut(&agent) {
+                        channel.marker = Some(marker);
+                        _ = begun.send(());
+                    }
+                }
                 Ok(Order::FinishChild { agent, answer }) => {
                     let words = self.finish_child(&agent);
                     // Nobody waits any longer: then nobody wants it.
@@ -170,6 +182,7 @@ impl Reader {
             // The new ends keep the pipes' content alive while the old ones close.
             channel.pipes = pipes;
             channel.tail = Tail::default();
+            channel.marker = None;
             return;
         }
         let mut held = || {
@@ -190,6 +203,7 @@ impl Reader {
             held,
             tail,
             sink,
+            marker: None,
         };
         if let Some(mut old) = self.channels.insert(agent, channel) {
             for stream in 0..2 {
@@ -266,6 +280,7 @@ impl Reader {
         for stream in 0..2 {
             channel.write(stream, &mut self.own, &self.counters, Held::finish);
         }
+        channel.marker = None;
         let words = channel.tail.take();
         self.deliver_waiting(agent);
         words
@@ -318,6 +333,7 @@ impl Channel {
         let bytes = buffer.get(..length).unwrap_or_default();
         held.add(bytes);
         self.tail.add(stream, bytes);
+        self.marker.take_if(|marker| marker.add(stream, bytes));
         length
     }
 

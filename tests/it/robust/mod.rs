@@ -25,6 +25,7 @@ mod pid1;
 mod proc;
 mod promote;
 mod registration;
+mod reload;
 mod rig;
 mod settings;
 mod several;

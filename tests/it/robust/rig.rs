@@ -154,6 +154,12 @@ impl Rig {
         done(&mut self.command(args))
     }
 
+    /// Runs a command that takes no settings to its end.
+    pub(super) fn cli_alone(&self, args: &[&str]) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adjutant"));
+        done(command.args(args).current_dir(self.path()))
+    }
+
     /// The same with a variable in its environment.
     pub(super) fn cli_with(&self, name: &str, value: &str, args: &[&str]) -> Done {
         done(self.command(args).env(name, value))
