@@ -532,6 +532,7 @@ async fn profiles_are_listed_and_shown() {
     assert_eq!(code, 1);
     assert_eq!(
         stderr,
-        "adjutant: no profile \"nothing\"; there are: adjutant, generic, otelcol\n"
+        "adjutant: no profile \"nothing\"; there are: adjutant, fluent-bit, generic, otelcol, \
+         telegraf, vector\n"
     );
 }
