@@ -233,6 +233,16 @@ mod tests {
         let file = put(b"storage:\n  directory: /x\n");
         let config = settings(&given(file.path())).unwrap();
         let names: Vec<_> = profiles(&config).into_iter().map(|it| it.name).collect();
-        assert_eq!(names, ["adjutant", "generic", "otelcol"]);
+        assert_eq!(
+            names,
+            [
+                "adjutant",
+                "fluent-bit",
+                "generic",
+                "otelcol",
+                "telegraf",
+                "vector"
+            ]
+        );
     }
 }

@@ -514,7 +514,17 @@ async fn profiles_are_listed_and_shown() {
         .skip(1)
         .filter_map(|line| line.split(' ').next())
         .collect();
-    assert_eq!(names, ["adjutant", "generic", "otelcol"]);
+    assert_eq!(
+        names,
+        [
+            "adjutant",
+            "fluent-bit",
+            "generic",
+            "otelcol",
+            "telegraf",
+            "vector"
+        ]
+    );
     let (code, stdout, _) = run("profile show otelcol --state-dir /x").await;
     assert_eq!(code, 0);
     assert!(stdout.contains("description on the local link"), "{stdout}");
@@ -522,6 +532,7 @@ async fn profiles_are_listed_and_shown() {
     assert_eq!(code, 1);
     assert_eq!(
         stderr,
-        "adjutant: no profile \"nothing\"; there are: adjutant, generic, otelcol\n"
+        "adjutant: no profile \"nothing\"; there are: adjutant, fluent-bit, generic, otelcol, \
+         telegraf, vector\n"
     );
 }

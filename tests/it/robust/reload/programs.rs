@@ -1,5 +1,5 @@
-//! Given real programs that know nothing of OpAMP: Telegraf under its own profile, nginx under one from a directory, and
-//! rotel, which knows no HUP either, under `generic`,
+//! Given real programs that know nothing of OpAMP: Telegraf under its own profile, nginx under one from a directory,
+//! and rotel, which knows no HUP either, under `generic`,
 //! when good configs, a bad one and one that breaks only when it runs are applied,
 //! then the good ones run, the bad one is refused before the program hears of it, and the other is rolled back.
 
