@@ -13,7 +13,8 @@ crates=${CARGO_HOME:-${HOME:-/root}/.cargo}
 # by the unit separator, because the path may hold spaces.
 CARGO_ENCODED_RUSTFLAGS=$(printf -- '-Ctarget-feature=+crt-static\x1f--remap-path-prefix=%s=/cargo' "$crates")
 export CARGO_ENCODED_RUSTFLAGS CARGO_INCREMENTAL=0
-# The profile is for the smallest build. What is packaged carries the data plane and has room: it is built for speed too.
+# The profile is for the smallest build. What is packaged carries the data plane and has room: it is built for speed
+# too.
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=s
 cargo build --locked --quiet --release --bin adjutant --target "$triple" --target-dir "$target" >&2
 
