@@ -1,13 +1,14 @@
 //! A life with the server made with opamp-go, over both of its transports.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opamp_client::SessionEvent;
 use opamp_client::messages::{
     ConnectionSettingsStatus, ConnectionSettingsStatuses, CustomCapabilities, CustomMessage,
     EffectiveConfig, RemoteConfigStatuses,
 };
-use opamp_client::transport::{Change, ClientEvent, DialClass};
+use opamp_client::settings::{SettingsConfig, SettingsEffect};
+use opamp_client::transport::{Change, ClientEvent, DialClass, SettingsAnswer, SettingsStart};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, UID, UID_TEXT, files, hex};
@@ -424,6 +425,76 @@ async fn a_settings_offer_leads_to_another_server() {
             numbers(&second).await.iter().all(|number| *number > last),
             "from {from} to {to}"
         );
+        client.stop().await;
+    }
+}
+
+/// What the client says about an offer that it carries out by itself, and answers to what it wants stored.
+async fn verdict(client: &mut Agent) -> bool {
+    enum Step {
+        Save(u64),
+        Over(bool),
+    }
+    loop {
+        let step = client.event("the fate of an offer", |event| match event {
+            ClientEvent::Settings(SettingsEffect::Save { id, .. }) => Some(Step::Save(id)),
+            ClientEvent::Settings(SettingsEffect::Accepted) => Some(Step::Over(true)),
+            ClientEvent::Settings(SettingsEffect::Reverted(_)) => Some(Step::Over(false)),
+            _ => None,
+        });
+        match step.await {
+            Step::Save(id) => {
+                let saved = SettingsAnswer::Saved { id, result: Ok(()) };
+                client.set(Change::Settings(saved)).await;
+            }
+            Step::Over(kept) => return kept,
+        }
+    }
+}
+
+// …: an offer is tried by connecting, kept where that works, undone where it does not.
+#[tokio::test]
+#[ignore = "needs the server that tests/peers/build.sh builds"]
+async fn an_offer_is_tried_and_kept_or_undone() {
+    for (from, to) in [("ws", "http"), ("http", "ws")] {
+        let (first, second) = (Peer::opamp_go(0), Peer::opamp_go(0));
+        let mut client = Agent::with(&first.url(from), |config| {
+            // Soon polled, once it polls.
+            config.session.heartbeat = Duration::from_millis(100);
+            config.settings = Some(SettingsStart {
+                config: SettingsConfig::new(config.target.clone(), Duration::from_secs(30)),
+                saved: None,
+                unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap(),
+            });
+        })
+        .await;
+        let described = |agent: &Value| agent["description"].is_object();
+        first.until("it is known", AGENT, described).await;
+        let offer = |endpoint: String, hash: &str| json!({"destination_endpoint": endpoint, "uid": UID_TEXT, "hash": hash});
+        first
+            .send("POST", "/settings", offer(second.url(to), "0a"))
+            .await;
+        assert!(verdict(&mut client).await, "from {from} to {to}");
+        let status = |hash: &'static str, word: &'static str| {
+            move |agent: &Value| {
+                let status = &agent["connection_settings_status"];
+                status["hash"] == hash && status["status"].to_string().contains(word)
+            }
+        };
+        second
+            .until("it says APPLIED", AGENT, status("0a", "APPLIED"))
+            .await;
+        let left = |agent: &Value| agent["agent_disconnect"] == true;
+        first.until("it has left the first", AGENT, left).await;
+        // Nobody listens there.
+        let mut gone = Peer::opamp_go(0);
+        let nowhere = gone.url(to);
+        gone.kill();
+        second.send("POST", "/settings", offer(nowhere, "0b")).await;
+        assert!(!verdict(&mut client).await, "from {from} to {to}");
+        let known = second.until("it says FAILED", AGENT, status("0b", "FAILED"));
+        let known = known.await;
+        assert_eq!(known["health"]["healthy"], true, "{known:#}");
         client.stop().await;
     }
 }
