@@ -73,6 +73,7 @@ pub enum Command {
         json: bool,
     },
     /// Say where each value of the settings comes from, and what its key means
+    #[cfg(feature = "doctor")]
     Explain {
         /// Where settings and state are.
         #[command(flatten)]
@@ -345,12 +346,14 @@ pub enum ProfileCommand {
         name: String,
     },
     /// Check profile files, or all of a directory, without settings
+    #[cfg(feature = "doctor")]
     Check {
         /// Files NAME.yaml, or directories of them
         #[arg(required = true, value_name = "FILE|DIR")]
         paths: Vec<PathBuf>,
     },
     /// Print a JSON schema of profiles, for editors
+    #[cfg(feature = "doctor")]
     Schema,
 }
 

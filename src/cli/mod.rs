@@ -12,6 +12,7 @@ mod config;
 mod doctor;
 mod events;
 mod exit;
+#[cfg(feature = "doctor")]
 mod explain;
 mod health;
 mod logs;
@@ -118,6 +119,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             agent,
             json,
         } => settings::validate(&place, directory.as_deref(), agent.as_ref(), json, out).await,
+        #[cfg(feature = "doctor")]
         Command::Explain {
             place,
             key,

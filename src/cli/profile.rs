@@ -4,16 +4,17 @@
 //! says everything that is wrong with it, each with its line.
 //! Must never: need settings where only files are checked.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "doctor")]
+mod files;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::args::ProfileCommand;
 use super::settings::load;
 use super::status::table;
 use super::{Done, ExitCode, Failure, Out};
 use crate::app;
-use crate::config::{Composition, Key, LocalLink, Profile, Proof, Tested};
+use crate::config::{Composition, LocalLink, Profile, Proof, Tested};
 
 pub(super) fn run(command: &ProfileCommand, out: &mut Out<'_>) -> Done {
     match command {
@@ -37,127 +38,15 @@ pub(super) fn run(command: &ProfileCommand, out: &mut Out<'_>) -> Done {
             };
             out.text(&profile_page(profile));
         }
-        ProfileCommand::Check { paths } => return check(paths, out),
+        #[cfg(feature = "doctor")]
+        ProfileCommand::Check { paths } => return files::check(paths, out),
+        #[cfg(feature = "doctor")]
         ProfileCommand::Schema => {
-            let schema = schema(&app::profile_keys());
+            let schema = files::schema(&app::profile_keys());
             out.line(&format!("{schema:#}"));
         }
     }
     Ok(ExitCode::Ok)
-}
-
-fn check(paths: &[PathBuf], out: &mut Out<'_>) -> Done {
-    let mut problems = Vec::new();
-    let mut names: Vec<(String, PathBuf)> = Vec::new();
-    for path in paths {
-        let files =
-            app::profile_files(path).map_err(|reason| Failure::new(ExitCode::Settings, reason))?;
-        if files.is_empty() {
-            problems.push(format!("{}: no *.yaml in it", path.display()));
-        }
-        for file in files {
-            match app::check_profile(&file) {
-                Ok(profile) => {
-                    if let Some(first) = first_of(&names, &profile.name) {
-                        problems.push(format!(
-                            "{}: a profile named {:?} is in {} already, rename the file",
-                            file.path.display(),
-                            profile.name,
-                            first.display()
-                        ));
-                    } else {
-                        out.line(&format!("{}: valid", file.path.display()));
-                        names.push((profile.name, file.path));
-                    }
-                }
-                Err(errors) => problems.extend(errors.iter().map(ToString::to_string)),
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(ExitCode::Ok)
-    } else {
-        Err(Failure::new(ExitCode::Settings, problems.join("\n")))
-    }
-}
-
-fn first_of<'n>(names: &'n [(String, PathBuf)], name: &str) -> Option<&'n Path> {
-    names
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, path)| path.as_path())
-}
-
-/// A JSON schema (draft 2020-12) of a profile, for editors.
-fn schema(keys: &[Key]) -> Value {
-    let mut properties = Map::new();
-    for key in keys {
-        match key.path.split_once('.') {
-            None => {
-                properties.insert(key.path.clone(), of_key(key));
-            }
-            Some((section, name)) => {
-                let entry = properties
-                    .entry(section)
-                    .or_insert_with(|| object(Map::new()));
-                if let Some(Value::Object(inner)) = entry.get_mut("properties") {
-                    inner.insert(name.to_owned(), of_key(key));
-                }
-            }
-        }
-    }
-    let mut root = object(properties);
-    if let Value::Object(root) = &mut root {
-        let draft = "https://json-schema.org/draft/2020-12/schema";
-        root.insert("$schema".to_owned(), json!(draft));
-        root.insert(
-            "title".to_owned(),
-            json!("A profile of Adjutant: one kind of program"),
-        );
-    }
-    root
-}
-
-fn object(properties: Map<String, Value>) -> Value {
-    let mut object = Map::new();
-    object.insert("type".to_owned(), json!("object"));
-    object.insert("properties".to_owned(), Value::Object(properties));
-    object.insert("additionalProperties".to_owned(), json!(false));
-    Value::Object(object)
-}
-
-/// What one key may be. Every kind of value that a profile has is here; a test looks for others.
-fn of_key(key: &Key) -> Value {
-    let numbers = key.bounds.split_once(" to ");
-    let number = |text: &str| text.parse::<u64>().ok();
-    let mut schema = match key.kind {
-        "true or false" => json!({ "type": "boolean" }),
-        "number" => {
-            let bound = |part: Option<&str>| part.and_then(number);
-            json!({
-                "type": "integer",
-                "minimum": bound(numbers.map(|(least, _)| least)),
-                "maximum": bound(numbers.map(|(_, most)| most)),
-            })
-        }
-        "word" => json!({ "enum": key.bounds.split(", ").collect::<Vec<_>>() }),
-        "duration" => json!({ "type": "string", "pattern": "^[0-9]" }),
-        "list of texts" => json!({ "type": "array", "items": { "type": "string" } }),
-        "list of numbers" => json!({ "type": "array", "items": { "type": "integer" } }),
-        "URL" => json!({ "type": "string", "pattern": "^http://" }),
-        _ => json!({ "type": "string" }),
-    };
-    if let Value::Object(schema) = &mut schema {
-        let mut about = key.about.to_owned();
-        if key.kind == "duration" {
-            about = format!("{about}; {}", key.bounds);
-        }
-        schema.insert(
-            "description".to_owned(),
-            json!(format!("{about}. Default: {}.", key.default)),
-        );
-    }
-    schema
 }
 
 fn list(profiles: &[Profile]) -> String {
@@ -288,7 +177,7 @@ mod tests {
     #[test]
     fn the_schema_holds_every_key_of_a_profile() {
         let keys = app::profile_keys();
-        let schema = schema(&keys);
+        let schema = files::schema(&keys);
         let known = [
             "text",
             "list of texts",

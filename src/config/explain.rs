@@ -8,6 +8,7 @@ use crate::yaml::{Limits, Node, REDACTED, Value, is_secret_path, nearest, parse}
 
 use super::load::{self, ConfigErrors, Overrides, form_of};
 use super::read::{Key, Reader};
+use super::registration::SECRET_VARIABLES;
 use super::{Config, Environment, Form, otel, ours};
 
 /// A key as it was found in a text that is being explained.
@@ -173,7 +174,13 @@ fn variable(key: &Key, env: &dyn Environment) -> Option<(String, String)> {
         .filter_map(|word| word.strip_prefix('$'))
         .find_map(|name| {
             let value = env.var(name).filter(|value| !value.trim().is_empty())?;
-            Some((name.to_owned(), plain_url(&value)))
+            let secret = SECRET_VARIABLES.contains(&name) || is_secret_path(&[name]);
+            let shown = if secret {
+                REDACTED.to_owned()
+            } else {
+                plain_words(&value)
+            };
+            Some((name.to_owned(), shown))
         })
 }
 
@@ -183,10 +190,9 @@ fn shown(path: &str, kind: &str, node: &Node) -> String {
     let secret = is_secret_path(&steps) || kind.starts_with("map of texts");
     match &node.value {
         Value::Scalar { .. } | Value::List(_) if secret => REDACTED.to_owned(),
-        Value::Scalar { text, .. } => plain_url(text),
+        Value::Scalar { text, .. } => plain_words(text),
         Value::List(items) => {
-            let items: Vec<&str> = items.iter().filter_map(Node::text).collect();
-            format!("[{}]", items.join(", "))
+            format!("[{}]", plain_arguments(items).join(", "))
         }
         Value::Map(entries) => {
             let names: Vec<String> = entries
@@ -197,6 +203,32 @@ fn shown(path: &str, kind: &str, node: &Node) -> String {
             format!("{{{}}}", names.join(", "))
         }
     }
+}
+
+/// Items of a list without credentials: the value of an argument whose name is one of a secret is not shown, be it
+/// written behind `=` or as the next item.
+fn plain_arguments(items: &[Node]) -> Vec<String> {
+    let mut hidden = false;
+    let mut shown = Vec::new();
+    for text in items.iter().filter_map(Node::text) {
+        let (name, value) = text
+            .split_once('=')
+            .map_or((text, None), |(name, value)| (name, Some(value)));
+        let secret = is_secret_path(&[name.trim_start_matches('-')]);
+        shown.push(match value {
+            _ if hidden && !text.starts_with('-') => REDACTED.to_owned(),
+            Some(_) if secret => format!("{name}={REDACTED}"),
+            _ => plain_words(text),
+        });
+        hidden = secret && value.is_none() && text.starts_with('-');
+    }
+    shown
+}
+
+/// A text with each of its URLs without what may hold a credential.
+fn plain_words(text: &str) -> String {
+    let words: Vec<String> = text.split(' ').map(plain_url).collect();
+    words.join(" ")
 }
 
 /// A URL without what may hold a credential; any other text as it is.

@@ -54,6 +54,8 @@ pub(crate) struct Clock {
     /// Why the last comparison came to nothing.
     error: String,
     synchronised: Option<bool>,
+    /// Whether a look has ended.
+    looked: bool,
     compared_at: Option<WallTime>,
     jumps: u64,
     last_jump: Option<(WallTime, i64)>,
@@ -75,6 +77,7 @@ impl Clock {
             skew_ms: None,
             error: String::new(),
             synchronised: None,
+            looked: false,
             compared_at: None,
             jumps: 0,
             last_jump: None,
@@ -95,6 +98,8 @@ impl Clock {
     /// Takes over changed settings.
     pub(crate) fn set(&mut self, now: Now, settings: Option<ClockWatch>, server: Option<Server>) {
         if question(settings.as_ref(), server.as_ref()) != self.question() {
+            // An answer to the old question is not waited for.
+            self.looking = None;
             self.skew_ms = None;
             self.error.clear();
             self.compared_at = None;
@@ -165,6 +170,7 @@ impl Clock {
         self.looking = None;
         let mut effects = self.compare_clocks(now, look.asleep);
         self.synchronised = look.synchronised;
+        self.looked = true;
         match look.skew_ms {
             Some(Ok(skew)) => {
                 self.skew_ms = Some(skew);
@@ -242,13 +248,20 @@ impl Clock {
         let Some(settings) = &self.settings else {
             return String::new();
         };
-        match (self.skew_ms, self.error.as_str()) {
+        let compared = match (self.skew_ms, self.error.as_str()) {
             (Some(_), _) => {
                 let bound = crate::units::format_duration(settings.max_skew);
                 format!("within {bound} of the other clock")
             }
             (None, "") => "not compared with another clock".to_owned(),
             (None, error) => format!("not compared with another clock: {error}"),
+        };
+        if settings.require_synchronised && self.looked && self.synchronised.is_none() {
+            format!(
+                "{compared}; the kernel does not say whether anything keeps it (the call adjtimex is not allowed here)"
+            )
+        } else {
+            compared
         }
     }
 

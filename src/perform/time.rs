@@ -65,7 +65,8 @@ async fn ask(question: ClockQuestion, proxies: &ProxyRules) -> Result<i64, Strin
     let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     if took > EXCHANGE_MAX_MS {
         return Err(format!(
-            "{place} took {took} ms to answer, too long to compare clocks"
+            "{place} took over {} s to answer, too long to compare clocks",
+            EXCHANGE_MAX_MS / 1000
         ));
     }
     skew(&answer, before.saturating_add(took / 2)).map_err(|why| format!("{place} {why}"))

@@ -49,11 +49,29 @@ fn every_value_has_the_layer_that_decided_it() {
 #[test]
 fn nothing_secret_is_shown() {
     let text = "server:\n  endpoint: 'wss://fleet.example/v1?key=hush1'\n  headers: {Authorization: Bearer hush2, \
-                X: [hush3]}\nagents: {a: {profile: otelcol, executable: /bin/otelcol, env: {K: hush4}}}\n";
-    let all = explained(text, &Env::rooted());
+                X: [hush3]}\nagents: {a: {profile: otelcol, executable: /bin/otelcol, env: {K: hush4}, args: [--url, \
+                'https://fleet.example/?key=hush7', --password, hush8, --api-key=hush9, 'x postgres://u:hush0@db']}}\n";
+    let env = Env::rooted().with(&[
+        ("OPAMP_TOKEN", "hush5"),
+        ("BACKEND_URL", "http://fleet.example"),
+    ]);
+    let all = explained(text, &env);
     let shown = format!("{all:?}");
     assert!(!shown.contains("hush"), "{shown}");
     assert_eq!(of(&all, "server.endpoint").0, "wss://fleet.example/v1");
+}
+
+#[test]
+fn a_registration_token_of_the_environment_is_not_shown() {
+    let env = Env::rooted().with(&[
+        ("REGISTRATION_TOKEN", "hush"),
+        ("BACKEND_URL", "http://fleet.example"),
+    ]);
+    let all = explain(None, &env, &Overrides::default()).unwrap();
+    let shown = format!("{all:?}");
+    assert!(!shown.contains("hush"), "{shown}");
+    let token = of(&all, "registration.token_file");
+    assert_eq!(token, (REDACTED, "$REGISTRATION_TOKEN".to_owned()));
 }
 
 #[test]

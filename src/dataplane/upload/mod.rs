@@ -257,7 +257,10 @@ impl Uploader {
             Outcome::Accepted { left_out, why } => {
                 let left_out = usize::try_from(left_out).unwrap_or(count).min(count);
                 self.deliver_first(count - left_out);
-                self.progress.advance(clock::now());
+                // An endpoint that leaves everything out has taken nothing.
+                if left_out < count {
+                    self.progress.advance(clock::now());
+                }
                 self.drop_first(left_out, Reason::PartialSuccess);
                 self.chunk += 1;
                 self.next_chunk();
