@@ -276,14 +276,15 @@ impl Settings {
             Phase::Saving { .. } => {}
             Phase::Leaving { .. } => self.left(clock),
             Phase::Trying { trial, .. } => {
-                if let LossKind::Throttled { retry_in } = loss.kind {
+                // Without a deadline, waiting for an overloaded server would never end: it costs an attempt then.
+                if let LossKind::Throttled { retry_in } = loss.kind
+                    && let Some(until) = trial.until
+                {
                     let later = clock
                         .now
                         .saturating_add(retry_in)
                         .saturating_add(limits.time);
-                    trial.until = trial
-                        .until
-                        .map(|until| until.max(later.min(trial.last_until)));
+                    trial.until = Some(until.max(later.min(trial.last_until)));
                     return;
                 }
                 trial.attempts = trial.attempts.saturating_add(1);
