@@ -93,7 +93,7 @@ impl Settings {
             if let Some(work) = &mut self.work {
                 work.opamp = true;
             }
-            self.try_candidate(candidate);
+            self.try_candidate(clock, candidate);
         }
     }
 

@@ -27,7 +27,7 @@ pub struct TrialLimits {
     pub throttled_time: Duration,
     /// A connection that stands this long in front of a silent server is proven.
     pub quiet: Duration,
-    /// For the caller to carry out what concerns other connections.
+    /// For the caller to store a candidate, and to carry out what concerns other connections.
     pub outcome: Duration,
 }
 
@@ -128,6 +128,8 @@ pub(super) enum Phase {
     Saving {
         candidate: Candidate,
         save: Option<u64>,
+        /// A store that has not answered by then has failed.
+        until: Duration,
     },
     /// The old connection is being left.
     Leaving { candidate: Candidate },
@@ -162,12 +164,13 @@ impl Phase {
 
 impl Settings {
     /// Saves a candidate, or leaves at once if nothing can be saved.
-    pub(super) fn try_candidate(&mut self, candidate: Candidate) {
+    pub(super) fn try_candidate(&mut self, clock: Clock, candidate: Candidate) {
         self.unsaved = true;
         if self.config.policy.can_save {
             self.phase = Phase::Saving {
                 candidate,
                 save: None,
+                until: clock.now.saturating_add(self.config.trial.outcome),
             };
         } else {
             self.phase = Phase::Leaving { candidate };
@@ -346,8 +349,10 @@ impl Settings {
     }
 
     pub(super) fn trial_due(&self) -> Option<Duration> {
-        let Phase::Trying { trial, .. } = &self.phase else {
-            return None;
+        let trial = match &self.phase {
+            Phase::Settled | Phase::Leaving { .. } => return None,
+            Phase::Saving { until, .. } => return Some(*until),
+            Phase::Trying { trial, .. } => trial,
         };
         match self.link {
             Some(link) => Some(link.since.saturating_add(self.config.trial.quiet)),
@@ -358,6 +363,11 @@ impl Settings {
     pub(super) fn trial_timeout(&mut self, clock: Clock) {
         if self.trial_due().is_none_or(|due| due > clock.now) {
             return;
+        }
+        if matches!(self.phase, Phase::Saving { .. }) {
+            self.phase = Phase::Settled;
+            self.unsaved = true;
+            return self.opamp_done(Err("opamp: was not stored in time".to_owned()));
         }
         if self.link.is_some() {
             return self.proven();

@@ -88,6 +88,28 @@ fn a_candidate_that_cannot_be_saved_is_not_tried() {
 }
 
 #[test]
+fn a_store_that_never_answers_is_a_failure_and_the_next_offer_gets_its_turn() {
+    let mut bench = Bench::connected();
+    bench.offer(at(1), offering("h", endpoint(NEW)));
+    let id = *bench.ids.last().unwrap();
+    let other = endpoint("wss://other.example/v1/opamp");
+    assert_eq!(bench.offer(at(2), offering("i", other)), []);
+    assert_eq!(bench.settings.poll_timeout(), Some(at(61).now));
+    bench.settings.handle_timeout(at(61));
+    assert_eq!(
+        bench.seen(),
+        [
+            failed("h", "opamp: was not stored in time"),
+            applying("i"),
+            Seen::Save
+        ]
+    );
+    bench.settings.handle_saved(at(62), id, Ok(()));
+    assert_eq!((bench.seen(), bench.url().as_str()), (vec![], BASE));
+    assert_eq!(bench.store(at(63)), [Seen::Leave]);
+}
+
+#[test]
 fn late_and_foreign_answers_of_the_store_change_nothing() {
     let mut bench = Bench::connected();
     bench.settings.handle_saved(at(1), 99, Ok(()));
