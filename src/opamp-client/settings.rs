@@ -395,6 +395,9 @@ impl Settings {
             *save = Some(id);
         }
         self.state.candidate = self.phase.to_be_saved();
+        if let (Some(candidate), Some(work)) = (&mut self.state.candidate, &self.work) {
+            candidate.beside = work.failures_if_interrupted().lines();
+        }
         self.state.base = self.config.base.to_string();
         let state = self.state.encode();
         self.effect(SettingsEffect::Save { id, state });

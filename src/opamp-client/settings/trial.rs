@@ -8,11 +8,10 @@
 
 use std::time::Duration;
 
+use super::offer::Failures;
 use super::saved::SavedCandidate;
 use super::{Clock, Loss, LossKind, REJECTIONS_MAX, Settings, SettingsEffect, Trouble};
-use crate::messages::{
-    ConnectionSettingsStatus, ConnectionSettingsStatuses, OpAmpConnectionSettings,
-};
+use crate::messages::{ConnectionSettingsStatus, OpAmpConnectionSettings};
 use crate::session::printable;
 use crate::transport::Target;
 
@@ -50,13 +49,15 @@ pub(super) struct Candidate {
     pub(super) opamp: OpAmpConnectionSettings,
     /// The same on top of the local settings.
     pub(super) target: Target,
-    hash: Vec<u8>,
+    pub(super) hash: Vec<u8>,
     /// The local settings themselves, tried because the offered ones are refused.
     local: bool,
     /// Holds the certificate that the pending key belongs to.
     answers_request: bool,
     /// Why it was given up.
     failed: Option<Trouble>,
+    /// What else of its offer failed, once the rest of the offer is done.
+    pub(super) beside: Failures,
 }
 
 impl Candidate {
@@ -68,6 +69,7 @@ impl Candidate {
             local: false,
             answers_request: false,
             failed: None,
+            beside: Failures::default(),
         }
     }
 
@@ -76,8 +78,9 @@ impl Candidate {
         self
     }
 
-    pub(super) fn failed_before(mut self, trouble: Option<Trouble>) -> Self {
+    pub(super) fn failed_before(mut self, trouble: Option<Trouble>, beside: Failures) -> Self {
         self.failed = trouble;
+        self.beside = beside;
         self
     }
 }
@@ -158,6 +161,7 @@ impl Phase {
             opamp: candidate.opamp.clone(),
             hash: candidate.hash.clone(),
             failed: candidate.failed.clone(),
+            beside: candidate.beside.lines(),
         })
     }
 }
@@ -247,8 +251,13 @@ impl Settings {
             // Without its hash the server offers anew what it thinks we have.
             self.state.status = ConnectionSettingsStatus::default();
             self.effect(SettingsEffect::Report(self.state.status.clone()));
+        } else if let Some(work) = &mut self.work
+            && candidate.failed.is_some()
+        {
+            // The rest of the offer is not done yet.
+            work.opamp_works();
         } else if candidate.failed.is_some() {
-            self.report(candidate.hash, ConnectionSettingsStatuses::Applied, "");
+            self.report_end(candidate.hash, None, &candidate.beside);
         } else {
             self.opamp_done(Ok(()));
         }

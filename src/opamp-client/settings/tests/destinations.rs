@@ -282,3 +282,92 @@ fn odd_names_are_refused_and_the_others_are_applied() {
     assert_eq!(reason.matches("not printable").count(), 3, "{reason}");
     assert!(!reason.contains('\n'));
 }
+
+fn logs_and_place(hash: &str) -> ConnectionSettingsOffers {
+    ConnectionSettingsOffers {
+        opamp: Some(endpoint(NEW)),
+        own_traces: Some(to("ftp://otel.example")),
+        ..logs(hash, LOGS)
+    }
+}
+
+const TRACES: &str = "own_traces.destination_endpoint: is not a URL of http or https";
+
+/// The offer above, up to the first attempt with its candidate.
+fn trying_both() -> Bench {
+    let mut bench = Bench::connected();
+    let seen = bench.offer(at(1), logs_and_place("h"));
+    assert_eq!(seen, [set("own_logs", LOGS), applying("h"), Seen::Save]);
+    assert_eq!(bench.store(at(1)), [Seen::Leave]);
+    bench.settings.handle_left(at(1));
+    bench
+}
+
+//
+#[test]
+fn an_offer_that_partly_failed_is_not_applied_after_a_restart_in_its_trial() {
+    for (answer, logs) in [
+        (None, "; own_logs: was interrupted by a restart"),
+        (Some(Ok(())), ""),
+        (Some(Err("no route")), "; own_logs: no route"),
+    ] {
+        let mut bench = trying_both();
+        if let Some(result) = answer {
+            assert_eq!(bench.answer(0, result), [Seen::Save]);
+        }
+        let mut bench = Bench::with(config(), bench.saved.as_ref());
+        assert_eq!(bench.seen().last(), Some(&applying("h")));
+        bench.connect(at(3));
+        let reason = format!("{TRACES}{logs}");
+        assert_eq!(
+            bench.seen(),
+            [Seen::Accepted, failed("h", &reason), Seen::Save]
+        );
+    }
+}
+
+//
+#[test]
+fn a_candidate_that_works_after_all_does_not_make_a_whole_of_a_partly_failed_offer() {
+    for restart in [false, true] {
+        let mut bench = trying_both();
+        bench.answer(0, Err("no route"));
+        bench.lose(at(3), LossKind::Rejected);
+        if restart {
+            bench = Bench::with(config(), bench.saved.as_ref());
+        }
+        for _ in 0..3 {
+            bench.lose(at(4), LossKind::Lost);
+        }
+        assert_eq!(bench.url(), NEW);
+        bench.seen();
+        bench.connect(at(5));
+        let reason = format!("{TRACES}; own_logs: no route");
+        assert_eq!(
+            bench.seen(),
+            [Seen::Accepted, failed("h", &reason), Seen::Save]
+        );
+    }
+}
+
+#[test]
+fn a_failed_candidate_that_works_before_the_rest_is_done_has_one_true_end() {
+    let mut bench = trying_both();
+    bench.lose(at(3), LossKind::Rejected);
+    for _ in 0..3 {
+        bench.lose(at(4), LossKind::Lost);
+    }
+    bench.connect(at(5));
+    let seen = bench.seen();
+    assert_eq!(seen, [Seen::Accepted, Seen::Save], "logs are not done");
+    assert_eq!(bench.answer(0, Ok(())), [failed("h", TRACES), Seen::Save]);
+}
+
+#[test]
+fn an_offer_whose_candidate_failed_before_a_restart_does_not_stay_applying() {
+    let mut bench = trying_both();
+    bench.lose(at(3), LossKind::Rejected);
+    let mut bench = Bench::with(config(), bench.saved.as_ref());
+    let reason = format!("{TRACES}; own_logs: was interrupted by a restart; opamp: nobody there");
+    assert_eq!(bench.seen(), [failed("h", &reason)]);
+}
