@@ -272,6 +272,7 @@ impl Settings {
 
     /// A state was saved, or could not be.
     pub fn handle_saved(&mut self, clock: Clock, id: u64, result: Result<(), String>) {
+        self.request_saved(id, &result);
         self.candidate_saved(id, result);
         self.go_on(clock);
     }
@@ -393,6 +394,9 @@ impl Settings {
         let id = self.new_id();
         if let Phase::Saving { save, .. } = &mut self.phase {
             *save = Some(id);
+        }
+        if let Some(pending) = &mut self.state.pending {
+            pending.handed_out(id);
         }
         self.state.candidate = self.phase.to_be_saved();
         if let (Some(candidate), Some(work)) = (&mut self.state.candidate, &self.work) {
