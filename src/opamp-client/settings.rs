@@ -157,6 +157,8 @@ pub struct Settings {
     /// The end of the certificate whose renewal was asked for.
     renewal_told: Option<Duration>,
     facts: Option<CertificateFacts>,
+    /// Of own telemetry that was withdrawn: what comes next is measured by it.
+    withdrawn_facts: BTreeMap<Class, CertificateFacts>,
     next_id: u64,
     unsaved: bool,
     effects: VecDeque<SettingsEffect>,
@@ -201,6 +203,7 @@ impl Settings {
             work: None,
             renewal_told: None,
             facts: None,
+            withdrawn_facts: BTreeMap::new(),
             next_id: 0,
             unsaved: false,
             effects: VecDeque::new(),
@@ -238,17 +241,19 @@ impl Settings {
 
     /// Uses other local settings from now on. What was offered stays on top of them, for example of a token that was
     /// renewed; but with another endpoint the operator's word is newer than the server's, and all offers for this
-    /// connection are given up. Nothing changes if the offered settings cannot be put on top of them.
+    /// connection are given up. What the new settings do not allow themselves any more cannot be offered either, and
+    /// nothing that was refused becomes allowed. Nothing changes if the offered settings cannot be put on top of them.
     ///
     /// # Errors
     /// [`Refused`] if they cannot.
     pub fn set_base(&mut self, base: Target) -> Result<(), Refused> {
+        let policy = self.config.policy.moved(&self.config.base, &base);
         if base.to_string() != self.config.base.to_string() {
             self.give_up_offers(&base);
         }
         let scope = Scope {
             name: "opamp",
-            policy: &self.config.policy,
+            policy: &policy,
             unix: None,
         };
         let current = scope.opamp(&base, &self.state.opamp)?;
@@ -257,6 +262,7 @@ impl Settings {
         }
         self.current = current;
         self.config.base = base;
+        self.config.policy = policy;
         self.look_at_certificate();
         self.go_on(self.last);
         Ok(())

@@ -266,8 +266,9 @@ impl Settings {
             .unwrap_or_default();
         let present = self.destinations.get(class);
         let facts = present
-            .and_then(|present| present.tls.client_certificate.as_ref())
-            .and_then(|own| CertificateFacts::of_pem(&own.chain_pem));
+            .and_then(facts_of)
+            .or_else(|| self.withdrawn_facts.get(class).copied())
+            .or_else(|| facts_of(&self.config.destination));
         let fresh = offer.certificate.clone();
         let offered = add_destination(&before, offer, &self.config.policy);
         let scope = Scope {
@@ -332,7 +333,10 @@ impl Settings {
             }
             (Ok(()), None) => {
                 self.state.destinations.remove(&class);
-                self.destinations.remove(&class);
+                let withdrawn = self.destinations.remove(&class);
+                if let Some(facts) = withdrawn.as_ref().and_then(facts_of) {
+                    self.withdrawn_facts.insert(class, facts);
+                }
                 self.unsaved = true;
             }
         }
@@ -381,6 +385,11 @@ impl Settings {
             work.failures.push(&refused.to_string());
         }
     }
+}
+
+fn facts_of(destination: &Destination) -> Option<CertificateFacts> {
+    let own = destination.tls.client_certificate.as_ref()?;
+    CertificateFacts::of_pem(&own.chain_pem)
 }
 
 /// APPLIED only if nothing failed.

@@ -283,6 +283,36 @@ fn odd_names_are_refused_and_the_others_are_applied() {
     assert!(!reason.contains('\n'));
 }
 
+#[test]
+fn a_destination_without_its_own_certificate_takes_no_shorter_key_than_before() {
+    let long = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let short = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let with = |key: &KeyPair| {
+        let mut offers = logs("", LOGS);
+        offers.own_logs.as_mut().unwrap().certificate = Some(pair(key, 2026));
+        offers
+    };
+    let reason =
+        "own_logs.certificate.cert: has an elliptic key of 256 bits, shorter than the present one";
+    // The local one is what goes before the first offer.
+    let mut config = config();
+    let own = pair(&long, 2026);
+    config.destination.tls.client_certificate = Some(crate::transport::ClientCertificate {
+        chain_pem: own.cert,
+        key_pem: own.private_key,
+    });
+    let mut bench = Bench::with(config, None);
+    assert_eq!(bench.offer(at(1), with(&short))[0], failed("", reason));
+    // A withdrawal in between is no way around it.
+    let mut bench = Bench::connected();
+    bench.offer(at(1), with(&long));
+    bench.answer(0, Ok(()));
+    bench.offer(at(2), logs("", ""));
+    bench.answer(1, Ok(()));
+    assert_eq!(bench.offer(at(3), with(&short))[0], failed("", reason));
+    assert_eq!(bench.offer(at(4), with(&long))[0], set("own_logs", LOGS));
+}
+
 fn logs_and_place(hash: &str) -> ConnectionSettingsOffers {
     ConnectionSettingsOffers {
         opamp: Some(endpoint(NEW)),
