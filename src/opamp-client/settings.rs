@@ -83,9 +83,12 @@ use resolve::Scope;
 use saved::State;
 use trial::{Phase, Side};
 
-/// Offers that wait while one is carried out. What comes on top is dropped: its hash is never reported, so the server
-/// offers it again.
+/// Offers that wait while one is carried out. When more come, the oldest are dropped, because the newest is what the
+/// server wants now: the hash of a dropped one is never reported, so that what is missed is offered again.
 const OFFERS_MAX: usize = 8;
+
+/// Bytes of all of them; one alone may have more, as much as a message can bring.
+const OFFERS_BYTES_MAX: usize = 1024 * 1024;
 
 /// Refusals in a row after which the local settings get another chance.
 const REJECTIONS_MAX: u32 = 3;
@@ -270,8 +273,14 @@ impl Settings {
 
     /// A server offered settings, of those classes that the agent accepts.
     pub fn handle_offer(&mut self, clock: Clock, offers: ConnectionSettingsOffers) {
-        if self.queue.len() < OFFERS_MAX {
-            self.queue.push_back(offers);
+        self.queue.push_back(offers);
+        let bytes = |queue: &VecDeque<ConnectionSettingsOffers>| -> usize {
+            queue.iter().map(prost::Message::encoded_len).sum()
+        };
+        while self.queue.len() > OFFERS_MAX
+            || (self.queue.len() > 1 && bytes(&self.queue) > OFFERS_BYTES_MAX)
+        {
+            self.queue.pop_front();
         }
         self.go_on(clock);
     }

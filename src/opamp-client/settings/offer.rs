@@ -244,8 +244,7 @@ impl Settings {
         if let Class::Other(key) = class {
             let odd =
                 key.is_empty() || key.len() > NAME_BYTES_MAX || key.chars().any(char::is_control);
-            let others = self.state.destinations.len();
-            if odd || (others >= OTHERS_MAX && !self.state.destinations.contains_key(class)) {
+            if odd || !self.has_room_for(class) {
                 let reason = "the name is empty, too long or not printable, or there are too many";
                 return Err(Refused::new(&name, "", reason));
             }
@@ -291,6 +290,21 @@ impl Settings {
             class: class.clone(),
             settings: Some((offered, destination)),
         }))
+    }
+
+    /// Whether another connection is known, or may become so. Those of this offer that are not set up yet count too.
+    fn has_room_for(&self, class: &Class) -> bool {
+        let known = &self.state.destinations;
+        let wanted = self
+            .work
+            .iter()
+            .flat_map(|work| work.destinations.values())
+            .filter(|wanted| !known.contains_key(&wanted.class));
+        let others = known
+            .keys()
+            .chain(wanted.map(|wanted| &wanted.class))
+            .filter(|class| matches!(class, Class::Other(_)));
+        known.contains_key(class) || others.count() < OTHERS_MAX
     }
 
     /// What goes for a certificate beyond being a good one.

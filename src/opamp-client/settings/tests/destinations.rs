@@ -266,6 +266,51 @@ fn a_name_that_is_not_offered_again_stays() {
 
 //
 #[test]
+fn one_offer_of_very_many_connections_is_bounded_and_so_is_its_status() {
+    let mut bench = Bench::connected();
+    let mut offers = other("0", |_| {});
+    for number in 0..5_000 {
+        let settings = OtherConnectionSettings {
+            destination_endpoint: "x:1".to_owned(),
+            ..OtherConnectionSettings::default()
+        };
+        offers
+            .other_connections
+            .insert(number.to_string(), settings);
+    }
+    bench.offer(at(1), offers);
+    assert_eq!(bench.tickets.len(), 64);
+    let work = bench.settings.work.as_ref().unwrap();
+    assert!(work.failures_if_interrupted().lines().len() <= 17);
+    for ticket in 0..64 {
+        bench.answer(ticket, Err(&"long ".repeat(100_000)));
+    }
+    let told = &bench.settings.state.status.error_message;
+    assert!(told.len() < 10_000, "{}", told.len());
+    // A full house takes changes of those it has.
+    let mut bench = Bench::connected();
+    for number in 0..64 {
+        let name = number.to_string();
+        bench.offer(
+            at(1),
+            other(&name, |x| x.destination_endpoint = "x:1".to_owned()),
+        );
+        bench.answer(number, Ok(()));
+    }
+    let moved = |name| other(name, |x| x.destination_endpoint = "y:1".to_owned());
+    assert_eq!(
+        bench.offer(at(2), moved("63"))[0],
+        set("other_connections.63", "y:1")
+    );
+    bench.answer(64, Ok(()));
+    let seen = bench.offer(at(3), moved("64"));
+    let reason =
+        "other_connections.64: the name is empty, too long or not printable, or there are too many";
+    assert_eq!(seen[0], failed("", reason));
+}
+
+//
+#[test]
 fn odd_names_are_refused_and_the_others_are_applied() {
     let mut bench = Bench::connected();
     let mut offers = other("good", |good| good.destination_endpoint = "x:1".to_owned());

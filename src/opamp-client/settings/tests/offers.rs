@@ -500,11 +500,32 @@ fn offers_wait_for_the_one_before_and_a_flood_is_bounded() {
     bench.connect(at(3));
     let seen = bench.seen();
     assert_eq!(seen[..2], [Seen::Accepted, applied("h")]);
-    let last = seen
+    let ends: Vec<_> = seen
         .iter()
-        .rev()
-        .find(|seen| matches!(seen, Seen::Applied(_)));
-    assert_eq!(last, Some(&applied("7")));
+        .filter(|seen| matches!(seen, Seen::Applied(_)))
+        .collect();
+    assert_eq!(ends.len(), 1 + 8);
+    assert_eq!(ends.last(), Some(&&applied("99")), "the latest wins");
+}
+
+#[test]
+fn a_few_huge_offers_that_wait_are_bounded_too() {
+    let mut bench = Bench::trying(endpoint(NEW));
+    for number in 0..8 {
+        let mut huge = offering(&number.to_string(), endpoint(NEW));
+        huge.opamp.as_mut().unwrap().headers = Some(headers(&[("x", &"x".repeat(400_000))]));
+        assert_eq!(bench.offer(at(2), huge), []);
+    }
+    let waiting = |bench: &Bench| -> Vec<_> {
+        let queue = bench.settings.queue.iter();
+        queue.map(|offers| offers.hash.clone()).collect()
+    };
+    assert_eq!(waiting(&bench), [b"6", b"7"]);
+    // One that is larger than all that may wait still gets its turn.
+    let mut larger = offering("8", endpoint(NEW));
+    larger.opamp.as_mut().unwrap().headers = Some(headers(&[("x", &"x".repeat(2_000_000))]));
+    bench.offer(at(3), larger);
+    assert_eq!(waiting(&bench), [b"8"]);
 }
 
 #[test]
