@@ -197,6 +197,7 @@ fn carry_out(mut packages: Packages, bytes: &[u8]) {
 pub fn settings(bytes: &[u8]) {
     use crate::messages::ConnectionSettingsOffers;
     use crate::settings::{Clock, SavedSettings, Settings, SettingsConfig};
+    use crate::transport::TlsVersion;
 
     let clock = Clock {
         now: Duration::ZERO,
@@ -205,7 +206,9 @@ pub fn settings(bytes: &[u8]) {
     let Ok(base) = "wss://fleet.example/v1/opamp".parse() else {
         return;
     };
-    let config = SettingsConfig::new(base, Duration::from_secs(30));
+    let mut config = SettingsConfig::new(base, Duration::from_secs(30));
+    config.base.tls.min_version = Some(TlsVersion::V1_3);
+    config.destination.tls.min_version = Some(TlsVersion::V1_3);
     let saved = SavedSettings(bytes.to_vec());
     if let Ok(settings) = Settings::new(config.clone(), Some(&saved), clock) {
         try_out(settings, clock, bytes);
@@ -220,6 +223,24 @@ pub fn settings(bytes: &[u8]) {
     }
 }
 
+/// What no offer may take away.
+#[cfg(feature = "tokio")]
+fn check_trust(tls: &crate::transport::TlsOptions) {
+    use crate::transport::TlsVersion;
+
+    assert!(!tls.insecure_skip_verify, "an offer took verification away");
+    assert_eq!(
+        tls.min_version,
+        Some(TlsVersion::V1_3),
+        "an offer lowered the floor"
+    );
+    assert_ne!(
+        tls.max_version,
+        Some(TlsVersion::V1_2),
+        "an offer lowered the ceiling"
+    );
+}
+
 /// Carries out what settings want, with connections that come and go as the bytes say.
 #[cfg(feature = "tokio")]
 fn try_out(
@@ -232,6 +253,7 @@ fn try_out(
     for turn in 0..=TURNS_MAX {
         assert!(turn < TURNS_MAX, "settings never come to rest");
         assert!(settings.target().is_tls(), "an offer took TLS away");
+        check_trust(&settings.target().tls);
         let byte = bytes
             .get(turn % bytes.len().max(1))
             .copied()
@@ -242,7 +264,14 @@ fn try_out(
             }
             Some(SettingsEffect::Save { id, .. }) => settings.handle_saved(clock, id, Ok(())),
             Some(SettingsEffect::Leave) => settings.handle_left(clock),
-            Some(SettingsEffect::Destination { ticket, .. }) => {
+            Some(SettingsEffect::Destination {
+                ticket,
+                settings: to,
+                ..
+            }) => {
+                if let Some(to) = to {
+                    check_trust(&to.tls);
+                }
                 settings.handle_outcome(clock, ticket, Ok(()));
             }
             Some(_) => {}
@@ -253,12 +282,20 @@ fn try_out(
                 }
                 1 => settings.handle_connected(clock),
                 _ => {
+                    let retry_in = Duration::from_secs(u64::from(byte));
                     let loss = Loss {
-                        kind: LossKind::Lost,
+                        kind: if byte & 4 == 0 {
+                            LossKind::Lost
+                        } else {
+                            LossKind::Throttled { retry_in }
+                        },
                         reason: "gone".to_owned(),
                     };
                     settings.handle_lost(clock, &loss);
-                    clock.now += Duration::from_secs(1);
+                    clock.now += match loss.kind {
+                        LossKind::Throttled { retry_in } => retry_in,
+                        _ => Duration::from_secs(1),
+                    };
                     settings.handle_timeout(clock);
                 }
             },

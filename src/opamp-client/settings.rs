@@ -83,9 +83,12 @@ use resolve::Scope;
 use saved::State;
 use trial::{Phase, Side};
 
-/// Offers that wait while one is carried out. What comes on top is dropped: its hash is never reported, so the server
-/// offers it again.
+/// Offers that wait while one is carried out. When more come, the oldest are dropped, because the newest is what the
+/// server wants now: the hash of a dropped one is never reported, so that what is missed is offered again.
 const OFFERS_MAX: usize = 8;
+
+/// Bytes of all of them; one alone may have more, as much as a message can bring.
+const OFFERS_BYTES_MAX: usize = 1024 * 1024;
 
 /// Refusals in a row after which the local settings get another chance.
 const REJECTIONS_MAX: u32 = 3;
@@ -157,6 +160,8 @@ pub struct Settings {
     /// The end of the certificate whose renewal was asked for.
     renewal_told: Option<Duration>,
     facts: Option<CertificateFacts>,
+    /// Of own telemetry that was withdrawn: what comes next is measured by it.
+    withdrawn_facts: BTreeMap<Class, CertificateFacts>,
     next_id: u64,
     unsaved: bool,
     effects: VecDeque<SettingsEffect>,
@@ -201,6 +206,7 @@ impl Settings {
             work: None,
             renewal_told: None,
             facts: None,
+            withdrawn_facts: BTreeMap::new(),
             next_id: 0,
             unsaved: false,
             effects: VecDeque::new(),
@@ -238,17 +244,19 @@ impl Settings {
 
     /// Uses other local settings from now on. What was offered stays on top of them, for example of a token that was
     /// renewed; but with another endpoint the operator's word is newer than the server's, and all offers for this
-    /// connection are given up. Nothing changes if the offered settings cannot be put on top of them.
+    /// connection are given up. What the new settings do not allow themselves any more cannot be offered either, and
+    /// nothing that was refused becomes allowed. Nothing changes if the offered settings cannot be put on top of them.
     ///
     /// # Errors
     /// [`Refused`] if they cannot.
     pub fn set_base(&mut self, base: Target) -> Result<(), Refused> {
+        let policy = self.config.policy.moved(&self.config.base, &base);
         if base.to_string() != self.config.base.to_string() {
             self.give_up_offers(&base);
         }
         let scope = Scope {
             name: "opamp",
-            policy: &self.config.policy,
+            policy: &policy,
             unix: None,
         };
         let current = scope.opamp(&base, &self.state.opamp)?;
@@ -257,6 +265,7 @@ impl Settings {
         }
         self.current = current;
         self.config.base = base;
+        self.config.policy = policy;
         self.look_at_certificate();
         self.go_on(self.last);
         Ok(())
@@ -264,14 +273,21 @@ impl Settings {
 
     /// A server offered settings, of those classes that the agent accepts.
     pub fn handle_offer(&mut self, clock: Clock, offers: ConnectionSettingsOffers) {
-        if self.queue.len() < OFFERS_MAX {
-            self.queue.push_back(offers);
+        self.queue.push_back(offers);
+        let bytes = |queue: &VecDeque<ConnectionSettingsOffers>| -> usize {
+            queue.iter().map(prost::Message::encoded_len).sum()
+        };
+        while self.queue.len() > OFFERS_MAX
+            || (self.queue.len() > 1 && bytes(&self.queue) > OFFERS_BYTES_MAX)
+        {
+            self.queue.pop_front();
         }
         self.go_on(clock);
     }
 
     /// A state was saved, or could not be.
     pub fn handle_saved(&mut self, clock: Clock, id: u64, result: Result<(), String>) {
+        self.request_saved(id, &result);
         self.candidate_saved(id, result);
         self.go_on(clock);
     }
@@ -394,7 +410,13 @@ impl Settings {
         if let Phase::Saving { save, .. } = &mut self.phase {
             *save = Some(id);
         }
+        if let Some(pending) = &mut self.state.pending {
+            pending.handed_out(id);
+        }
         self.state.candidate = self.phase.to_be_saved();
+        if let (Some(candidate), Some(work)) = (&mut self.state.candidate, &self.work) {
+            candidate.beside = work.failures_if_interrupted().lines();
+        }
         self.state.base = self.config.base.to_string();
         let state = self.state.encode();
         self.effect(SettingsEffect::Save { id, state });

@@ -80,6 +80,9 @@ pub enum SettingsEffect {
     },
     /// Send this request to the server.
     Request(ConnectionSettingsRequest),
+    /// No certificate is asked for, because the key of the request could not be stored. The caller may call
+    /// [`super::Settings::request_certificate`] again when it can store.
+    RequestGivenUp(Trouble),
     /// The client certificate should be replaced: make a key and a request and call
     /// [`super::Settings::request_certificate`].
     CertificateDue {

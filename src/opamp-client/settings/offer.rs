@@ -9,26 +9,63 @@ use std::time::Duration;
 
 use super::pair::{self, CertificateFacts};
 use super::resolve::{Scope, add_destination, add_opamp};
-use super::trial::Candidate;
+use super::trial::{Candidate, Phase};
 use super::{Class, Clock, Destination, Refused, Settings, SettingsEffect, TrialLimits};
 use crate::messages::{
     ConnectionSettingsOffers, ConnectionSettingsStatuses, OpAmpConnectionSettings,
     OtherConnectionSettings, TelemetryConnectionSettings, TlsCertificate,
 };
+use crate::session::printable;
 
 /// Other connections that are known at a time.
 const OTHERS_MAX: usize = 64;
 /// Bytes of the name of one.
 const NAME_BYTES_MAX: usize = 256;
 
+/// Failures of one offer that are told one by one; what comes on top is counted.
+const FAILURES_MAX: usize = 16;
+
+/// What went wrong with one offer, for its status: bounded, whatever it holds and whatever the caller answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Failures {
+    told: Vec<String>,
+    more: usize,
+}
+
+impl Failures {
+    pub(super) fn push(&mut self, reason: &str) {
+        if self.told.len() < FAILURES_MAX {
+            self.told.push(printable(reason));
+        } else {
+            self.more = self.more.saturating_add(1);
+        }
+    }
+
+    /// One line each; the same that [`Failures::from_lines`] takes.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("{} more", self.more));
+        self.told.iter().cloned().chain(more).collect()
+    }
+
+    pub(super) fn from_lines(lines: &[String]) -> Self {
+        let mut failures = Self::default();
+        for line in lines {
+            failures.push(line);
+        }
+        failures
+    }
+}
+
 /// The offer that is being carried out.
 pub(super) struct Work {
     hash: Vec<u8>,
     /// The server's own connection is not settled yet.
     opamp: bool,
+    /// Why the server's own connection is not as offered; forgotten if it works after all.
+    opamp_failure: Option<String>,
     /// What the caller has not answered for yet.
     destinations: BTreeMap<u64, Wanted>,
-    failures: Vec<String>,
+    failures: Failures,
     /// When those who have not answered have failed. A trial has bounds of its own.
     until: Option<Duration>,
 }
@@ -44,15 +81,35 @@ impl Work {
         self.until.filter(|_| !self.destinations.is_empty())
     }
 
-    /// The work of a candidate that an earlier life left.
-    pub(super) fn of_candidate(hash: Vec<u8>, clock: Clock, limits: TrialLimits) -> Self {
+    /// The work of a candidate that an earlier life left, and what had failed beside it.
+    pub(super) fn of_candidate(
+        hash: Vec<u8>,
+        failures: Failures,
+        clock: Clock,
+        limits: TrialLimits,
+    ) -> Self {
         Self {
             hash,
             opamp: true,
+            opamp_failure: None,
             destinations: BTreeMap::new(),
-            failures: Vec::new(),
+            failures,
             until: Some(clock.now.saturating_add(limits.outcome)),
         }
+    }
+
+    /// What has failed if nobody answers any more: this life ends before those who are still at it are done.
+    pub(super) fn failures_if_interrupted(&self) -> Failures {
+        let mut failures = self.failures.clone();
+        for wanted in self.destinations.values() {
+            failures.push(&format!("{}: was interrupted by a restart", wanted.class));
+        }
+        failures
+    }
+
+    /// The server's own connection works after all.
+    pub(super) fn opamp_works(&mut self) {
+        self.opamp_failure = None;
     }
 }
 
@@ -64,7 +121,12 @@ impl Settings {
         }
         self.work = Some(Work {
             opamp: false,
-            ..Work::of_candidate(offers.hash.clone(), clock, self.config.trial)
+            ..Work::of_candidate(
+                offers.hash.clone(),
+                Failures::default(),
+                clock,
+                self.config.trial,
+            )
         });
         let telemetry = [
             (Class::OwnMetrics, offers.own_metrics),
@@ -93,7 +155,7 @@ impl Settings {
             if let Some(work) = &mut self.work {
                 work.opamp = true;
             }
-            self.try_candidate(candidate);
+            self.try_candidate(clock, candidate);
         }
     }
 
@@ -127,7 +189,7 @@ impl Settings {
         let (offered, target) = match resolved {
             Ok(resolved) => resolved,
             Err(refused) => {
-                self.fail(refused.to_string());
+                self.fail(&refused);
                 return None;
             }
         };
@@ -166,7 +228,7 @@ impl Settings {
                     work.destinations.insert(ticket, wanted);
                 }
             }
-            Err(refused) => self.fail(refused.to_string()),
+            Err(refused) => self.fail(&refused),
         }
     }
 
@@ -182,8 +244,7 @@ impl Settings {
         if let Class::Other(key) = class {
             let odd =
                 key.is_empty() || key.len() > NAME_BYTES_MAX || key.chars().any(char::is_control);
-            let others = self.state.destinations.len();
-            if odd || (others >= OTHERS_MAX && !self.state.destinations.contains_key(class)) {
+            if odd || !self.has_room_for(class) {
                 let reason = "the name is empty, too long or not printable, or there are too many";
                 return Err(Refused::new(&name, "", reason));
             }
@@ -204,8 +265,9 @@ impl Settings {
             .unwrap_or_default();
         let present = self.destinations.get(class);
         let facts = present
-            .and_then(|present| present.tls.client_certificate.as_ref())
-            .and_then(|own| CertificateFacts::of_pem(&own.chain_pem));
+            .and_then(facts_of)
+            .or_else(|| self.withdrawn_facts.get(class).copied())
+            .or_else(|| facts_of(&self.config.destination));
         let fresh = offer.certificate.clone();
         let offered = add_destination(&before, offer, &self.config.policy);
         let scope = Scope {
@@ -228,6 +290,21 @@ impl Settings {
             class: class.clone(),
             settings: Some((offered, destination)),
         }))
+    }
+
+    /// Whether another connection is known, or may become so. Those of this offer that are not set up yet count too.
+    fn has_room_for(&self, class: &Class) -> bool {
+        let known = &self.state.destinations;
+        let wanted = self
+            .work
+            .iter()
+            .flat_map(|work| work.destinations.values())
+            .filter(|wanted| !known.contains_key(&wanted.class));
+        let others = known
+            .keys()
+            .chain(wanted.map(|wanted| &wanted.class))
+            .filter(|class| matches!(class, Class::Other(_)));
+        known.contains_key(class) || others.count() < OTHERS_MAX
     }
 
     /// What goes for a certificate beyond being a good one.
@@ -258,7 +335,11 @@ impl Settings {
             return;
         };
         match (result, settings) {
-            (Err(reason), _) => work.failures.push(format!("{class}: {reason}")),
+            (Err(reason), _) => {
+                work.failures.push(&format!("{class}: {reason}"));
+                // A candidate on trial is saved with what failed beside it.
+                self.unsaved |= !matches!(self.phase, Phase::Settled);
+            }
             (Ok(()), Some((offered, destination))) => {
                 self.state.destinations.insert(class.clone(), offered);
                 self.destinations.insert(class, destination);
@@ -266,7 +347,10 @@ impl Settings {
             }
             (Ok(()), None) => {
                 self.state.destinations.remove(&class);
-                self.destinations.remove(&class);
+                let withdrawn = self.destinations.remove(&class);
+                if let Some(facts) = withdrawn.as_ref().and_then(facts_of) {
+                    self.withdrawn_facts.insert(class, facts);
+                }
                 self.unsaved = true;
             }
         }
@@ -275,7 +359,7 @@ impl Settings {
     pub(super) fn opamp_done(&mut self, result: Result<(), String>) {
         if let Some(work) = &mut self.work {
             work.opamp = false;
-            work.failures.extend(result.err());
+            work.opamp_failure = result.err().map(|reason| printable(&reason));
         }
     }
 
@@ -285,10 +369,11 @@ impl Settings {
             return;
         }
         for (_, wanted) in std::mem::take(&mut work.destinations) {
-            work.failures
-                .push(format!("{}: was not carried out in time", wanted.class));
+            let reason = format!("{}: was not carried out in time", wanted.class);
+            work.failures.push(&reason);
         }
         work.until = None;
+        self.unsaved |= !matches!(self.phase, Phase::Settled);
     }
 
     pub(super) fn finish_work(&mut self) {
@@ -296,19 +381,44 @@ impl Settings {
         let Some(work) = self.work.take_if(done) else {
             return;
         };
-        let status = if work.failures.is_empty() {
-            ConnectionSettingsStatuses::Applied
-        } else {
-            ConnectionSettingsStatuses::Failed
-        };
-        self.report(work.hash, status, &work.failures.join("; "));
+        if let Some(candidate) = self.phase.candidate_mut() {
+            // It failed, and may still be proven: then the rest of the offer counts.
+            candidate.beside = work.failures.clone();
+        }
+        self.report_end(work.hash, work.opamp_failure, &work.failures);
     }
 
-    fn fail(&mut self, reason: String) {
+    /// The status of an offer with which nothing more is going to be done.
+    pub(super) fn report_end(&mut self, hash: Vec<u8>, opamp: Option<String>, beside: &Failures) {
+        let (status, text) = end(opamp, beside);
+        self.report(hash, status, &text);
+    }
+
+    fn fail(&mut self, refused: &Refused) {
         if let Some(work) = &mut self.work {
-            work.failures.push(reason);
+            work.failures.push(&refused.to_string());
         }
     }
+}
+
+fn facts_of(destination: &Destination) -> Option<CertificateFacts> {
+    let own = destination.tls.client_certificate.as_ref()?;
+    CertificateFacts::of_pem(&own.chain_pem)
+}
+
+/// APPLIED only if nothing failed.
+pub(super) fn end(
+    opamp: Option<String>,
+    beside: &Failures,
+) -> (ConnectionSettingsStatuses, String) {
+    let mut lines = beside.lines();
+    lines.extend(opamp);
+    let status = if lines.is_empty() {
+        ConnectionSettingsStatuses::Applied
+    } else {
+        ConnectionSettingsStatuses::Failed
+    };
+    (status, lines.join("; "))
 }
 
 fn as_other(offer: TelemetryConnectionSettings) -> OtherConnectionSettings {

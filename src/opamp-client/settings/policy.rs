@@ -44,14 +44,15 @@ pub struct Policy {
 
 impl Policy {
     /// What goes without saying for a client whose local settings are `base`: what these allow themselves, authorities
-    /// of the server's choice, one day between two heartbeats.
+    /// of the server's choice if they name none, one day between two heartbeats. A socket of this machine says nothing
+    /// about plaintext over a network.
     pub fn of(base: &Target) -> Self {
-        let plaintext = !base.is_tls();
+        let plaintext = !base.is_tls() && !base.is_unix();
         Self {
             allow_plaintext: plaintext,
             allow_plaintext_telemetry: plaintext,
             allow_insecure: base.tls.insecure_skip_verify,
-            allow_ca: true,
+            allow_ca: base.tls.ca_pem.is_none(),
             allow_system_roots: base.tls.ca_pem.is_none() || base.tls.include_system_roots,
             strict_certificate: false,
             zero_stops_heartbeat: false,
@@ -60,6 +61,19 @@ impl Policy {
             allow_plaintext_request: false,
             fall_back: true,
         }
+    }
+
+    /// The same without what went without saying for `old` and does not for `new`. What was allowed in so many words
+    /// stays, and nothing is added.
+    pub(super) fn moved(mut self, old: &Target, new: &Target) -> Self {
+        let (old, new) = (Self::of(old), Self::of(new));
+        self.allow_plaintext &= new.allow_plaintext || !old.allow_plaintext;
+        self.allow_plaintext_telemetry &=
+            new.allow_plaintext_telemetry || !old.allow_plaintext_telemetry;
+        self.allow_insecure &= new.allow_insecure || !old.allow_insecure;
+        self.allow_ca &= new.allow_ca || !old.allow_ca;
+        self.allow_system_roots &= new.allow_system_roots || !old.allow_system_roots;
+        self
     }
 }
 

@@ -11,11 +11,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateSigningRequestDer, PrivateKeyDer};
 
 use super::pair::{self, PEM_BYTES_MAX};
-use super::{Clock, RENEWAL_SLEEP_MAX, Refused, Settings, SettingsEffect};
+use super::{Clock, RENEWAL_SLEEP_MAX, Refused, Settings, SettingsEffect, Trouble};
 use crate::messages::{
     self, ConnectionSettingsRequest, OpAmpConnectionSettingsRequest, ServerCapabilities,
     TlsCertificate,
 };
+use crate::session::printable;
 
 /// Least wait between two requests, doubled each time.
 const GAP_MIN: Duration = Duration::from_mins(1);
@@ -54,11 +55,21 @@ pub enum RequestError {
     Unverified,
 }
 
+/// Whether the key of a request would survive a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Not,
+    /// A state with it was handed out under this id, or a later one.
+    Since(u64),
+    Stored,
+}
+
 /// A request that is not answered yet.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) csr_pem: Vec<u8>,
     pub(super) key_pem: Vec<u8>,
+    kept: Kept,
     /// It left on this connection.
     sent: bool,
     not_before: Duration,
@@ -68,6 +79,7 @@ pub(super) struct Pending {
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending")
+            .field("kept", &self.kept)
             .field("sent", &self.sent)
             .field("not_before", &self.not_before)
             .finish_non_exhaustive()
@@ -79,9 +91,17 @@ impl Pending {
         Self {
             csr_pem,
             key_pem,
+            kept: Kept::Stored,
             sent: false,
             not_before: Duration::ZERO,
             gap: GAP_MIN,
+        }
+    }
+
+    /// A state with the key was handed out for saving.
+    pub(super) fn handed_out(&mut self, id: u64) {
+        if self.kept == Kept::Not {
+            self.kept = Kept::Since(id);
         }
     }
 
@@ -100,8 +120,9 @@ impl Pending {
 }
 
 impl Settings {
-    /// Asks the server for a certificate as soon as it takes requests. Another request in the meantime replaces the
-    /// one before. The answer arrives as an offer and is paired with the key.
+    /// Asks the server for a certificate as soon as the key is stored and the server takes requests. Another request
+    /// in the meantime replaces the one before. The answer arrives as an offer and is paired with the key. A key that
+    /// cannot be stored ends in [`SettingsEffect::RequestGivenUp`].
     ///
     /// # Errors
     /// [`RequestError`]; nothing has changed then.
@@ -128,6 +149,7 @@ impl Settings {
         }
         let paced = self.state.pending.take();
         let mut pending = Pending::restored(csr_pem, key_pem);
+        pending.kept = Kept::Not;
         if let Some(paced) = paced {
             pending.not_before = paced.not_before;
             pending.gap = paced.gap;
@@ -160,6 +182,25 @@ impl Settings {
         Ok(answers)
     }
 
+    /// A state was saved, or could not be: the key of a request may be in it.
+    pub(super) fn request_saved(&mut self, id: u64, result: &Result<(), String>) {
+        let Some(pending) = &mut self.state.pending else {
+            return;
+        };
+        match pending.kept {
+            Kept::Since(first) if (first..=self.next_id).contains(&id) => {}
+            _ => return,
+        }
+        match result {
+            Ok(()) => pending.kept = Kept::Stored,
+            Err(reason) => {
+                self.state.pending = None;
+                let reason = format!("the key could not be stored: {reason}");
+                self.effect(SettingsEffect::RequestGivenUp(Trouble(printable(&reason))));
+            }
+        }
+    }
+
     fn takes_requests(&self) -> bool {
         self.link.is_some()
             && self.server_capabilities.is_some_and(|mask| {
@@ -172,7 +213,7 @@ impl Settings {
             .state
             .pending
             .as_ref()
-            .filter(|pending| !pending.sent)?;
+            .filter(|pending| pending.kept == Kept::Stored && !pending.sent)?;
         self.takes_requests().then_some(pending.not_before)
     }
 
@@ -189,8 +230,6 @@ impl Settings {
         let certificate_request = messages::CertificateRequest {
             csr: pending.csr_pem.clone(),
         };
-        // Its key is on the way to the store before anybody can answer.
-        self.save();
         self.effect(SettingsEffect::Request(ConnectionSettingsRequest {
             opamp: Some(OpAmpConnectionSettingsRequest {
                 certificate_request: Some(certificate_request),

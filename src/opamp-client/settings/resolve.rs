@@ -356,8 +356,11 @@ impl Scope<'_> {
             tls.min_version = Some(oldest);
         }
         if let Some(newest) = version("tls.max_version", &offered.max_version)? {
-            let ceiling = tls.max_version.unwrap_or(newest);
-            tls.max_version = Some(newest.min(ceiling));
+            // A ceiling only ever takes the better versions away.
+            if newest < tls.max_version.unwrap_or(TlsVersion::V1_3) {
+                let reason = "is older than the newest that the local settings allow";
+                return Err(self.refuse("tls.max_version", reason));
+            }
         }
         if !offered.cipher_suites.is_empty() {
             let local = std::mem::take(&mut tls.cipher_suites);

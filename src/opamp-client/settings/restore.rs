@@ -4,7 +4,7 @@
 //! certificate is not judged by a clock that may not be set yet. Must never: fail. What cannot be used is told and
 //! left out.
 
-use super::offer::Work;
+use super::offer::{Failures, Work, end};
 use super::resolve::Scope;
 use super::saved::{SavedCandidate, State};
 use super::trial::{Candidate, Phase, Side, Trial};
@@ -13,6 +13,7 @@ use crate::messages::{
     ConnectionSettingsStatus, ConnectionSettingsStatuses, OpAmpConnectionSettings,
     OtherConnectionSettings,
 };
+use crate::session::printable;
 
 /// Checks everything but dates.
 fn scope<'a>(name: &'a str, policy: &'a Policy) -> Scope<'a> {
@@ -97,15 +98,24 @@ impl Settings {
         let limits = self.config.trial;
         match scope("opamp", &self.config.policy).opamp(&self.config.base, &saved.opamp) {
             Ok(target) => {
-                let side = if saved.failed.is_some() {
+                let beside = Failures::from_lines(&saved.beside);
+                let applying = ConnectionSettingsStatuses::Applying as i32;
+                let side = if let Some(trouble) = &saved.failed {
+                    if self.state.status.status == applying {
+                        // Nobody is at work on the rest of the offer any more: this is its end.
+                        let (status, text) = end(Some(format!("opamp: {trouble}")), &beside);
+                        self.state.status.status = status as i32;
+                        self.state.status.error_message = printable(&text);
+                    }
                     Side::Old
                 } else {
-                    self.work = Some(Work::of_candidate(saved.hash.clone(), clock, limits));
+                    let hash = saved.hash.clone();
+                    self.work = Some(Work::of_candidate(hash, beside.clone(), clock, limits));
                     Side::New
                 };
                 let candidate = Candidate::new(saved.opamp, target, saved.hash);
                 self.phase = Phase::Trying {
-                    candidate: candidate.failed_before(saved.failed),
+                    candidate: candidate.failed_before(saved.failed, beside),
                     trial: Trial::new(side, clock, limits),
                 };
             }

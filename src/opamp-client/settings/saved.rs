@@ -60,6 +60,8 @@ pub(super) struct SavedCandidate {
     pub(super) hash: Vec<u8>,
     /// Why it was given up, while the old settings have not been proven again.
     pub(super) failed: Option<Trouble>,
+    /// What else of its offer failed, and what was not answered for yet.
+    pub(super) beside: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -94,6 +96,8 @@ struct RawCandidate {
     hash: Vec<u8>,
     #[prost(string, optional, tag = "3")]
     failed: Option<String>,
+    #[prost(string, repeated, tag = "4")]
+    beside: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -122,6 +126,7 @@ impl State {
                 opamp: Some(candidate.opamp),
                 hash: candidate.hash,
                 failed: candidate.failed.map(|trouble| trouble.0),
+                beside: candidate.beside,
             }),
             status: Some(status),
             pending: pending.map(|pending| RawPending {
@@ -166,6 +171,7 @@ impl State {
                 opamp: candidate.opamp.unwrap_or_default(),
                 hash: candidate.hash,
                 failed: candidate.failed.map(Trouble),
+                beside: candidate.beside,
             }),
             status: raw.status.unwrap_or_default(),
             destinations: own

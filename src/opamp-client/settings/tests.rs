@@ -90,6 +90,7 @@ enum Seen {
     Heartbeat(u64),
     Set(String, Option<String>),
     Request,
+    GivenUp(String),
     Due,
     Accepted,
     Reverted(String),
@@ -172,6 +173,7 @@ impl Bench {
                     self.requests.push(request.csr);
                     Seen::Request
                 }
+                SettingsEffect::RequestGivenUp(trouble) => Seen::GivenUp(trouble.to_string()),
                 SettingsEffect::CertificateDue { .. } => Seen::Due,
                 SettingsEffect::Accepted => Seen::Accepted,
                 SettingsEffect::Reverted(trouble) => Seen::Reverted(trouble.to_string()),

@@ -8,11 +8,10 @@
 
 use std::time::Duration;
 
+use super::offer::Failures;
 use super::saved::SavedCandidate;
 use super::{Clock, Loss, LossKind, REJECTIONS_MAX, Settings, SettingsEffect, Trouble};
-use crate::messages::{
-    ConnectionSettingsStatus, ConnectionSettingsStatuses, OpAmpConnectionSettings,
-};
+use crate::messages::{ConnectionSettingsStatus, OpAmpConnectionSettings};
 use crate::session::printable;
 use crate::transport::Target;
 
@@ -27,7 +26,7 @@ pub struct TrialLimits {
     pub throttled_time: Duration,
     /// A connection that stands this long in front of a silent server is proven.
     pub quiet: Duration,
-    /// For the caller to carry out what concerns other connections.
+    /// For the caller to store a candidate, and to carry out what concerns other connections.
     pub outcome: Duration,
 }
 
@@ -50,13 +49,15 @@ pub(super) struct Candidate {
     pub(super) opamp: OpAmpConnectionSettings,
     /// The same on top of the local settings.
     pub(super) target: Target,
-    hash: Vec<u8>,
+    pub(super) hash: Vec<u8>,
     /// The local settings themselves, tried because the offered ones are refused.
     local: bool,
     /// Holds the certificate that the pending key belongs to.
     answers_request: bool,
     /// Why it was given up.
     failed: Option<Trouble>,
+    /// What else of its offer failed, once the rest of the offer is done.
+    pub(super) beside: Failures,
 }
 
 impl Candidate {
@@ -68,6 +69,7 @@ impl Candidate {
             local: false,
             answers_request: false,
             failed: None,
+            beside: Failures::default(),
         }
     }
 
@@ -76,8 +78,9 @@ impl Candidate {
         self
     }
 
-    pub(super) fn failed_before(mut self, trouble: Option<Trouble>) -> Self {
+    pub(super) fn failed_before(mut self, trouble: Option<Trouble>, beside: Failures) -> Self {
         self.failed = trouble;
+        self.beside = beside;
         self
     }
 }
@@ -128,6 +131,8 @@ pub(super) enum Phase {
     Saving {
         candidate: Candidate,
         save: Option<u64>,
+        /// A store that has not answered by then has failed.
+        until: Duration,
     },
     /// The old connection is being left.
     Leaving { candidate: Candidate },
@@ -156,18 +161,20 @@ impl Phase {
             opamp: candidate.opamp.clone(),
             hash: candidate.hash.clone(),
             failed: candidate.failed.clone(),
+            beside: candidate.beside.lines(),
         })
     }
 }
 
 impl Settings {
     /// Saves a candidate, or leaves at once if nothing can be saved.
-    pub(super) fn try_candidate(&mut self, candidate: Candidate) {
+    pub(super) fn try_candidate(&mut self, clock: Clock, candidate: Candidate) {
         self.unsaved = true;
         if self.config.policy.can_save {
             self.phase = Phase::Saving {
                 candidate,
                 save: None,
+                until: clock.now.saturating_add(self.config.trial.outcome),
             };
         } else {
             self.phase = Phase::Leaving { candidate };
@@ -244,8 +251,13 @@ impl Settings {
             // Without its hash the server offers anew what it thinks we have.
             self.state.status = ConnectionSettingsStatus::default();
             self.effect(SettingsEffect::Report(self.state.status.clone()));
+        } else if let Some(work) = &mut self.work
+            && candidate.failed.is_some()
+        {
+            // The rest of the offer is not done yet.
+            work.opamp_works();
         } else if candidate.failed.is_some() {
-            self.report(candidate.hash, ConnectionSettingsStatuses::Applied, "");
+            self.report_end(candidate.hash, None, &candidate.beside);
         } else {
             self.opamp_done(Ok(()));
         }
@@ -276,14 +288,15 @@ impl Settings {
             Phase::Saving { .. } => {}
             Phase::Leaving { .. } => self.left(clock),
             Phase::Trying { trial, .. } => {
-                if let LossKind::Throttled { retry_in } = loss.kind {
+                // Without a deadline, waiting for an overloaded server would never end: it costs an attempt then.
+                if let LossKind::Throttled { retry_in } = loss.kind
+                    && let Some(until) = trial.until
+                {
                     let later = clock
                         .now
                         .saturating_add(retry_in)
                         .saturating_add(limits.time);
-                    trial.until = trial
-                        .until
-                        .map(|until| until.max(later.min(trial.last_until)));
+                    trial.until = Some(until.max(later.min(trial.last_until)));
                     return;
                 }
                 trial.attempts = trial.attempts.saturating_add(1);
@@ -345,8 +358,10 @@ impl Settings {
     }
 
     pub(super) fn trial_due(&self) -> Option<Duration> {
-        let Phase::Trying { trial, .. } = &self.phase else {
-            return None;
+        let trial = match &self.phase {
+            Phase::Settled | Phase::Leaving { .. } => return None,
+            Phase::Saving { until, .. } => return Some(*until),
+            Phase::Trying { trial, .. } => trial,
         };
         match self.link {
             Some(link) => Some(link.since.saturating_add(self.config.trial.quiet)),
@@ -357,6 +372,11 @@ impl Settings {
     pub(super) fn trial_timeout(&mut self, clock: Clock) {
         if self.trial_due().is_none_or(|due| due > clock.now) {
             return;
+        }
+        if matches!(self.phase, Phase::Saving { .. }) {
+            self.phase = Phase::Settled;
+            self.unsaved = true;
+            return self.opamp_done(Err("opamp: was not stored in time".to_owned()));
         }
         if self.link.is_some() {
             return self.proven();

@@ -266,6 +266,51 @@ fn a_name_that_is_not_offered_again_stays() {
 
 //
 #[test]
+fn one_offer_of_very_many_connections_is_bounded_and_so_is_its_status() {
+    let mut bench = Bench::connected();
+    let mut offers = other("0", |_| {});
+    for number in 0..5_000 {
+        let settings = OtherConnectionSettings {
+            destination_endpoint: "x:1".to_owned(),
+            ..OtherConnectionSettings::default()
+        };
+        offers
+            .other_connections
+            .insert(number.to_string(), settings);
+    }
+    bench.offer(at(1), offers);
+    assert_eq!(bench.tickets.len(), 64);
+    let work = bench.settings.work.as_ref().unwrap();
+    assert!(work.failures_if_interrupted().lines().len() <= 17);
+    for ticket in 0..64 {
+        bench.answer(ticket, Err(&"long ".repeat(100_000)));
+    }
+    let told = &bench.settings.state.status.error_message;
+    assert!(told.len() < 10_000, "{}", told.len());
+    // A full house takes changes of those it has.
+    let mut bench = Bench::connected();
+    for number in 0..64 {
+        let name = number.to_string();
+        bench.offer(
+            at(1),
+            other(&name, |x| x.destination_endpoint = "x:1".to_owned()),
+        );
+        bench.answer(number, Ok(()));
+    }
+    let moved = |name| other(name, |x| x.destination_endpoint = "y:1".to_owned());
+    assert_eq!(
+        bench.offer(at(2), moved("63"))[0],
+        set("other_connections.63", "y:1")
+    );
+    bench.answer(64, Ok(()));
+    let seen = bench.offer(at(3), moved("64"));
+    let reason =
+        "other_connections.64: the name is empty, too long or not printable, or there are too many";
+    assert_eq!(seen[0], failed("", reason));
+}
+
+//
+#[test]
 fn odd_names_are_refused_and_the_others_are_applied() {
     let mut bench = Bench::connected();
     let mut offers = other("good", |good| good.destination_endpoint = "x:1".to_owned());
@@ -281,4 +326,123 @@ fn odd_names_are_refused_and_the_others_are_applied() {
     };
     assert_eq!(reason.matches("not printable").count(), 3, "{reason}");
     assert!(!reason.contains('\n'));
+}
+
+#[test]
+fn a_destination_without_its_own_certificate_takes_no_shorter_key_than_before() {
+    let long = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let short = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let with = |key: &KeyPair| {
+        let mut offers = logs("", LOGS);
+        offers.own_logs.as_mut().unwrap().certificate = Some(pair(key, 2026));
+        offers
+    };
+    let reason =
+        "own_logs.certificate.cert: has an elliptic key of 256 bits, shorter than the present one";
+    // The local one is what goes before the first offer.
+    let mut config = config();
+    let own = pair(&long, 2026);
+    config.destination.tls.client_certificate = Some(crate::transport::ClientCertificate {
+        chain_pem: own.cert,
+        key_pem: own.private_key,
+    });
+    let mut bench = Bench::with(config, None);
+    assert_eq!(bench.offer(at(1), with(&short))[0], failed("", reason));
+    // A withdrawal in between is no way around it.
+    let mut bench = Bench::connected();
+    bench.offer(at(1), with(&long));
+    bench.answer(0, Ok(()));
+    bench.offer(at(2), logs("", ""));
+    bench.answer(1, Ok(()));
+    assert_eq!(bench.offer(at(3), with(&short))[0], failed("", reason));
+    assert_eq!(bench.offer(at(4), with(&long))[0], set("own_logs", LOGS));
+}
+
+fn logs_and_place(hash: &str) -> ConnectionSettingsOffers {
+    ConnectionSettingsOffers {
+        opamp: Some(endpoint(NEW)),
+        own_traces: Some(to("ftp://otel.example")),
+        ..logs(hash, LOGS)
+    }
+}
+
+const TRACES: &str = "own_traces.destination_endpoint: is not a URL of http or https";
+
+/// The offer above, up to the first attempt with its candidate.
+fn trying_both() -> Bench {
+    let mut bench = Bench::connected();
+    let seen = bench.offer(at(1), logs_and_place("h"));
+    assert_eq!(seen, [set("own_logs", LOGS), applying("h"), Seen::Save]);
+    assert_eq!(bench.store(at(1)), [Seen::Leave]);
+    bench.settings.handle_left(at(1));
+    bench
+}
+
+//
+#[test]
+fn an_offer_that_partly_failed_is_not_applied_after_a_restart_in_its_trial() {
+    for (answer, logs) in [
+        (None, "; own_logs: was interrupted by a restart"),
+        (Some(Ok(())), ""),
+        (Some(Err("no route")), "; own_logs: no route"),
+    ] {
+        let mut bench = trying_both();
+        if let Some(result) = answer {
+            assert_eq!(bench.answer(0, result), [Seen::Save]);
+        }
+        let mut bench = Bench::with(config(), bench.saved.as_ref());
+        assert_eq!(bench.seen().last(), Some(&applying("h")));
+        bench.connect(at(3));
+        let reason = format!("{TRACES}{logs}");
+        assert_eq!(
+            bench.seen(),
+            [Seen::Accepted, failed("h", &reason), Seen::Save]
+        );
+    }
+}
+
+//
+#[test]
+fn a_candidate_that_works_after_all_does_not_make_a_whole_of_a_partly_failed_offer() {
+    for restart in [false, true] {
+        let mut bench = trying_both();
+        bench.answer(0, Err("no route"));
+        bench.lose(at(3), LossKind::Rejected);
+        if restart {
+            bench = Bench::with(config(), bench.saved.as_ref());
+        }
+        for _ in 0..3 {
+            bench.lose(at(4), LossKind::Lost);
+        }
+        assert_eq!(bench.url(), NEW);
+        bench.seen();
+        bench.connect(at(5));
+        let reason = format!("{TRACES}; own_logs: no route");
+        assert_eq!(
+            bench.seen(),
+            [Seen::Accepted, failed("h", &reason), Seen::Save]
+        );
+    }
+}
+
+#[test]
+fn a_failed_candidate_that_works_before_the_rest_is_done_has_one_true_end() {
+    let mut bench = trying_both();
+    bench.lose(at(3), LossKind::Rejected);
+    for _ in 0..3 {
+        bench.lose(at(4), LossKind::Lost);
+    }
+    bench.connect(at(5));
+    let seen = bench.seen();
+    assert_eq!(seen, [Seen::Accepted, Seen::Save], "logs are not done");
+    assert_eq!(bench.answer(0, Ok(())), [failed("h", TRACES), Seen::Save]);
+}
+
+#[test]
+fn an_offer_whose_candidate_failed_before_a_restart_does_not_stay_applying() {
+    let mut bench = trying_both();
+    bench.lose(at(3), LossKind::Rejected);
+    let mut bench = Bench::with(config(), bench.saved.as_ref());
+    let reason = format!("{TRACES}; own_logs: was interrupted by a restart; opamp: nobody there");
+    assert_eq!(bench.seen(), [failed("h", &reason)]);
 }

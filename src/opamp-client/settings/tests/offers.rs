@@ -81,7 +81,7 @@ fn bad_places() -> Vec<(OpAmpConnectionSettings, &'static str)> {
                 tls.min_version = "1.3".to_owned();
                 tls.max_version = "1.2".to_owned();
             }),
-            "opamp.tls.min_version: the oldest version is newer than the newest",
+            "opamp.tls.max_version: is older than the newest that the local settings allow",
         ),
         (
             tls(|tls| tls.cipher_suites = vec!["TLS_NULL_WITH_NULL_NULL".to_owned()]),
@@ -353,14 +353,90 @@ fn trust_versions_and_suites_only_get_narrower_than_the_local_ones() {
         let seen = bench.offer(at(1), offering("h", offer));
         assert_eq!(seen, [failed("h", reason), Seen::Save]);
     }
-    let mut pinned = config.clone();
-    pinned.policy.allow_ca = false;
     let ca = String::from_utf8(pair(&key, 2026).cert).unwrap();
-    let mut bench = Bench::with(pinned, None);
+    let mut bench = Bench::with(config.clone(), None);
     bench.connect(at(0));
     let seen = bench.offer(at(1), offering("h", tls(|tls| tls.ca_pem_contents = ca)));
     let reason = "opamp.tls.ca_pem_contents: authorities are named by local settings only";
     assert_eq!(seen[0], failed("h", reason));
+}
+
+// A pin that a server could replace would be none.
+#[test]
+fn authorities_are_offered_only_to_those_who_pin_none() {
+    let key = KeyPair::generate().unwrap();
+    let mut pinned = base();
+    assert!(Policy::of(&pinned).allow_ca);
+    pinned.tls.ca_pem = Some(pair(&key, 2026).cert);
+    assert!(!Policy::of(&pinned).allow_ca);
+}
+
+#[test]
+fn a_ceiling_that_turns_the_newest_version_off_is_refused() {
+    use crate::transport::TlsVersion::{V1_2, V1_3};
+    let reason = "opamp.tls.max_version: is older than the newest that the local settings allow";
+    for (local, offered, allowed) in [
+        (None, "1.2", false),
+        (None, "1.3", true),
+        (Some(V1_3), "TLSv1.2", false),
+        (Some(V1_2), "1.2", true),
+        (Some(V1_2), "1.3", true),
+    ] {
+        let mut config = config();
+        config.base.tls.max_version = local;
+        let mut bench = Bench::with(config, None);
+        bench.connect(at(0));
+        let seen = bench.offer(
+            at(1),
+            offering("h", tls(|tls| tls.max_version = offered.to_owned())),
+        );
+        let end = if allowed {
+            applied("h")
+        } else {
+            failed("h", reason)
+        };
+        assert_eq!(seen, [end, Seen::Save], "{local:?} {offered}");
+        assert_eq!(bench.settings.target().tls.max_version, local);
+    }
+}
+
+// A proxy on this machine that speaks TLS for us is no reason to go without it.
+#[test]
+fn a_local_socket_does_not_allow_plaintext_over_the_network() {
+    let local: Target = "unix:/run/agent.sock".parse().unwrap();
+    let mut bench = Bench::with(SettingsConfig::new(local, Duration::from_secs(30)), None);
+    bench.connect(at(0));
+    let seen = bench.offer(at(1), offering("h", endpoint("ws://new.example")));
+    let reason =
+        "opamp.destination_endpoint: is not encrypted, which the local settings do not allow";
+    assert_eq!(seen, [failed("h", reason), Seen::Save]);
+    assert!(!bench.settings.config.policy.allow_plaintext_telemetry);
+}
+
+#[test]
+fn local_settings_that_become_stricter_leave_less_to_offers() {
+    let key = KeyPair::generate().unwrap();
+    let mut loose: Target = "ws://127.0.0.1:4320".parse().unwrap();
+    loose.tls.insecure_skip_verify = true;
+    let config = SettingsConfig::new(loose.clone(), Duration::from_secs(30));
+    let mut bench = Bench::with(config, None);
+    let mut strict = base();
+    strict.tls.ca_pem = Some(pair(&key, 2026).cert);
+    bench.settings.set_base(strict.clone()).unwrap();
+    assert_eq!(bench.settings.config.policy, Policy::of(&strict));
+    bench.settings.set_base(loose).unwrap();
+    assert_eq!(
+        bench.settings.config.policy,
+        Policy::of(&strict),
+        "and nothing is added later"
+    );
+    // What was allowed in so many words does not hang on the endpoint.
+    let mut config = super::config();
+    config.policy.allow_plaintext_telemetry = true;
+    let mut bench = Bench::with(config, None);
+    bench.settings.set_base(strict).unwrap();
+    let policy = bench.settings.config.policy;
+    assert!(policy.allow_plaintext_telemetry && !policy.allow_ca);
 }
 
 #[test]
@@ -424,11 +500,32 @@ fn offers_wait_for_the_one_before_and_a_flood_is_bounded() {
     bench.connect(at(3));
     let seen = bench.seen();
     assert_eq!(seen[..2], [Seen::Accepted, applied("h")]);
-    let last = seen
+    let ends: Vec<_> = seen
         .iter()
-        .rev()
-        .find(|seen| matches!(seen, Seen::Applied(_)));
-    assert_eq!(last, Some(&applied("7")));
+        .filter(|seen| matches!(seen, Seen::Applied(_)))
+        .collect();
+    assert_eq!(ends.len(), 1 + 8);
+    assert_eq!(ends.last(), Some(&&applied("99")), "the latest wins");
+}
+
+#[test]
+fn a_few_huge_offers_that_wait_are_bounded_too() {
+    let mut bench = Bench::trying(endpoint(NEW));
+    for number in 0..8 {
+        let mut huge = offering(&number.to_string(), endpoint(NEW));
+        huge.opamp.as_mut().unwrap().headers = Some(headers(&[("x", &"x".repeat(400_000))]));
+        assert_eq!(bench.offer(at(2), huge), []);
+    }
+    let waiting = |bench: &Bench| -> Vec<_> {
+        let queue = bench.settings.queue.iter();
+        queue.map(|offers| offers.hash.clone()).collect()
+    };
+    assert_eq!(waiting(&bench), [b"6", b"7"]);
+    // One that is larger than all that may wait still gets its turn.
+    let mut larger = offering("8", endpoint(NEW));
+    larger.opamp.as_mut().unwrap().headers = Some(headers(&[("x", &"x".repeat(2_000_000))]));
+    bench.offer(at(3), larger);
+    assert_eq!(waiting(&bench), [b"8"]);
 }
 
 #[test]

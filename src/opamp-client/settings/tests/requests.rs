@@ -23,12 +23,63 @@ fn asking(request: &CertificateRequest) -> Bench {
         .settings
         .request_certificate(at(1), request.clone())
         .unwrap();
-    assert_eq!(
-        bench.seen(),
-        [Seen::Save, Seen::Request],
-        "the key is saved first"
-    );
+    assert_eq!(bench.seen(), [Seen::Save], "the key is saved first");
+    assert_eq!(bench.store(at(1)), [Seen::Request]);
     bench
+}
+
+//
+#[test]
+fn a_key_that_is_not_stored_is_not_asked_a_certificate_for() {
+    let mut bench = Bench::connected();
+    bench.settings.handle_server_capabilities(at(0), TAKES);
+    bench
+        .settings
+        .request_certificate(at(1), request())
+        .unwrap();
+    assert_eq!(bench.seen(), [Seen::Save]);
+    // Neither time nor a new connection nor a stranger's answer lets it out.
+    bench.settings.handle_timeout(at(300));
+    bench.lose(at(301), LossKind::Lost);
+    bench.connect(at(302));
+    bench.settings.handle_server_capabilities(at(302), TAKES);
+    bench.settings.handle_saved(at(303), 0, Ok(()));
+    bench.settings.handle_saved(at(303), 99, Ok(()));
+    assert_eq!(bench.seen(), []);
+    let id = *bench.ids.last().unwrap();
+    let full = Err("disk is full".to_owned());
+    bench.settings.handle_saved(at(304), id, full);
+    let reason = "the key could not be stored: disk is full";
+    assert_eq!(bench.seen(), [Seen::GivenUp(reason.to_owned())]);
+    bench.settings.handle_timeout(at(9_000));
+    assert_eq!(bench.seen(), []);
+    assert_eq!(bench.settings.poll_timeout(), None);
+    // Later there is room.
+    bench
+        .settings
+        .request_certificate(at(9_001), request())
+        .unwrap();
+    assert_eq!(bench.seen(), [Seen::Save]);
+    assert_eq!(bench.store(at(9_001)), [Seen::Request]);
+}
+
+#[test]
+fn a_key_is_stored_with_whatever_state_comes_after_it() {
+    let mut bench = Bench::connected();
+    bench.settings.handle_server_capabilities(at(0), TAKES);
+    bench
+        .settings
+        .request_certificate(at(1), request())
+        .unwrap();
+    let beat = OpAmpConnectionSettings {
+        heartbeat_interval_seconds: 5,
+        ..OpAmpConnectionSettings::default()
+    };
+    // Its own state is replaced before anybody took it.
+    bench.settings.handle_offer(at(1), offering("h", beat));
+    bench.seen();
+    assert_eq!(bench.ids.len(), 1);
+    assert_eq!(bench.store(at(2)), [Seen::Request]);
 }
 
 //
@@ -121,6 +172,7 @@ fn nothing_is_asked_of_a_server_that_does_not_say_it_takes_requests() {
         .request_certificate(at(1), request())
         .unwrap();
     assert_eq!(bench.seen(), [Seen::Save]);
+    assert_eq!(bench.store(at(1)), []);
     bench.settings.handle_server_capabilities(
         at(2),
         TAKES & !ServerCapabilities::AcceptsConnectionSettingsRequest.bit(),

@@ -88,6 +88,28 @@ fn a_candidate_that_cannot_be_saved_is_not_tried() {
 }
 
 #[test]
+fn a_store_that_never_answers_is_a_failure_and_the_next_offer_gets_its_turn() {
+    let mut bench = Bench::connected();
+    bench.offer(at(1), offering("h", endpoint(NEW)));
+    let id = *bench.ids.last().unwrap();
+    let other = endpoint("wss://other.example/v1/opamp");
+    assert_eq!(bench.offer(at(2), offering("i", other)), []);
+    assert_eq!(bench.settings.poll_timeout(), Some(at(61).now));
+    bench.settings.handle_timeout(at(61));
+    assert_eq!(
+        bench.seen(),
+        [
+            failed("h", "opamp: was not stored in time"),
+            applying("i"),
+            Seen::Save
+        ]
+    );
+    bench.settings.handle_saved(at(62), id, Ok(()));
+    assert_eq!((bench.seen(), bench.url().as_str()), (vec![], BASE));
+    assert_eq!(bench.store(at(63)), [Seen::Leave]);
+}
+
+#[test]
 fn late_and_foreign_answers_of_the_store_change_nothing() {
     let mut bench = Bench::connected();
     bench.settings.handle_saved(at(1), 99, Ok(()));
@@ -162,37 +184,112 @@ proptest! {
         let _settings = Settings::new(config(), Some(&SavedSettings(bytes)), at(0));
     }
 
-    /// Whatever happens in whatever order: there is always something to connect with, and it is one of the two.
+    /// Whatever happens in whatever order: there is always something to connect with, it is one of the two, and
+    /// whichever of them works in the end is found, without a restart and with one.
     #[test]
-    fn no_order_of_events_strands_the_client(steps in proptest::collection::vec((0_u8..9, 0_u64..40), 0..60)) {
-        let mut bench = Bench::connected();
-        let mut seconds = 1;
-        for (step, wait) in steps {
-            seconds += wait;
-            let clock = at(seconds);
-            match step {
-                0 => bench.settings.handle_offer(clock, offering("h", endpoint(NEW))),
-                1 => bench.settings.handle_offer(clock, offering("", endpoint(NEW))),
-                2 => { bench.lose(clock, LossKind::Lost); }
-                3 => { bench.lose(clock, LossKind::Rejected); }
-                4 => bench.connect(clock),
-                5 => bench.settings.handle_left(clock),
-                6 => bench.settings.handle_timeout(clock),
-                7 => bench.settings.handle_server_error(clock, ServerErrorKind::Unknown, "no"),
-                _ => if !bench.ids.is_empty() { bench.store(clock); },
-            }
-            bench.seen();
-            let url = bench.url();
-            prop_assert!(url == BASE || url == NEW);
+    fn no_order_of_events_strands_the_client(
+        steps in proptest::collection::vec((0_u8..11, 0_u64..40), 0..60),
+        kinds in proptest::collection::vec(0_u8..3, 1..6),
+    ) {
+        for works in [BASE, NEW] {
+            let (mut bench, seconds) = reach(&steps);
             if let Some(saved) = &bench.saved {
-                let again = Settings::new(config(), Some(saved), clock);
-                prop_assert!(again.is_ok());
+                prop_assert!(Settings::new(config(), Some(saved), at(seconds)).is_ok());
+            }
+            let mut restarted = again(&bench);
+            restarted.seen();
+            for bench in [&mut bench, &mut restarted] {
+                prop_assert!(settles(bench, seconds, works, &kinds), "only {works} works");
             }
         }
-        // Whoever works in the end is kept.
-        let mut bench = again(&bench);
-        bench.connect(at(seconds));
-        bench.seen();
-        prop_assert!(!bench.settings.is_on_trial());
     }
+}
+
+fn loss_of(kind: u8, seconds: u64) -> LossKind {
+    match kind {
+        0 => LossKind::Lost,
+        1 => LossKind::Rejected,
+        _ => LossKind::Throttled {
+            retry_in: Duration::from_secs(seconds),
+        },
+    }
+}
+
+/// After these events, each with the wait before it.
+fn reach(steps: &[(u8, u64)]) -> (Bench, u64) {
+    let mut bench = Bench::connected();
+    let mut seconds = 1;
+    for (step, wait) in steps {
+        seconds += wait;
+        let clock = at(seconds);
+        match step {
+            0 => bench
+                .settings
+                .handle_offer(clock, offering("h", endpoint(NEW))),
+            1 => bench
+                .settings
+                .handle_offer(clock, offering("", endpoint(NEW))),
+            2..=4 => {
+                bench.lose(clock, loss_of(step - 2, *wait));
+            }
+            5 => bench.connect(clock),
+            6 => bench.settings.handle_left(clock),
+            7 => bench.settings.handle_timeout(clock),
+            8 => bench
+                .settings
+                .handle_server_error(clock, ServerErrorKind::Unknown, "no"),
+            _ => {
+                if let Some(id) = bench.ids.last().copied() {
+                    let full = (*step == 9).then(|| "disk is full".to_owned());
+                    bench
+                        .settings
+                        .handle_saved(clock, id, full.map_or(Ok(()), Err));
+                }
+            }
+        }
+        bench.seen();
+        let url = bench.url();
+        assert!(url == BASE || url == NEW, "{url}");
+    }
+    (bench, seconds)
+}
+
+/// Whether the client comes to rest in bounded steps, at the one server that works or where it knows no other. Losses
+/// come as drawn; settings that are in force are refused, which is what gives them up.
+fn settles(bench: &mut Bench, mut seconds: u64, works: &str, kinds: &[u8]) -> bool {
+    let settled = |bench: &Bench| matches!(bench.settings.phase, Phase::Settled);
+    if !bench.ids.is_empty() {
+        bench.store(at(seconds));
+    }
+    bench.lose(at(seconds), LossKind::Lost);
+    for kind in kinds.iter().cycle().take(400) {
+        seconds += 30;
+        let clock = at(seconds);
+        let mut seen = Vec::new();
+        if bench.url() == works {
+            bench.connect(clock);
+            seen.extend(bench.seen());
+            if settled(bench) && bench.url() == works && !seen.contains(&Seen::Save) {
+                return true;
+            }
+        } else if settled(bench) {
+            if bench.url() == BASE {
+                // Nobody told it of another one, or that one was given up for one that worked.
+                return true;
+            }
+            seen.extend(bench.lose(clock, LossKind::Rejected));
+        } else {
+            seen.extend(bench.lose(clock, loss_of(*kind, 30)));
+        }
+        bench.settings.handle_timeout(clock);
+        seen.extend(bench.seen());
+        if seen.contains(&Seen::Save) {
+            seen.extend(bench.store(clock));
+        }
+        if seen.contains(&Seen::Leave) {
+            bench.settings.handle_left(clock);
+            bench.seen();
+        }
+    }
+    false
 }

@@ -197,6 +197,31 @@ fn when_both_fail_both_get_their_turns_until_one_works() {
     }
 }
 
+//
+#[test]
+fn a_server_that_only_throttles_does_not_strand_the_client() {
+    for overloaded in [NEW, BASE] {
+        let mut bench = Bench::trying(new_place());
+        let mut second = 2;
+        // The first turn of each fails, so that no deadline is left.
+        for _ in 0..6 {
+            second += 1;
+            bench.lose(at(second), LossKind::Lost);
+        }
+        assert_eq!(bench.url(), NEW);
+        let mut turns = Vec::new();
+        for _ in 0..12 {
+            second += 1;
+            turns.push(bench.url());
+            let busy = bench.url() == overloaded;
+            bench.lose(at(second), if busy { throttled(1) } else { LossKind::Lost });
+            bench.settings.handle_timeout(at(second));
+        }
+        let old_turns = turns.iter().filter(|url| *url == BASE).count();
+        assert_eq!(old_turns, 6, "{turns:?}");
+    }
+}
+
 //
 #[test]
 fn offered_credentials_that_are_revoked_give_the_local_ones_a_chance() {
