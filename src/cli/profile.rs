@@ -133,12 +133,12 @@ fn of_key(key: &Key) -> Value {
     let mut schema = match key.kind {
         "true or false" => json!({ "type": "boolean" }),
         "number" => {
-            let bound = |part: Option<&str>| part.and_then(number);
-            json!({
-                "type": "integer",
-                "minimum": bound(numbers.map(|(least, _)| least)),
-                "maximum": bound(numbers.map(|(_, most)| most)),
-            })
+            let bounds = numbers.map(|(least, most)| [("minimum", least), ("maximum", most)]);
+            let known = bounds.into_iter().flatten();
+            let known =
+                known.filter_map(|(name, text)| Some((name.to_owned(), json!(number(text)?))));
+            let kind = ("type".to_owned(), json!("integer"));
+            Value::Object(std::iter::once(kind).chain(known).collect())
         }
         "word" => json!({ "enum": key.bounds.split(", ").collect::<Vec<_>>() }),
         "duration" => json!({ "type": "string", "pattern": "^[0-9]" }),
@@ -315,6 +315,7 @@ mod tests {
                 "{found}"
             );
         }
+        assert!(!schema.to_string().contains("null"), "{schema}");
         assert_eq!(schema["properties"]["stop_signal"]["minimum"], 1);
         assert_eq!(schema["properties"]["stop_signal"]["maximum"], 64);
         let kinds = schema["properties"]["proof"]["properties"]["kind"]["enum"]
