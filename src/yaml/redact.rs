@@ -166,7 +166,10 @@ impl Open {
         if let Some(quotes) = marks.into_iter().find(|it| rest.matches(it).count() == 1) {
             return Self::Quotes(quotes);
         }
-        match depth_after(0, rest) {
+        // A bracket inside a password opens nothing.
+        let opens = rest.trim_start().starts_with(['[', '{']);
+        let depth = if opens { depth_after(0, rest) } else { 0 };
+        match depth {
             0 => Self::Indent {
                 limit: indent,
                 items: !is_item && rest.trim().is_empty(),
@@ -195,11 +198,13 @@ impl Open {
 /// How many lists and tables are open behind a text; brackets in quotes do not count.
 fn depth_after(depth: usize, text: &str) -> usize {
     let mut quote: Option<char> = None;
+    let mut escaped = false;
     text.chars().fold(depth, |depth, c| match (quote, c) {
         (Some(open), _) => {
-            if c == open {
+            if c == open && !escaped {
                 quote = None;
             }
+            escaped = open == '"' && c == '\\' && !escaped;
             depth
         }
         (None, '"' | '\'') => {
@@ -400,6 +405,14 @@ mod tests {
             (
                 "headers = [\n\"hunter2\",\n[\"hunter2\"],\n]\nb = 2\n",
                 "headers = [REDACTED]\n[REDACTED]\n[REDACTED]\n[REDACTED]\nb = 2\n",
+            ),
+            (
+                "headers = [\"\\\"]\",\n\"hunter2\"]\nb = 2\n",
+                "headers = [REDACTED]\n[REDACTED]\nb = 2\n",
+            ),
+            (
+                "[OUTPUT]\n  Passwd hunter2[{\n  Match *\n",
+                "[OUTPUT]\n  Passwd [REDACTED]\n  Match *\n",
             ),
             (
                 "a = 1\nurl = \"http://me:hunter2@h\"\n",
