@@ -19,7 +19,7 @@ use serde_yaml::{DefaultMessageFormatter, Error as Cause, MessageFormatter};
 pub use guard::parse;
 use node::Prefer;
 pub use node::{Node, Span, Style, Value};
-pub use redact::{REDACTED, is_secret_path, redact};
+pub use redact::{REDACTED, is_secret_path, redact, redact_lines};
 pub use suggest::nearest;
 
 /// Bounds of one text.

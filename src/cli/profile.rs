@@ -204,6 +204,7 @@ mod tests {
                 "{found}"
             );
         }
+        assert!(!schema.to_string().contains("null"), "{schema}");
         assert_eq!(schema["properties"]["stop_signal"]["minimum"], 1);
         assert_eq!(schema["properties"]["stop_signal"]["maximum"], 64);
         let kinds = schema["properties"]["proof"]["properties"]["kind"]["enum"]

@@ -120,7 +120,10 @@ fn denied() -> String {
     let (profiles, _) = profile::all(None, &env());
     let mut text = String::new();
     for (name, profile) in profiles {
-        let list = match profile.denied_components.as_slice() {
+        let list = match [&profile.denied_components[..], &profile.denied_keys[..]]
+            .concat()
+            .as_slice()
+        {
             [] => "none".to_owned(),
             list => format!("`{}`", list.join("`, `")),
         };

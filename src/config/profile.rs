@@ -1,4 +1,4 @@
-//! Profiles: what kind of program an agent is, as data. Three are built in, more come from a directory.
+//! Profiles: what kind of program an agent is, as data. Six are built in, more come from a directory.
 //!
 //! Promises: a profile is checked when it is read, with file, line and key path in each error; a profile file
 //! cannot replace a built-in one silently, because the same name in both is an error.

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Placeholders in arguments and addresses, exactly: `{config_dir} {config_file} {state_dir} {name} {pid}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// `adjutant`, `otelcol`, `generic`, or a name from the profile directory.
+    /// That of a built-in one, or of a file in the profile directory.
     pub name: String,
     /// Program used when the settings name none; `{self}` is our own executable.
     pub executable: Option<String>,

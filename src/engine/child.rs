@@ -157,7 +157,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_local(&mut self, now: Now, connection: u64, event: LocalEvent) {
+    pub(super) fn on_local(&mut self, connection: u64, event: LocalEvent) {
         match event {
             LocalEvent::Opened { .. } => {
                 if let Some(old) = self.child.opened(connection) {
@@ -183,6 +183,5 @@ impl Engine {
                 }
             }
         }
-        _ = now;
     }
 }

@@ -305,7 +305,7 @@ impl Engine {
             }
             AgentEvent::OutputSaid { ticket, said } => self.on_output_said(ticket, said),
             AgentEvent::Link { link, event } => self.on_link(now, link, event),
-            AgentEvent::Local { connection, event } => self.on_local(now, connection, event),
+            AgentEvent::Local { connection, event } => self.on_local(connection, event),
         }
         self.finish(now)
     }

@@ -153,7 +153,7 @@ impl Engine {
             fields,
         );
         self.count("certificate_reloads");
-        self.hup(now, pid);
+        self.hup(pid);
         if asked {
             let until = now.mono.after(self.settings.apply.proof_timeout);
             self.debt.told = Some((until, times.saturating_add(1)));

@@ -50,7 +50,7 @@ pub(crate) enum Heard<'a> {
 
 impl Engine {
     /// Tells the child to reload: at once, or as soon as what its proof needs is in place.
-    pub(super) fn hup(&mut self, now: Now, pid: u32) {
+    pub(super) fn hup(&mut self, pid: u32) {
         self.reload.told = Some(pid);
         self.reload.open = true;
         self.reload.before = None;
@@ -92,7 +92,6 @@ impl Engine {
             | Proof::Http { .. }
             | Proof::FreshProcess { .. } => self.signal_hup(pid),
         }
-        _ = now;
     }
 
     fn signal_hup(&mut self, pid: u32) {

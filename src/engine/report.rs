@@ -4,6 +4,7 @@
 //! Must never: change the engine, or send anything.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use opamp_client::messages::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AnyValue, ComponentHealth, EffectiveConfig,
@@ -250,7 +251,10 @@ pub(crate) fn effective_config(files: &[RevisionFile]) -> EffectiveConfig {
         } else {
             &file.content_type
         };
-        config_map.insert(file.path.clone(), config_file(text, content_type));
+        config_map.insert(
+            file.path.clone(),
+            config_file(&file.path, text, content_type),
+        );
     }
     EffectiveConfig {
         config_map: Some(AgentConfigMap { config_map }),
@@ -262,18 +266,33 @@ pub(crate) fn redacted(effective: &EffectiveConfig) -> EffectiveConfig {
     let files = effective.config_map.as_ref().map(|map| &map.config_map);
     let config_map = order::map(files.into_iter().flatten().map(|(name, file)| {
         let text = String::from_utf8_lossy(&file.body);
-        (name.clone(), config_file(&text, &file.content_type))
+        (name.clone(), config_file(name, &text, &file.content_type))
     }));
     EffectiveConfig {
         config_map: Some(AgentConfigMap { config_map }),
     }
 }
 
-fn config_file(text: &str, content_type: &str) -> AgentConfigFile {
+fn config_file(name: &str, text: &str, content_type: &str) -> AgentConfigFile {
+    let mut text = yaml::redact(text, yaml::is_secret_path);
+    // What is no YAML may still read as a tree of it, with keys that are none.
+    if !is_yaml(name) {
+        text = yaml::redact_lines(&text, yaml::is_secret_path);
+    }
     AgentConfigFile {
-        body: yaml::redact(text, yaml::is_secret_path).into_bytes(),
+        body: text.into_bytes(),
         content_type: content_type.to_owned(),
     }
+}
+
+/// Whether a file is YAML, or JSON, by its name; layers of a Collector may have names without an end.
+fn is_yaml(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|part| part.to_str());
+    extension.is_none_or(|end| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| end.eq_ignore_ascii_case(known))
+    })
 }
 
 /// The remote config status as OpAMP carries it.

@@ -97,12 +97,12 @@ fn of_key(key: &Key) -> Value {
     let mut schema = match key.kind {
         "true or false" => json!({ "type": "boolean" }),
         "number" => {
-            let bound = |part: Option<&str>| part.and_then(number);
-            json!({
-                "type": "integer",
-                "minimum": bound(numbers.map(|(least, _)| least)),
-                "maximum": bound(numbers.map(|(_, most)| most)),
-            })
+            let bounds = numbers.map(|(least, most)| [("minimum", least), ("maximum", most)]);
+            let known = bounds.into_iter().flatten();
+            let known =
+                known.filter_map(|(name, text)| Some((name.to_owned(), json!(number(text)?))));
+            let kind = ("type".to_owned(), json!("integer"));
+            Value::Object(std::iter::once(kind).chain(known).collect())
         }
         "word" => json!({ "enum": key.bounds.split(", ").collect::<Vec<_>>() }),
         "duration" => json!({ "type": "string", "pattern": "^[0-9]" }),

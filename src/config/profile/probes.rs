@@ -9,6 +9,10 @@ use crate::config::read::Section;
 use crate::config::{HealthProbe, Proof};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Bytes of one text that is looked for in each line of a program's output.
+const MARKER_BYTES_MAX: usize = 512;
+/// What such a text is, for who wrote another.
+const MARKER: &str = "none of them empty or over 512 bytes";
 
 /// The `proof:` section, or `None` when there is none.
 pub(in crate::config) fn proof(mut section: Section<'_, '_, '_>) -> Option<Proof> {
@@ -75,31 +79,28 @@ pub(in crate::config) fn proof(mut section: Section<'_, '_, '_>) -> Option<Proof
             section.problem("command", "kind `exec` needs a command");
             None
         }
-        (Some("http"), _, Some(url)) => Some(Proof::Http {
-            url,
-            expect_revision,
-            counter,
-        }),
+        (Some("http"), _, Some(url)) => {
+            one_kind_of_page(&mut section, expect_revision, counter.as_deref());
+            Some(Proof::Http {
+                url,
+                expect_revision,
+                counter,
+            })
+        }
         (Some("http"), _, None) => {
             if !section.has("url") {
                 section.problem("url", "kind `http` needs a url");
             }
             None
         }
-        (Some("output"), _, _) => match reloaded {
-            Some(reloaded) if is_marker_list(&reloaded) => Some(Proof::Output {
+        (Some("output"), _, _) => {
+            let (reloaded, failed) = (reloaded.unwrap_or_default(), failed.unwrap_or_default());
+            are_markers(&mut section, &reloaded, &failed).then_some(Proof::Output {
                 reloaded,
-                failed: failed.unwrap_or_default(),
+                failed,
                 alive_for,
-            }),
-            _ => {
-                section.problem(
-                    "reloaded",
-                    "kind `output` needs texts to look for, none of them empty",
-                );
-                None
-            }
-        },
+            })
+        }
         (Some(_), _, _) => Some(Proof::FreshProcess { alive_for }),
         (None, _, _) => {
             if present && !section.has("kind") {
@@ -208,7 +209,27 @@ fn counter_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// An empty text is in every line.
-fn is_marker_list(texts: &[String]) -> bool {
-    !texts.is_empty() && texts.iter().all(|text| !text.trim().is_empty())
+/// A page that counts reloads and one that names the revision are asked at different times.
+fn one_kind_of_page(section: &mut Section<'_, '_, '_>, revision: bool, counter: Option<&str>) {
+    if revision && counter.is_some() {
+        section.problem(
+            "counter",
+            "a page names the revision or counts reloads, write `expect_revision` or `counter`",
+        );
+    }
+}
+
+/// Whether texts can be looked for in each line; that a reload came to nothing need not be said in one.
+fn are_markers(section: &mut Section<'_, '_, '_>, reloaded: &[String], failed: &[String]) -> bool {
+    // An empty text is in every line.
+    let fits = |text: &String| !text.trim().is_empty() && text.len() <= MARKER_BYTES_MAX;
+    let known = !reloaded.is_empty() && reloaded.iter().all(fits);
+    if !known {
+        let message = format!("kind `output` needs texts to look for, {MARKER}");
+        section.problem("reloaded", message);
+    }
+    if !failed.iter().all(fits) {
+        section.problem("failed", format!("texts to look for belong here, {MARKER}"));
+    }
+    known
 }

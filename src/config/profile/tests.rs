@@ -38,6 +38,7 @@ fn every_built_in_profile_can_be_read_and_reloaded_as_it_says() {
 
 #[test]
 fn a_mistake_in_a_profile_has_its_line() {
+    let long = "x".repeat(513);
     let cases = [
         (
             "hup: true\n",
@@ -54,6 +55,22 @@ fn a_mistake_in_a_profile_has_its_line() {
         (
             "proof:\n  kind: http\n  url: http://127.0.0.1:1/\n  counter: a..b\n",
             "p.yaml:4:12: proof.counter: keys joined by dots",
+        ),
+        (
+            "proof:\n  kind: http\n  url: http://127.0.0.1:1/\n  counter: n\n  expect_revision: true\n",
+            "p.yaml:4:12: proof.counter: a page names the revision or counts reloads",
+        ),
+        (
+            "proof: {kind: output, reloaded: [a], failed: [\"\"]}\n",
+            "p.yaml:1:46: proof.failed: texts to look for belong here, none of them empty",
+        ),
+        (
+            &format!("proof: {{kind: output, reloaded: [a], failed: [{long}]}}\n"),
+            "p.yaml:1:46: proof.failed: texts to look for belong here",
+        ),
+        (
+            &format!("proof: {{kind: output, reloaded: [{long}]}}\n"),
+            "p.yaml:1:33: proof.reloaded: kind `output` needs texts",
         ),
         (
             "expands: everything\n",
@@ -73,6 +90,14 @@ fn a_mistake_in_a_profile_has_its_line() {
             found[0]
         );
     }
+}
+
+#[test]
+fn a_reload_that_nothing_refuses_needs_no_text_for_that() {
+    let least = "proof: {kind: output, reloaded: [a], failed: []}\n";
+    assert_eq!(problems(least), [""; 0]);
+    let longest = format!("proof: {{kind: output, reloaded: [{}]}}\n", "x".repeat(512));
+    assert_eq!(problems(&longest), [""; 0]);
 }
 
 #[test]

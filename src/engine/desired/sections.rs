@@ -2,6 +2,8 @@
 //!
 //! A name is a path of keys joined by dots, such as `spool`; `sources[kind=kernel]` are those entries of the map
 //! `sources` that say `kind: kernel`, with their names; `sinks.*.buffer` is that key of every entry of `sinks`.
+//! Keys are compared without case, and one that holds dots itself (`storage.path`) is found too: a match too many costs
+//! a restart, one too few a config that is never taken up.
 //! Promises: what is compared is the text as it stands in the files, so that nothing about it is guessed.
 //! Must never: judge whether a config is good.
 
@@ -64,26 +66,29 @@ fn shape(node: &Node) -> String {
 
 /// The nodes at the end of a path, each with the keys that `*` stood for.
 fn at<'n>(root: &'n Node, path: &[&str]) -> Vec<(Vec<String>, &'n Node)> {
-    let mut found = vec![(Vec::new(), root)];
-    for key in path {
-        found = found
-            .into_iter()
-            .flat_map(|(names, node): (Vec<String>, &Node)| {
-                let step = |(name, value): &'n (Node, Node)| {
-                    let mut names = names.clone();
-                    if *key == "*" {
-                        names.extend(name.text().map(str::to_owned));
-                    }
-                    (names, value)
-                };
-                // A list on the way stands for all its items.
-                let nodes = std::iter::once(node).chain(node.items());
-                let entries = nodes.flat_map(Node::entries);
-                let is_meant =
-                    |(name, _): &&'n (Node, Node)| *key == "*" || name.text() == Some(key);
-                entries.filter(is_meant).map(step).collect::<Vec<_>>()
-            })
-            .collect();
+    if path.is_empty() {
+        return vec![(Vec::new(), root)];
+    }
+    // A list on the way stands for all its items.
+    let nodes = std::iter::once(root).chain(root.items());
+    let mut found = Vec::new();
+    for (name, value) in nodes.flat_map(Node::entries) {
+        let Some(name) = name.text() else { continue };
+        let any = path.first() == Some(&"*");
+        // `storage.path` may be one key.
+        for steps in 1..=path.len() {
+            let (key, rest) = path.split_at(steps);
+            let is_any = any && steps == 1;
+            if !is_any && !name.eq_ignore_ascii_case(&key.join(".")) {
+                continue;
+            }
+            for (mut names, node) in at(value, rest) {
+                if is_any {
+                    names.insert(0, name.to_owned());
+                }
+                found.push((names, node));
+            }
+        }
     }
     found
 }

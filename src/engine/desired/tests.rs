@@ -250,6 +250,43 @@ fn a_change_of_kernel_events_restarts_the_data_plane_and_no_other_change_does() 
 }
 
 #[test]
+fn fluent_bit_is_restarted_for_what_its_reload_keeps_however_the_key_is_written() {
+    let agent = agent("{profile: fluent-bit, executable: /bin/sh}");
+    let check = |file: &str, old: &str, new: &str| {
+        let files = |text: &str| {
+            let offer = offered(&[(file, text)]);
+            compose(&agent, &places(), &[], &offer).unwrap().files
+        };
+        needs_restart(&agent, &places(), &files(old), &files(new))
+    };
+    let cases = [
+        ("storage.path: /a", "storage.path: /b", Some("storage.path")),
+        ("Storage.Path: /a", "storage.path: /b", Some("storage.path")),
+        (
+            "storage: {path: /a}",
+            "storage: {path: /b}",
+            Some("storage.path"),
+        ),
+        ("HTTP_Server: on", "HTTP_Server: off", Some("http_server")),
+        ("HTTP_Server: on", "http_server: on", None),
+        ("flush: 1", "flush: 1\n  Hot_Reload: on", Some("hot_reload")),
+        ("flush: 1", "flush: 2", None),
+    ];
+    for (old, new, section) in cases {
+        let reason = section.map(|section| format!("section service.{section} changes"));
+        let yaml = |entry: &str| format!("service:\n  {entry}\n");
+        let found = check("fluent-bit.yaml", &yaml(old), &yaml(new));
+        assert_eq!(found, reason, "{old} -> {new}");
+        // The same in classic mode, which knows no maps.
+        if !old.contains('{') {
+            let classic = |entry: &str| format!("[SERVICE]\n  {}\n", entry.replace(": ", " "));
+            let found = check("more.conf", &classic(old), &classic(new));
+            assert_eq!(found, reason, "classic, {old} -> {new}");
+        }
+    }
+}
+
+#[test]
 fn hostile_names_and_programs_are_refused_with_file_and_place() {
     let agent = agent("{profile: otelcol, executable: /bin/sh}");
     for name in ["../x", "/etc/x", "a/../../b", "a\0b", &"x".repeat(300)] {

@@ -87,3 +87,38 @@ fn files_have_the_type_they_came_with_and_yaml_else() {
         .collect();
     assert_eq!(types, ["text/yaml", "application/json"]);
 }
+
+#[test]
+fn secrets_of_a_child_whose_config_is_no_yaml_stay_on_the_host() {
+    let cases = [
+        ("vector.yaml", "sinks: {a: {default_api_key: hush}}\n"),
+        (
+            "vector.toml",
+            "data_dir = \"/x\"\n[sinks.a]\nauth.password = \"hush\"\n",
+        ),
+        ("one.toml", "password = \"a: hush\"\n"),
+        (
+            "telegraf.conf",
+            "[[outputs.influxdb_v2]]\n  token = \"hush\"\n",
+        ),
+        ("telegraf.conf", "a: 1\napi_key hush: x\n"),
+        (
+            "fluent-bit.conf",
+            "[OUTPUT]\n  Name es\n  HTTP_Passwd hush\n",
+        ),
+        ("plain", "secret hush\n"),
+    ];
+    for (path, text) in cases {
+        let file = RevisionFile {
+            layer: LayerKind::Remote,
+            path: path.to_owned(),
+            source: path.to_owned(),
+            content_type: String::new(),
+            bytes: text.as_bytes().to_vec(),
+        };
+        let told = effective_config(&[file]).config_map.unwrap();
+        let body = String::from_utf8_lossy(&told.config_map[path].body).into_owned();
+        assert!(!body.contains("hush"), "{path}: {body}");
+        assert!(body.contains("[REDACTED]"), "{path}: {body}");
+    }
+}

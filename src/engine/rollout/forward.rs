@@ -374,7 +374,7 @@ impl Engine {
         match (running, reason) {
             (Some(pid), None) => {
                 self.count("reloads");
-                self.hup(now, pid);
+                self.hup(pid);
                 "hup".to_owned()
             }
             (Some(_), Some(reason)) => {

@@ -98,6 +98,12 @@ fn vector_configs_are_judged_in_yaml_json_and_toml() {
                 "${SINK}: {}\n",
                 &["vector.yaml:1:1: a key may not come from"],
             ),
+            (
+                "vector.yaml",
+                "provider: {type: http, url: 'http://h/x'}\n",
+                &["vector.yaml:1:1: \"provider\" is denied"],
+            ),
+            ("vector.yaml", "sinks: {provider: {type: http}}\n", &[]),
             ("x.vrl", "type = exec $HOME", &[]),
         ],
     );
@@ -111,6 +117,11 @@ fn vector_configs_are_judged_in_yaml_json_and_toml() {
                 &["vector.toml:2:8: \"exec\" is denied"],
             ),
             ("vector.toml", "sources.a = {type = \"demo_logs\"}\n", &[]),
+            (
+                "vector.toml",
+                "[provider]\ntype = \"http\"\n",
+                &["vector.toml:1:2: \"provider\" is denied"],
+            ),
             ("vector.toml", "[sources.a\n", &["vector.toml:1:11: "]),
         ],
     );
@@ -144,6 +155,16 @@ fn fluent_bit_configs_are_judged_in_yaml_and_classic_mode() {
                 "fluent-bit.yaml",
                 "pipeline: {inputs: [{name: tail, processors: {logs: [{name: lua}]}}]}\n",
                 &["fluent-bit.yaml:1:61: \"lua\" is denied"],
+            ),
+            (
+                "fluent-bit.yaml",
+                "customs: [{name: Calyptia}]\n",
+                &["fluent-bit.yaml:1:18: \"Calyptia\" is denied"],
+            ),
+            (
+                "more.conf",
+                "[INPUT]\n  Name calyptia_fleet\n",
+                &["more.conf:2:8: \"calyptia_fleet\" is denied"],
             ),
             (
                 "fluent-bit.yaml",
@@ -265,6 +286,11 @@ fn telegraf_configs_are_judged_however_a_table_is_written() {
                 "telegraf.conf",
                 "[[inputs.smart]]\npathNVME = \"x\"\n",
                 &["telegraf.conf:2:1: \"smart.pathNVME\" is denied"],
+            ),
+            (
+                "telegraf.conf",
+                "[[inputs.turbostat]]\npath = \"/tmp/x\"\n",
+                &["telegraf.conf:2:1: \"turbostat.path\" is denied"],
             ),
             (
                 "telegraf.conf",
