@@ -465,7 +465,7 @@ async fn an_offer_is_tried_and_kept_or_undone() {
                 config: SettingsConfig::new(config.target.clone(), Duration::from_secs(30)),
                 saved: None,
                 // Certificates have dates; there are none here.
-                unix: Duration::from_secs(1_800_000_000),
+                unix: Duration::from_hours(500_000),
             });
         })
         .await;
