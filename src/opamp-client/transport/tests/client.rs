@@ -391,3 +391,38 @@ async fn everything_set_before_the_connection_is_in_the_first_message() {
     };
     in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
 }
+
+//
+#[tokio::test]
+async fn a_custom_message_that_is_refused_is_told_and_counters_are_seen() {
+    use crate::messages::CustomMessage;
+    use crate::session::CustomMessageError;
+    let (listener, target) = listen().await;
+    let (client, mut handle) = client(target);
+    let script = async {
+        let message = CustomMessage {
+            capability: "org.example.echo".to_owned(),
+            ..CustomMessage::default()
+        };
+        handle.set(Change::CustomMessage(message)).await.unwrap();
+        handle.set(Change::RequestInstanceUid).await.unwrap();
+        let told = event(&mut handle).await;
+        let wanted = CustomMessageError::NotAnnounced;
+        assert!(
+            matches!(told, ClientEvent::CustomMessageRefused(error) if error == wanted),
+            "{told:?}"
+        );
+        let mut peer = Peer {
+            socket: plain_server(&listener).await,
+        };
+        assert_eq!(peer.hear().await.flags, 1, "an identity is asked for");
+        peer.say(&ServerToAgent::default()).await;
+        while handle.stats().received == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(handle.stats().sent, 1);
+        handle.set(Change::Stop).await.unwrap();
+        while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
+    };
+    in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
+}
