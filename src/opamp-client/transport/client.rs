@@ -7,6 +7,7 @@
 //! are the one exception, if the embedder wants it so: [`crate::settings`] decides, and the client carries out.
 
 mod conversation;
+mod places;
 mod run;
 mod settings;
 
@@ -99,8 +100,9 @@ pub enum Change {
     InstanceUid([u8; 16]),
     /// Ask the server for an identity until it gives one.
     RequestInstanceUid,
-    /// Where to connect. Another place is gone to at once, with a goodbye to the present one; new headers, TLS options
-    /// or proxies for the same place are used from the next attempt on.
+    /// Where to connect. Another place is gone to at once, with a goodbye to the present one, but not sooner than a
+    /// second after the last such move, nor while the server there has asked us to wait; new headers, TLS options or
+    /// proxies for the same place are used from the next attempt on.
     /// Settings that a server offered stay on top of it.
     Target(Box<Target>),
     /// The answer to a [`ClientEvent::Settings`].
@@ -260,6 +262,11 @@ impl ClientHandle {
         self.changes.send(change).await.map_err(|_| Stopped)
     }
 
+    #[cfg(test)]
+    pub(crate) fn changes(&self) -> mpsc::Sender<Change> {
+        self.changes.clone()
+    }
+
     /// The next event; `None` when the client has ended. At most 320 unread events are
     /// kept, and of 256 of them no more bytes than one message may have. Of those custom messages go first, then news
     /// such as a lost connection, then offers and commands, the oldest of each first; what is to be answered about
@@ -300,6 +307,7 @@ pub struct Client {
     /// The present connection leads to a place that is no longer the target.
     moving: bool,
     accepting: Option<settings::Accepting>,
+    places: places::Places,
 }
 
 impl Client {
@@ -337,6 +345,7 @@ impl Client {
             stopping: false,
             moving: false,
             accepting: None,
+            places: places::Places::default(),
         };
         if let Some(start) = settings {
             client.accept_settings(start);

@@ -32,6 +32,10 @@ impl Client {
         let mut retry_in = Duration::ZERO;
         while !self.stopping {
             self.rest(retry_in).await;
+            if std::mem::take(&mut self.moving) {
+                retry_in = self.move_on();
+                continue;
+            }
             let Some(outcome) = self.attempt().await else {
                 continue;
             };
@@ -67,10 +71,6 @@ impl Client {
 
     /// One connection, from dialling to its end; `None` if there was none because of a change meanwhile.
     async fn attempt(&mut self) -> Option<Outcome> {
-        if std::mem::take(&mut self.moving) {
-            self.backoff.reset();
-            self.settings_left();
-        }
         match self.connect().await? {
             Ok(connection) => {
                 self.tell(ClientEvent::Connected);
@@ -84,6 +84,7 @@ impl Client {
     /// Dials; `None` if told to stop or to go elsewhere meanwhile.
     async fn connect(&mut self) -> Option<Result<Connection, DialError>> {
         let target = self.next_target();
+        self.places.attempt(target.clone());
         // On the heap, and gone with the attempt: a client at rest holds no room for handshakes.
         let mut attempt = Box::pin(dial(&target, self.dial));
         while !self.stopping && !self.moving {
@@ -99,11 +100,11 @@ impl Client {
 
     /// What follows from an attempt; the delay before the next.
     fn judge(&mut self, outcome: Outcome) -> Duration {
-        let retry_in = if self.moving {
+        let retry_in = self.delay_after(&outcome);
+        let retry_in = if std::mem::take(&mut self.moving) {
             // The end was wanted, and the next attempt goes elsewhere.
-            Duration::ZERO
+            self.move_on()
         } else {
-            let retry_in = self.delay_after(&outcome);
             self.settings_lost(&outcome, retry_in)
         };
         self.tell(match outcome {
@@ -113,30 +114,46 @@ impl Client {
         retry_in
     }
 
+    /// The present place is left; how long until the next may be dialled.
+    fn move_on(&mut self) -> Duration {
+        self.settings_left();
+        let gap = self.places.move_on();
+        let next = self.next_target();
+        let held = self.places.held(&next);
+        if !held.is_zero() {
+            self.settings_held(held);
+        }
+        gap.max(held)
+    }
+
     fn delay_after(&mut self, outcome: &Outcome) -> Duration {
         let random = self.next_random();
         let backoff = &mut self.backoff;
-        match outcome {
+        // `None`: throttled.
+        let (asked, delay) = match outcome {
             Outcome::NotConnected(error) => match error.class() {
-                DialClass::Throttled => backoff.throttled(random, error.retry_after()),
-                DialClass::Rejected => backoff.rejected(random),
-                _ => backoff.next_delay(random),
+                DialClass::Throttled => (error.retry_after(), None),
+                DialClass::Rejected => (None, Some(backoff.rejected(random))),
+                _ => (None, Some(backoff.next_delay(random))),
             },
-            Outcome::Ended { life, .. } if life.unavailable => {
-                backoff.throttled(random, life.retry_after)
-            }
+            Outcome::Ended { life, .. } if life.unavailable => (life.retry_after, None),
             Outcome::Ended { closed, life } => match closed.class() {
-                ClosedClass::Throttled => backoff.throttled(random, closed.retry_after),
-                ClosedClass::Rejected => backoff.rejected(random),
+                ClosedClass::Throttled => (closed.retry_after, None),
+                ClosedClass::Rejected => (None, Some(backoff.rejected(random))),
                 _ => {
                     let life = LinkLife {
                         lasted: life.lasted,
                         answered: life.answered,
                     };
-                    backoff.link_lost(life, random)
+                    (None, Some(backoff.link_lost(life, random)))
                 }
             },
-        }
+        };
+        delay.unwrap_or_else(|| {
+            let delay = backoff.throttled(random, asked);
+            self.places.throttle(delay);
+            delay
+        })
     }
 
     pub(super) fn apply(&mut self, change: Option<Change>) {
@@ -169,7 +186,12 @@ impl Client {
     /// Leaves the present connection if it leads elsewhere.
     fn go_to(&mut self, target: Target) {
         let target = self.settings_base(target);
-        self.moving |= !self.target.is_same_place(&target);
+        if !self.target.is_same_place(&target) {
+            self.moving = true;
+            if !self.target.is_same_origin(&target) {
+                self.backoff.reset();
+            }
+        }
         self.target = target;
     }
 
