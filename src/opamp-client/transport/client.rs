@@ -190,9 +190,7 @@ impl ClientEvent {
             )
             | Self::SavedUnusable(_) => Worth::Order,
             Self::Settings(
-                SettingsEffect::Accepted
-                | SettingsEffect::Reverted(_)
-                | SettingsEffect::Dropped(_),
+                SettingsEffect::Accepted | SettingsEffect::Reverted(_) | SettingsEffect::Dropped(_),
             ) => Worth::News,
             Self::Settings(_) => Worth::Owed,
             _ => Worth::News,
@@ -260,11 +258,6 @@ impl ClientHandle {
     /// [`Stopped`] if the client has ended.
     pub async fn set(&self, change: Change) -> Result<(), Stopped> {
         self.changes.send(change).await.map_err(|_| Stopped)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn changes(&self) -> mpsc::Sender<Change> {
-        self.changes.clone()
     }
 
     /// The next event; `None` when the client has ended. At most 320 unread events are
