@@ -149,6 +149,16 @@ async fn goodbyes(server: &Peer) -> usize {
     agents.as_object().unwrap().values().filter(gone).count()
 }
 
+/// Nobody was told to wait longer than the back-off may, and all are back when those who waited longest must be.
+fn back_in_time(back: Duration, longest: Duration) {
+    let max = BackoffConfig::default().max.mul_f64(1.5);
+    assert!(longest <= max, "a delay of {longest:?}");
+    assert!(
+        back <= longest + SLACK,
+        "all back after {back:?}, the longest delay was {longest:?}"
+    );
+}
+
 async fn until_present(server: &Peer, count: usize) {
     let start = Instant::now();
     loop {
@@ -241,13 +251,7 @@ async fn a_thousand_clients_outlive_their_server_and_leave_nothing() {
             "restart {round}: all back {} ms after the server, {failed} attempts in vain, longest delay {longest} ms",
             back.as_millis()
         );
-        let longest = Duration::from_millis(longest.try_into().unwrap());
-        let max = BackoffConfig::default().max.mul_f64(1.5);
-        assert!(longest <= max, "a delay of {longest:?}");
-        assert!(
-            back <= longest + SLACK,
-            "all back after {back:?}, the longest delay was {longest:?}"
-        );
+        back_in_time(back, Duration::from_millis(longest.try_into().unwrap()));
         // Half a second, give or take half of it, grows by half with each attempt in vain: however long the server
         // was away, nobody tried more often than that.
         assert!(failed <= count * 8, "{failed} attempts in vain");
