@@ -68,14 +68,23 @@ pub fn session(bytes: &[u8]) {
         capabilities: vec!["org.example.echo".to_owned()],
     });
     let mut now = Duration::ZERO;
-    let mut next = 0;
+    let mut numbers = Numbers::default();
     let mut rest = bytes;
     while let Some((op, after)) = rest.split_first() {
         rest = after;
         match op {
-            0 => session.handle_connected(now),
-            1 => session.handle_disconnected(now),
-            2 => session.handle_polling(now),
+            0 => {
+                numbers.connect(false);
+                session.handle_connected(now);
+            }
+            1 => {
+                numbers.give_back();
+                session.handle_disconnected(now);
+            }
+            2 => {
+                numbers.connect(true);
+                session.handle_polling(now);
+            }
             3 => session.handle_too_large(now),
             4 => session.disconnect(now),
             5 => session.set_capabilities(AGENT_CAPABILITIES_ALL & !0x800),
@@ -93,16 +102,57 @@ pub fn session(bytes: &[u8]) {
                     .split_at_checked(usize::from(*len))
                     .unwrap_or((after, &[]));
                 rest = after;
-                // An error is an answer too; that it has no effect is checked by what follows.
-                _ = session.handle_frame(now, frame);
+                // That an error has no effect is checked by what follows.
+                let answer = session.handle_frame(now, frame);
+                if answer.is_ok() {
+                    numbers.unanswered = None;
+                } else {
+                    numbers.give_back();
+                }
             }
         }
-        settle(&mut session, now, &mut next);
+        settle(&mut session, now, &mut numbers);
+    }
+}
+
+/// What numbers may come next.
+#[derive(Default)]
+struct Numbers {
+    next: u64,
+    polling: bool,
+    /// Of requests that were not answered: the first, and the last if the first was found too large or is followed by
+    /// the goodbye, which waits for nobody.
+    unanswered: Option<(u64, u64)>,
+    /// Those that may come once more, because the server did not take them.
+    given_back: Option<(u64, u64)>,
+}
+
+impl Numbers {
+    fn connect(&mut self, polling: bool) {
+        self.polling = polling;
+        self.unanswered = None;
+    }
+
+    fn give_back(&mut self) {
+        self.given_back = self.unanswered.take().or(self.given_back);
+    }
+
+    fn take(&mut self, number: u64) {
+        let repeats = |(first, last): (u64, u64)| number == first || number == last;
+        assert!(
+            number == self.next || self.given_back.take().is_some_and(repeats),
+            "{number} comes where {} is next",
+            self.next
+        );
+        self.next = number.saturating_add(1);
+        self.given_back = None;
+        let first = self.unanswered.map_or(number, |(first, _)| first);
+        self.unanswered = self.polling.then_some((first, number));
     }
 }
 
 /// Everything the session says now is a report of the right number, and what it keeps is bounded.
-fn settle(session: &mut Session, now: Duration, next: &mut u64) {
+fn settle(session: &mut Session, now: Duration, numbers: &mut Numbers) {
     for turn in 0..=TURNS_MAX {
         assert!(turn < TURNS_MAX, "session never stops talking");
         let Some(bytes) = session.poll_transmit(now) else {
@@ -112,9 +162,7 @@ fn settle(session: &mut Session, now: Duration, next: &mut u64) {
         let sent = sent.unwrap_or_default();
         assert_eq!(sent.instance_uid.len(), 16, "a report without identity");
         assert_ne!(sent.capabilities & 1, 0, "a report without capabilities");
-        // A request that was taken back gives its number back.
-        assert!(sent.sequence_num <= *next, "a hole in the numbers");
-        *next = sent.sequence_num.saturating_add(1);
+        numbers.take(sent.sequence_num);
     }
     assert!(
         session.queued_bytes() <= 2 * 64 * 1024,

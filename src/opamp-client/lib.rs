@@ -50,7 +50,8 @@
 //! ```
 //!
 //! With feature `tokio`, `transport::Client` does all of that over a real connection. Interface and messages follow
-//! semantic versioning; `#[non_exhaustive]` marks what is expected to grow.
+//! semantic versioning; `#[non_exhaustive]` marks enums that are expected to grow, and structs of settings and messages
+//! are to be built by `new` or with `..Default::default()`.
 
 pub mod backoff;
 pub mod frame;

@@ -20,6 +20,8 @@ mod print;
 
 pub use custom::CustomNameError;
 pub use generated::*;
+#[cfg(feature = "tokio")]
+pub(crate) use print::place;
 
 #[rustfmt::skip]
 #[allow(dead_code, reason = "generated; every message has a number, few are the root of anything")]
@@ -89,13 +91,16 @@ mod tests {
         //! Regenerate: `REGENERATE=1 cargo test -p opamp-client messages`.\n\n";
 
     /// What may hold secrets; see `messages/print.rs`.
-    const PRINTED_BY_HAND: [&str; 6] = [
+    const PRINTED_BY_HAND: [&str; 9] = [
         "AgentConfigFile",
+        "CustomMessage",
         "DownloadableFile",
         "Header",
+        "OpAMPConnectionSettings",
         "OtherConnectionSettings",
         "ProxyConnectionSettings",
         "TLSCertificate",
+        "TelemetryConnectionSettings",
     ];
 
     fn generate() -> String {

@@ -435,6 +435,7 @@ pub struct CustomCapabilities {
 }
 /// One custom message, opaque to the protocol.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct CustomMessage {
     /// One of the custom capabilities. (development)
     #[prost(string, tag = "1")]
@@ -470,6 +471,7 @@ pub struct ConnectionSettingsOffers {
 }
 /// How to reach the OpAMP server.
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct OpAmpConnectionSettings {
     /// Ws/wss/http/https URL. (beta)
     #[prost(string, tag = "1")]
@@ -492,6 +494,7 @@ pub struct OpAmpConnectionSettings {
 }
 /// Where to send own telemetry of one kind.
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct TelemetryConnectionSettings {
     /// Full OTLP/HTTP URL with path. (beta)
     #[prost(string, tag = "1")]

@@ -26,7 +26,7 @@ pub enum Verification {
     Always,
     /// Those that are offered with a signature.
     WhereSigned,
-    /// None. The digest alone is compared.
+    /// None. The SHA-256 alone is compared.
     Never,
 }
 
@@ -40,7 +40,8 @@ pub struct PackagesConfig {
     pub remove_top_level: bool,
     /// What must be verified.
     pub verification: Verification,
-    /// Whether a file may be offered without a SHA-256 of its content. Not, by default.
+    /// Whether a file may be offered without a digest of its content, or with one that is no SHA-256 although no
+    /// signature of it is verified. Not, by default.
     pub without_digest: bool,
     /// Span between two reports of a download's progress; a second at least.
     pub progress_interval: Duration,

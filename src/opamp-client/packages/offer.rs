@@ -119,10 +119,14 @@ impl Offer {
         if self.content_hash.is_empty() && !without_digest {
             return Err("offered file has no digest");
         }
+        if !self.has_digest() && !without_digest && !self.must_be_verified(verification) {
+            return Err("digest of the offered file is no SHA-256, and no signature is verified");
+        }
         Ok(())
     }
 
-    /// Whether the digest is one that can be computed; others are only compared.
+    /// Whether the digest is one that can be computed; others are only compared with what is held, so they
+    /// protect nothing.
     pub(super) fn has_digest(&self) -> bool {
         self.content_hash.len() == SHA256_LEN
     }

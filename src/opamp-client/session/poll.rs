@@ -1,8 +1,9 @@
 //! The conversation over plain HTTP: every message is a request, and the next waits for its answer.
 //!
 //! Promises: one message is out at a time, and changes meanwhile become one following message; a
-//! message that the server did not take gives back its number and everything in it, custom message included
-//! polling never stops and is a little irregular, so that a fleet does not poll in step.
+//! message that the server did not take gives back its number and everything in it, custom message and request
+//! included; polling never stops and is a little irregular, so that a fleet does not poll
+//! in step.
 //! Must never: send the same again after the server found it too large.
 
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::fields::Taken;
 use super::pace::OnRequest;
 use super::{Link, Session, SessionEvent};
-use crate::messages::CustomMessage;
+use crate::messages::{ConnectionSettingsRequest, CustomMessage};
 
 /// The polling interval while no heartbeat interval is set.
 const POLL_DEFAULT: Duration = Duration::from_secs(30);
@@ -33,6 +34,7 @@ struct Out {
     sequence_num: u64,
     taken: Taken,
     custom_message: Option<CustomMessage>,
+    settings_request: Option<ConnectionSettingsRequest>,
     greeting: bool,
     unanswered: u64,
     header_changed: bool,
@@ -64,10 +66,10 @@ impl Session {
             }
             return;
         };
-        if let Some(out) = out
-            && field == "custom_message"
-        {
-            out.custom_message = None;
+        match (out, field) {
+            (Some(out), "custom_message") => out.custom_message = None,
+            (Some(out), "connection_settings_request") => out.settings_request = None,
+            _ => {}
         }
         self.fields.refuse(field);
         self.stats.dropped_oversize = self.stats.dropped_oversize.saturating_add(1);
@@ -123,6 +125,10 @@ impl Session {
                 sequence_num: self.sequence_num,
                 taken: *taken,
                 custom_message,
+                settings_request: self
+                    .settings_request
+                    .clone()
+                    .filter(|_| taken.settings_request),
                 greeting: self.link == Link::Greeting,
                 unanswered: self.unanswered,
                 header_changed: self.header_changed,
@@ -164,6 +170,9 @@ impl Session {
         self.fields.owe_again(&out.taken);
         if let Some(message) = out.custom_message {
             self.custom_messages.push_front(message);
+        }
+        if self.settings_request.is_none() {
+            self.settings_request = out.settings_request;
         }
         if out.greeting && self.link == Link::Open {
             self.link = Link::Greeting;

@@ -53,8 +53,7 @@ impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers: Vec<_> = self.headers.keys().map(http::HeaderName::as_str).collect();
         let settings: Vec<_> = self.other_settings.keys().collect();
-        // A query may hold a token.
-        let endpoint = self.endpoint.split('?').next().unwrap_or_default();
+        let endpoint = crate::messages::place(&self.endpoint);
         f.debug_struct("Destination")
             .field("endpoint", &endpoint)
             .field("headers", &headers)

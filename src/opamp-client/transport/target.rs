@@ -267,8 +267,7 @@ impl Target {
         self.place == other.place && self.path == other.path && self.transport == other.transport
     }
 
-    /// Whether one connection serves both.
-    #[cfg(feature = "polling")]
+    /// Whether one connection serves both, as far as it matters who answers.
     pub(super) fn is_same_origin(&self, other: &Self) -> bool {
         self.place == other.place
     }

@@ -40,6 +40,31 @@ fn a_digest_of_another_length_is_compared_only() {
     assert_eq!(bench.obey(), [""; 0]);
 }
 
+// two bytes of the server's choice are no proof of anything.
+#[test]
+fn a_digest_that_is_no_sha_256_counts_only_beside_a_verified_signature() {
+    let mut short = addon(1);
+    let file = short.file.as_mut().unwrap();
+    file.content_hash = vec![1, 2];
+    file.signature.clear();
+    for verification in [Verification::WhereSigned, Verification::Never] {
+        for without_digest in [false, true] {
+            let mut bench = Bench::new();
+            let mut config = PackagesConfig::new(7);
+            config.verification = verification;
+            config.without_digest = without_digest;
+            bench.packages = Packages::new(config);
+            bench.offer(available(b"h", [("a", short.clone())]));
+            assert_eq!(bench.obey().is_empty(), !without_digest, "{verification:?}");
+            if !without_digest {
+                assert_eq!(bench.word("a"), PackageStatusEnum::InstallFailed);
+                let reason = bench.status("a").error_message;
+                assert!(reason.contains("no SHA-256"), "{reason}");
+            }
+        }
+    }
+}
+
 //
 #[test]
 fn what_could_never_be_installed_is_not_even_fetched() {

@@ -348,3 +348,25 @@ fn numbers_go_on_when_the_transport_changes() {
     bench.poll_on();
     assert_eq!(bench.one().sequence_num, 4);
 }
+
+//
+#[test]
+fn a_certificate_request_survives_an_answer_that_makes_no_sense() {
+    let mut bench = Bench::polled();
+    bench.hear(&ServerToAgent {
+        capabilities: 0x7F,
+        ..ack()
+    });
+    bench.drain();
+    let request = ConnectionSettingsRequest::default();
+    bench.session.request_connection_settings(request.clone());
+    let first = bench.one();
+    assert_eq!(first.connection_settings_request, Some(request.clone()));
+    assert!(bench.session.handle_frame(bench.now, b"\xFF").is_err());
+    bench.pass(secs(31));
+    let again = bench.one();
+    assert_eq!(again.connection_settings_request, Some(request));
+    assert_eq!(again.sequence_num, first.sequence_num);
+    bench.hear(&ack());
+    assert_eq!(bench.drain(), [], "it is sent once");
+}

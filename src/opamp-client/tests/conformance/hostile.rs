@@ -161,7 +161,7 @@ async fn a_flood_leaves_the_latest_order_and_a_client_that_answers() {
 
 // bytes from a generator, a third of them a damaged real message.
 #[tokio::test]
-async fn ten_thousand_random_messages_change_nothing() {
+async fn ten_thousand_random_messages_leave_a_client_that_reports_and_says_goodbye() {
     let mut run = Run::start(Wire::WebSocket, |_| {}).await;
     run.exchange_any().await;
     let template = offer(b"hash", b"receivers: {}".to_vec()).encode_to_vec();

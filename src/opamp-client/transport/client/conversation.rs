@@ -48,6 +48,7 @@ impl Client {
             self.settings_connected();
         }
         let closed = loop {
+            self.publish();
             let leaving = self.stopping || self.moving || life.unavailable;
             if leaving {
                 self.session.disconnect(self.now());

@@ -172,13 +172,15 @@ impl Client {
         let Some(accepting) = &mut self.accepting else {
             return base;
         };
-        match accepting.settings.set_base(base) {
+        let target = match accepting.settings.set_base(base) {
             Ok(()) => accepting.settings.target().clone(),
             Err(refused) => {
                 self.tell(ClientEvent::Settings(SettingsEffect::Dropped(refused)));
                 self.target.clone()
             }
-        }
+        };
+        self.carry_out();
+        target
     }
 
     pub(super) fn settings_connected(&mut self) {
@@ -225,12 +227,23 @@ impl Client {
         let on_trial = self.is_on_trial();
         let loss = loss(outcome, retry_in);
         self.settings(|settings, clock| settings.handle_lost(clock, &loss));
-        if on_trial && !self.is_on_trial() {
-            // Back to where it worked, at once.
-            self.backoff.reset();
-            return Duration::ZERO;
-        }
-        retry_in
+        let gap = if on_trial && !self.is_on_trial() {
+            // Back to where it worked, without the delay that the failed ones earned.
+            self.places.move_on()
+        } else {
+            retry_in
+        };
+        let next = self.next_target();
+        gap.max(self.places.held(&next))
+    }
+
+    /// The place that is next is to be left alone for so long: that is no fault of settings on trial.
+    pub(super) fn settings_held(&mut self, retry_in: Duration) {
+        let loss = Loss {
+            kind: LossKind::Throttled { retry_in },
+            reason: "server has asked to wait".to_owned(),
+        };
+        self.settings(|settings, clock| settings.handle_lost(clock, &loss));
     }
 
     fn is_on_trial(&self) -> bool {

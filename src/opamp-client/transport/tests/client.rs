@@ -391,3 +391,81 @@ async fn everything_set_before_the_connection_is_in_the_first_message() {
     };
     in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
 }
+
+//
+#[tokio::test]
+async fn a_custom_message_that_is_refused_is_told_and_counters_are_seen() {
+    use crate::messages::CustomMessage;
+    use crate::session::CustomMessageError;
+    let (listener, target) = listen().await;
+    let (client, mut handle) = client(target);
+    let script = async {
+        let message = CustomMessage {
+            capability: "org.example.echo".to_owned(),
+            ..CustomMessage::default()
+        };
+        handle.set(Change::CustomMessage(message)).await.unwrap();
+        handle.set(Change::RequestInstanceUid).await.unwrap();
+        let told = event(&mut handle).await;
+        let wanted = CustomMessageError::NotAnnounced;
+        assert!(
+            matches!(told, ClientEvent::CustomMessageRefused(error) if error == wanted),
+            "{told:?}"
+        );
+        let mut peer = Peer {
+            socket: plain_server(&listener).await,
+        };
+        assert_eq!(peer.hear().await.flags, 1, "an identity is asked for");
+        peer.say(&ServerToAgent::default()).await;
+        while handle.stats().received == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(handle.stats().sent, 1);
+        handle.set(Change::Stop).await.unwrap();
+        while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
+    };
+    in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
+}
+
+// another path of the same server is the same server.
+#[tokio::test]
+async fn a_throttled_server_is_not_asked_sooner_because_the_target_changed() {
+    let (listener, target) = listen().await;
+    let (other, other_target) = listen().await;
+    let (client, mut handle) = client(target.clone());
+    let script = async {
+        answer_once(
+            &listener,
+            "HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        let since = tokio::time::Instant::now();
+        let told = event(&mut handle).await;
+        let least = Duration::from_secs(2);
+        assert!(
+            matches!(told, ClientEvent::DialFailed { retry_in, .. } if retry_in == least),
+            "{told:?}"
+        );
+        let moved = |url: String| Change::Target(Box::new(url.parse().unwrap()));
+        handle.set(moved(format!("{target}moved"))).await.unwrap();
+        let too_early = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+        assert!(too_early.is_err());
+        // Nobody there has asked for anything.
+        handle.set(moved(other_target.to_string())).await.unwrap();
+        let mut peer = Peer {
+            socket: plain_server(&other).await,
+        };
+        peer.hear().await;
+        assert!(since.elapsed() < least);
+        handle.set(moved(format!("{target}again"))).await.unwrap();
+        while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
+        let mut peer = Peer {
+            socket: plain_server(&listener).await,
+        };
+        peer.hear().await;
+        assert!(since.elapsed() >= Duration::from_millis(1900));
+        handle.set(Change::Stop).await.unwrap();
+        while peer.socket.next().await.is_some_and(|read| read.is_ok()) {}
+    };
+    in_time(Box::pin(async { tokio::join!(client.run(), script) })).await;
+}

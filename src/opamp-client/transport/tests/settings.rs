@@ -373,24 +373,101 @@ async fn a_client_that_was_killed_tries_the_candidate_first() {
 //
 #[tokio::test]
 async fn when_both_are_down_the_one_that_comes_up_is_found() {
-    let (old, old_target) = listen().await;
-    let (new, new_target) = listen().await;
-    let address = old.local_addr().unwrap();
-    drop(new);
+    async fn refuse_a_turn(listener: &TcpListener) {
+        for _ in 0..crate::settings::TrialLimits::default().attempts {
+            drop(listener.accept().await.unwrap());
+        }
+    }
+    for old_comes_up in [true, false] {
+        let (old, old_target) = listen().await;
+        let (new, new_target) = listen().await;
+        let script = async {
+            let mut first = Peer::accept(&old).await;
+            first.hear().await;
+            first.offer("h", to(&new_target)).await;
+            first.goodbye().await;
+            refuse_a_turn(&new).await;
+            for _ in 0..2 {
+                refuse_a_turn(&old).await;
+                refuse_a_turn(&new).await;
+            }
+            if old_comes_up {
+                let mut again = Peer::accept(&old).await;
+                assert_eq!(again.verdict().await.0, FAILED);
+            } else {
+                refuse_a_turn(&old).await;
+                let mut again = Peer::accept(&new).await;
+                assert_eq!(again.verdict().await.0, FAILED, "nothing is proven yet");
+                again.say(&ServerToAgent::default()).await;
+                assert_eq!(again.verdict().await.0, APPLIED);
+            }
+        };
+        play(client(old_target, None), script).await;
+    }
+}
+
+// each offer works and is one too many.
+#[tokio::test]
+async fn servers_that_send_us_to_each_other_cannot_make_us_hurry() {
+    let (one, one_target) = listen().await;
+    let (other, other_target) = listen().await;
     let script = async {
-        let mut first = Peer::accept(&old).await;
-        first.hear().await;
-        first.offer("h", to(&new_target)).await;
-        first.goodbye().await;
-        drop(old);
-        // Both refuse for a while; the old one comes back.
-        let refused = TcpStream::connect(address).await.is_err();
-        let old = TcpListener::bind(address).await.unwrap();
-        let mut again = Peer::accept(&old).await;
-        assert_eq!(again.verdict().await.0, FAILED);
-        assert!(refused);
+        let start = tokio::time::Instant::now();
+        let places = [(&one, &other_target), (&other, &one_target)];
+        for (index, (here, there)) in places.into_iter().cycle().take(4).enumerate() {
+            let mut peer = Peer::accept(here).await;
+            peer.hear().await;
+            peer.say(&ServerToAgent::default()).await;
+            peer.offer(&index.to_string(), to(there)).await;
+            peer.goodbye().await;
+        }
+        // The first of three moves is free.
+        let least = Duration::from_millis(1900);
+        assert!(start.elapsed() >= least, "{:?}", start.elapsed());
     };
-    play(client(old_target, None), script).await;
+    play(client(one_target.clone(), None), script).await;
+}
+
+//
+#[tokio::test]
+async fn local_settings_that_change_are_acted_upon_at_once() {
+    let (listener, target) = listen().await;
+    let key = KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["agent".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2026, 6, 15);
+    let old = params.self_signed(&key).unwrap();
+    let with_old = target.clone().with_tls(TlsOptions {
+        client_certificate: Some(ClientCertificate {
+            chain_pem: old.pem().into_bytes(),
+            key_pem: key.serialize_pem().into_bytes(),
+        }),
+        ..TlsOptions::default()
+    });
+    let (client, mut handle) = client(target, None);
+    let script = async {
+        let mut peer = Peer::accept(&listener).await;
+        peer.hear().await;
+        handle
+            .set(Change::Target(Box::new(with_old)))
+            .await
+            .unwrap();
+        // The server says nothing, and the connection stays.
+        loop {
+            match handle.next_event().await.unwrap() {
+                ClientEvent::Settings(SettingsEffect::CertificateDue { .. }) => break,
+                ClientEvent::Disconnected { .. } => panic!("the connection was left"),
+                _ => {}
+            }
+        }
+    };
+    in_time(Box::pin(async {
+        tokio::select! {
+            () = client.run() => panic!("the client ended"),
+            () = script => {}
+        }
+    }))
+    .await;
 }
 
 //
