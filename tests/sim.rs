@@ -11,10 +11,14 @@
 mod authority;
 #[path = "sim/certs.rs"]
 mod certs;
+#[path = "sim/coverage.rs"]
+mod coverage;
 #[path = "sim/disk.rs"]
 mod disk;
 #[path = "sim/disk_model.rs"]
 mod disk_model;
+#[path = "sim/histories.rs"]
+mod histories;
 #[path = "sim/host.rs"]
 mod host;
 #[path = "sim/life.rs"]

@@ -245,6 +245,14 @@ impl Host {
         self.engines.iter().map(Engine::name)
     }
 
+    /// Where each agent is: its child's state and the step of its transaction. For those who count what they visited.
+    pub fn positions(&self) -> impl Iterator<Item = (&AgentName, &'static str, &'static str)> {
+        self.engines.iter().map(|engine| {
+            let (child, rollout) = engine.position();
+            (engine.name(), child, rollout)
+        })
+    }
+
     /// Everything a door may show.
     pub fn snapshot(&self, now: Now) -> Snapshot {
         Snapshot {

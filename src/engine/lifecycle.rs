@@ -389,6 +389,11 @@ impl Lifecycle {
         (looping && !stable).then_some(self.failures)
     }
 
+    /// Whether it was told to end so that a new process takes its place.
+    pub(crate) fn is_restarting(&self) -> bool {
+        matches!(self.actual, Actual::Stopping { .. }) && self.wanted == Wanted::Up
+    }
+
     /// Whether it had to be killed and is still there.
     pub(crate) fn unkillable(&self) -> bool {
         matches!(self.actual, Actual::Stopping { killed: true, .. })
@@ -404,6 +409,18 @@ impl Lifecycle {
             (Actual::Stopping { .. }, Wanted::Up) => "restarting",
             (Actual::Waiting { .. }, _) => "backing off",
             (Actual::GivenUp { .. }, _) => "given up",
+        }
+    }
+
+    /// The name of the state it is in.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.actual {
+            Actual::Down => "down",
+            Actual::Starting { .. } => "starting",
+            Actual::Up { .. } => "up",
+            Actual::Stopping { .. } => "stopping",
+            Actual::Waiting { .. } => "waiting",
+            Actual::GivenUp { .. } => "given up",
         }
     }
 

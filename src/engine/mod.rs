@@ -315,6 +315,16 @@ impl Engine {
         self.finish(now)
     }
 
+    /// The state of the child and the step of the transaction, by name.
+    pub(crate) fn position(&self) -> (&'static str, &'static str) {
+        let rollout = match (&self.transaction, &self.settling) {
+            (Some(transaction), _) => transaction.stage_name(),
+            (None, Some(_)) => "settling",
+            (None, None) => "idle",
+        };
+        (self.life.state_name(), rollout)
+    }
+
     /// The next moment the engine wants to be called.
     pub(crate) fn deadline(&self, now: Now) -> Option<Moment> {
         let session = self

@@ -187,12 +187,11 @@ impl Engine {
             .is_ok_and(|candidate| candidate.hash == current.hash);
         if !same {
             let (origin, source) = (Origin::Local, Source::Recompose);
-            let offer = self.reported_offer();
             self.propose(
                 now,
                 Job {
                     origin,
-                    offer,
+                    offer: None,
                     source,
                     last_resort: false,
                 },

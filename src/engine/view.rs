@@ -417,7 +417,6 @@ impl Engine {
             // It is composed anew, with the local layers as they are now.
             return self.propose(now, job);
         }
-        let offer = self.reported_offer();
         let source = if self.current.is_some() {
             Source::Recompose
         } else {
@@ -427,7 +426,7 @@ impl Engine {
             now,
             Job {
                 origin: Origin::Local,
-                offer,
+                offer: None,
                 source,
                 last_resort: false,
             },

@@ -282,6 +282,57 @@ fn same_content_under_another_hash_inside_the_window_is_applied_without_a_restar
     settled(&mut world);
 }
 
+#[test]
+fn restart_ordered_inside_the_window_is_no_mark_and_the_new_process_gets_a_window() {
+    // The old process ignores TERM for longer than a config may be unhealthy.
+    let mut world = World::of_agent(13, "apply: {probation: 10s}", "");
+    world.boot();
+    world.run(Duration::from_mins(1));
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(2));
+    world.be_stubborn();
+    world.order_restart();
+    world.run(Duration::from_mins(1));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    // A config that each process dies of after a while is not saved by a restart just before the end of its window.
+    world.offer(Behaviour::DiesLater.text(2));
+    world.run(Duration::from_millis(2_500));
+    world.order_restart();
+    world.run(Duration::from_mins(1));
+    assert_eq!(world.server_status().unwrap().0, FAILED);
+    settled(&mut world);
+}
+
+#[test]
+fn reload_asked_for_during_a_rollback_does_not_report_the_rejected_offer_as_applied() {
+    for wait in (0..300).step_by(5) {
+        let mut world = calm(14);
+        world.offer(Behaviour::DiesAtStart.text(1));
+        world.run(Duration::from_millis(wait));
+        world.person_reloads();
+        world.run(Duration::from_mins(3));
+        let (status, message) = world.server_status().unwrap();
+        assert_eq!(status, FAILED, "reload after {wait} ms: {message}");
+        settled(&mut world);
+    }
+}
+
+#[test]
+fn offer_that_a_person_went_back_from_is_still_reported_so_after_a_start() {
+    let mut world = calm(15);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_mins(2));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    world.person_rolls_back();
+    world.run(Duration::from_mins(2));
+    let replaced = Some((FAILED, "replaced by an order of the operator".to_owned()));
+    assert_eq!(world.server_status(), replaced);
+    world.die(Death::Killed);
+    world.run(Duration::from_mins(2));
+    assert_eq!(world.server_status(), replaced);
+    settled(&mut world);
+}
+
 /// A scripted life: a good config, then one that behaves as given, then a good one again.
 fn script(world: &mut World, behaviour: Behaviour) {
     world.boot();

@@ -21,13 +21,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adjutant::config::{
-    self, Acme, Certificate, CertificateSource, Config, Domains, Environment, Overrides,
+    self, Acme, Certificate, CertificateSource, Config, Domains, Environment, Overrides, ReportWhen,
 };
 use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
-    ClockLook, DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent, LinkLoss,
-    LocalEvent, LossKind, RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+    ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent,
+    LinkLoss, LocalEvent, LossKind, OfferedFile, RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome,
+    ToolSpec,
 };
 use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -43,6 +44,7 @@ use opamp_client::messages::{
 };
 
 use super::authority::Authority;
+use super::coverage::Visits;
 use super::disk::ModelDisk;
 use super::registration::Service;
 use children::identity;
@@ -217,11 +219,16 @@ pub(crate) struct World {
     pub(crate) effects: u64,
     kill_at_effect: Option<(u64, Death)>,
     trace: VecDeque<String>,
+    /// Whether anybody will read the trace.
+    pub(crate) tracing: bool,
+    pub(crate) visits: Visits,
     pub(crate) reported: Vec<(Vec<u8>, i32)>,
     pub(crate) phases: Vec<String>,
     tools: BTreeSet<Ticket>,
     pub(crate) signals: u64,
     exited: bool,
+    /// Whether a person gave an order.
+    ordered: bool,
 }
 
 /// How the process ends.
@@ -265,7 +272,7 @@ impl World {
         let mut steps = 0u64;
         while self.now < end {
             steps += 1;
-            if steps > 200_000 {
+            if steps > 20_000 {
                 self.violated("no progress in time: too many steps");
             }
             if self.exited {
@@ -306,7 +313,10 @@ impl World {
                     self.now = self.now.max(due);
                     self.step(Event::Tick);
                 }
-                (None, None) => break,
+                (None, None) => {
+                    self.check_nothing_waits();
+                    break;
+                }
                 (Some(_), None) => unreachable!("the first arm takes it"),
             }
             self.check();
@@ -355,12 +365,9 @@ impl World {
 
     fn step(&mut self, event: Event) {
         let clock = self.clock();
-        let text = format!("{event:?}");
-        self.say(format!(
-            "event {}",
-            text.chars().take(160).collect::<String>()
-        ));
+        self.say_short("event", &event);
         let Some(host) = &mut self.host else { return };
+        self.visits.see(host, &event);
         let effects = host.step(clock, event);
         self.perform(effects);
     }
@@ -432,11 +439,7 @@ impl World {
     }
 
     fn agent_effect(&mut self, effect: AgentEffect) {
-        let text = format!("{effect:?}");
-        self.say(format!(
-            "effect {}",
-            text.chars().take(160).collect::<String>()
-        ));
+        self.say_short("effect", &effect);
         match effect {
             AgentEffect::Disk { ticket, work } => {
                 let wait = self.latency(15);
@@ -520,10 +523,24 @@ impl World {
         self.later(wait, What::Host(Event::Agent { agent, event }));
     }
 
+    /// The beginning of a long value; its text is made only when somebody reads it.
+    fn say_short(&mut self, what: &str, value: &impl std::fmt::Debug) {
+        if self.tracing {
+            let text: String = format!("{value:?}").chars().take(160).collect();
+            self.say(format_args!("{what} {text}"));
+        }
+    }
+
     pub(super) fn say(&mut self, line: impl std::fmt::Display) {
+        if !self.tracing {
+            return;
+        }
         if self.trace.len() >= TRACE_MAX {
             self.trace.pop_front();
         }
-        self.trace.push_back(format!("{:>9} ms {line}", self.now));
+        let line = format!("{:>9} ms {line}", self.now);
+        if self.trace.back() != Some(&line) {
+            self.trace.push_back(line);
+        }
     }
 }

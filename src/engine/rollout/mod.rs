@@ -104,6 +104,35 @@ enum Stage {
     MarkingRolledBack,
 }
 
+impl Stage {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Gathering => "gathering",
+            Self::Fetching => "fetching",
+            Self::Intent => "intent",
+            Self::Staging => "staging",
+            Self::MarkingStaged => "marking staged",
+            Self::MarkingAwaiting { .. } => "marking awaiting",
+            Self::Awaiting { .. } => "awaiting",
+            Self::Validating { .. } => "validating",
+            Self::MarkingValidated => "marking validated",
+            Self::Promoting => "promoting",
+            Self::MarkingPromoted => "marking promoted",
+            Self::MarkingSignalled => "marking signalled",
+            Self::Proving => "proving",
+            Self::MarkingProbation => "marking probation",
+            Self::Probation { .. } => "probation",
+            Self::MarkingGood { .. } => "marking good",
+            Self::MarkingCommitted => "marking committed",
+            Self::Rejecting => "rejecting",
+            Self::FetchingGood => "fetching good",
+            Self::StagingBase => "staging base",
+            Self::Returning { .. } => "returning",
+            Self::MarkingRolledBack => "marking rolled back",
+        }
+    }
+}
+
 /// The transaction under way.
 #[expect(
     clippy::struct_excessive_bools,
@@ -156,6 +185,11 @@ impl Transaction {
             Stage::Validating { ticket } => Some(ticket),
             _ => None,
         }
+    }
+
+    /// The name of the step it is at.
+    pub(crate) fn stage_name(&self) -> &'static str {
+        self.stage.name()
     }
 
     /// The offer behind it.
@@ -244,6 +278,11 @@ pub(crate) fn only_default(candidate: &Candidate, local: &[super::message::Local
 
 fn record_of(transaction: &Transaction, now: Now, step: Step, reason: &str) -> Record {
     let revision = transaction.revision.as_ref();
+    // That a person ordered it outweighs where its content came from: what the server is told hangs on it.
+    let origin = match (transaction.job.origin, revision) {
+        (Origin::Manual, _) | (_, None) => transaction.job.origin,
+        (_, Some(revision)) => revision.origin,
+    };
     Record {
         transaction: transaction.number,
         at: now.wall,
@@ -251,7 +290,7 @@ fn record_of(transaction: &Transaction, now: Now, step: Step, reason: &str) -> R
         revision: revision.map(|revision| revision.id.clone()),
         hash: revision.map(|revision| revision.hash),
         offer: transaction.job.offer.clone(),
-        origin: revision.map_or(transaction.job.origin, |revision| revision.origin),
+        origin,
         reason: reason.to_owned(),
     }
 }

@@ -80,7 +80,11 @@ impl Engine {
         next.filter(|job| job.is_theirs()).cloned()
     }
 
-    pub(super) fn begin(&mut self, now: Now, job: Job) {
+    pub(super) fn begin(&mut self, now: Now, mut job: Job) {
+        if matches!(job.source, Source::Recompose) {
+            // What runs now, which need not be what ran when it was asked for: that may have been rolled back since.
+            job.offer = self.reported_offer();
+        }
         if let Some(offer) = job.offer.clone() {
             self.answer(&offer, Outcome::Applying, "");
         }

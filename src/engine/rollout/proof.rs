@@ -4,6 +4,8 @@
 //! Promises: a config passes only when the child has proven it, stayed alive and stayed healthy for its window.
 //! Must never: touch the disk without a stage that waits for the answer.
 
+use std::time::Duration;
+
 use super::{Job, Source, Stage, Transaction, sooner};
 use crate::config::{AfterRollback, ReportWhen};
 use crate::engine::Engine;
@@ -153,6 +155,13 @@ impl Engine {
         }
     }
 
+    /// A reload or a slow backend may look unhealthy for a moment; a third of the window in a row is no moment. In
+    /// whole milliseconds, as moments are: a deadline between two of them would never be reached by its own timer.
+    fn patience(&self) -> Duration {
+        let third = self.settings.apply.probation.as_millis() / 3;
+        Duration::from_millis(u64::try_from(third).unwrap_or(u64::MAX))
+    }
+
     pub(super) fn drive_probation(
         &mut self,
         now: Now,
@@ -160,6 +169,8 @@ impl Engine {
         unhealthy_since: Option<Moment>,
     ) -> bool {
         let (healthy, trouble) = self.child_health();
+        let patience = self.patience();
+        let ordered_down = self.life.is_restarting();
         let Some(transaction) = &mut self.transaction else {
             return false;
         };
@@ -167,8 +178,15 @@ impl Engine {
             self.go_back(now, &format!("in probation {died}"));
             return true;
         }
-        // A reload or a slow backend may look unhealthy for a moment; a third of the window in a row is no moment.
-        let patience = self.settings.apply.probation / 3;
+        if ordered_down {
+            // Somebody ordered a restart, and the old process takes its time: no mark against the config. What the new
+            // process does with it has yet to be seen: it gets a window of its own.
+            transaction.stage = Stage::Probation {
+                until: now.mono.after(self.settings.apply.probation),
+                unhealthy_since: None,
+            };
+            return false;
+        }
         let since = if healthy {
             None
         } else {
@@ -272,7 +290,12 @@ impl Engine {
             source: Source::Stored(current.id.clone()),
             last_resort: false,
         };
-        let transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        let mut transaction = Transaction::new(self.next_transaction, job, Stage::MarkingSignalled);
+        // Where APPLIED is said on proof, it was said already, and it was true.
+        transaction.proven = transaction.offer().is_some_and(|offer| {
+            let remote = self.remote.as_ref();
+            remote.is_some_and(|it| &it.offer == offer && it.outcome == Outcome::Applied)
+        });
         self.transaction = Some(transaction);
         self.watch_current(now, current);
     }
@@ -325,13 +348,10 @@ impl Engine {
             Stage::Probation {
                 until,
                 unhealthy_since,
-            } => {
-                let patience = self.settings.apply.probation / 3;
-                sooner(
-                    Some(*until),
-                    unhealthy_since.map(|since| since.after(patience)),
-                )
-            }
+            } => sooner(
+                Some(*until),
+                unhealthy_since.map(|since| since.after(self.patience())),
+            ),
             Stage::MarkingGood { retry_at } | Stage::Returning { retry_at } => *retry_at,
             _ => None,
         }

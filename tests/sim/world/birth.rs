@@ -29,8 +29,14 @@ impl World {
 
     /// With further lines of settings.
     pub(crate) fn with(seed: u64, more: &str) -> Self {
+        Self::of_agent(seed, "", more)
+    }
+
+    /// With further settings of the agent, in braces' notation, and further lines.
+    pub(crate) fn of_agent(seed: u64, agent: &str, more: &str) -> Self {
         let text = format!(
-            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{collector: {{profile: adjutant}}}}\n{more}"
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\n\
+             agents: {{collector: {{profile: adjutant, {agent}}}}}\n{more}"
         );
         let overrides = Overrides::default();
         let config = config::load("sim", &text, &NoEnvironment, &overrides).unwrap();
@@ -65,11 +71,14 @@ impl World {
             effects: 0,
             kill_at_effect: None,
             trace: VecDeque::new(),
+            tracing: true,
+            visits: Visits::default(),
             reported: Vec::new(),
             phases: Vec::new(),
             tools: BTreeSet::new(),
             signals: 0,
             exited: false,
+            ordered: false,
         }
     }
 
@@ -179,5 +188,51 @@ impl World {
     pub(crate) fn hang_up(&mut self) {
         let signal = adjutant::engine::message::HostSignal::Hangup;
         self.later(0, What::Host(Event::Signal(signal)));
+    }
+
+    /// Boots again what ended in order: somebody starts it anew.
+    pub(crate) fn begin_again(&mut self) {
+        if self.exited {
+            self.now += 1_000;
+            self.boot();
+        }
+    }
+
+    /// The wall clock is put forward.
+    pub(crate) fn jump(&mut self, by: u64) {
+        self.ahead += by;
+        let asleep = Duration::ZERO;
+        self.later(0, What::Host(Event::ClockJumped { asleep }));
+    }
+
+    fn person(&mut self, command: Command) {
+        self.ordered = true;
+        let id = CommandId(self.next_event);
+        self.later(0, What::Host(Event::Command { id, command }));
+    }
+
+    pub(crate) fn person_restarts(&mut self) {
+        self.person(Command::Restart { agent: None });
+    }
+
+    pub(crate) fn person_reloads(&mut self) {
+        self.person(Command::Reload { agent: None });
+    }
+
+    pub(crate) fn person_rolls_back(&mut self) {
+        self.person(Command::Rollback {
+            agent: None,
+            to: None,
+        });
+    }
+
+    pub(crate) fn person_applies(&mut self, text: &str) {
+        let file = OfferedFile {
+            name: "collect.yaml".to_owned(),
+            content_type: "text/yaml".to_owned(),
+            body: text.as_bytes().to_vec(),
+        };
+        let files = vec![file];
+        self.person(Command::Apply { agent: None, files });
     }
 }

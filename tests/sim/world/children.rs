@@ -49,6 +49,13 @@ impl World {
         self.child_begins(pid, false);
     }
 
+    /// The children that live now do not listen to TERM.
+    pub(crate) fn be_stubborn(&mut self) {
+        for child in self.children.values_mut() {
+            child.stubborn = child.alive;
+        }
+    }
+
     pub(crate) fn marker(&self) -> String {
         let target = self.link_target("current");
         let text = target.and_then(|target| self.read(&target.join("adjutant.revision")));

@@ -76,21 +76,39 @@ impl World {
         }
     }
 
+    /// Nothing will ever happen by itself any more: then nobody may be waiting for anything.
+    pub(super) fn check_nothing_waits(&self) {
+        let Some(host) = &self.host else { return };
+        for (agent, child, rollout) in host.positions() {
+            let child_waits = matches!(child, "starting" | "stopping" | "waiting");
+            if child_waits || rollout != "idle" {
+                self.violated(&format!(
+                    "{agent} waits for ever: its child is {child}, its transaction is {rollout}"
+                ));
+            }
+        }
+    }
+
     pub(crate) fn violated(&self, what: &str) -> ! {
-        let shown = std::env::var("ADJUTANT_SIM_TRACE").map_or(60, |n| n.parse().unwrap());
-        let skipped = self.trace.len().saturating_sub(shown);
-        let trace: Vec<&str> = self
-            .trace
-            .iter()
-            .skip(skipped)
-            .map(String::as_str)
-            .collect();
         panic!(
-            "{}\n\ninvariant violated: {what}\nreplay: ADJUTANT_SIM_SEED={} cargo test --test sim replay",
-            trace.join("\n"),
+            "invariant violated: {what}\nreplay: ADJUTANT_SIM_SEED={} cargo test --test sim replay",
             self.seed
         );
     }
 
     // ---- small things
+}
+
+/// Whatever ends a test early, what led to it is told.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() || !self.tracing {
+            return;
+        }
+        let shown = std::env::var("ADJUTANT_SIM_TRACE").map_or(60, |n| n.parse().unwrap());
+        let skipped = self.trace.len().saturating_sub(shown);
+        for line in self.trace.iter().skip(skipped) {
+            eprintln!("{line}");
+        }
+    }
 }

@@ -1,0 +1,182 @@
+//! Which events met an agent in which of its states, over many histories.
+//!
+//! Promises: a pair that is not in [`CANNOT`] is visited by a large enough run, and a pair that is there is not; the
+//! table says so with numbers.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use adjutant::engine::host::Host;
+use adjutant::engine::message::{AgentEvent, Event, HostSignal, LinkEvent, LocalEvent};
+
+/// What can happen, as columns.
+const EVENTS: [(&str, &str); 17] = [
+    ("di", "disk done"),
+    ("df", "disk refused"),
+    ("sp", "child started"),
+    ("sf", "child not started"),
+    ("ex", "child ended"),
+    ("to", "validator ended"),
+    ("lu", "link up"),
+    ("lm", "server's message"),
+    ("ld", "link down"),
+    ("co", "child connected"),
+    ("cm", "child's message"),
+    ("cc", "child disconnected"),
+    ("ti", "a deadline, or the clock"),
+    ("te", "terminate"),
+    ("hu", "hang up"),
+    ("se", "settings read"),
+    ("or", "a person's order"),
+];
+
+/// States of a child.
+const CHILD: [&str; 6] = ["down", "starting", "up", "stopping", "waiting", "given up"];
+
+/// Steps of a transaction; none under way, or a config gone back to that has yet to come up.
+const ROLLOUT: [&str; 24] = [
+    "idle",
+    "settling",
+    "gathering",
+    "fetching",
+    "intent",
+    "staging",
+    "marking staged",
+    "marking awaiting",
+    "awaiting",
+    "validating",
+    "marking validated",
+    "promoting",
+    "marking promoted",
+    "marking signalled",
+    "proving",
+    "marking probation",
+    "probation",
+    "marking good",
+    "marking committed",
+    "rejecting",
+    "fetching good",
+    "staging base",
+    "returning",
+    "marking rolled back",
+];
+
+/// How often each pair was met.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visits(BTreeMap<(&'static str, &'static str), u64>);
+
+fn column(event: &Event) -> Option<&'static str> {
+    Some(match event {
+        Event::Tick | Event::Clock { .. } | Event::ClockJumped { .. } => "ti",
+        Event::Signal(HostSignal::Terminate) => "te",
+        Event::Signal(HostSignal::Hangup) => "hu",
+        Event::Settings(_) => "se",
+        Event::Command { .. } => "or",
+        Event::Agent { event, .. } => match event {
+            AgentEvent::Disk { result: Ok(_), .. } => "di",
+            AgentEvent::Disk { result: Err(_), .. } => "df",
+            AgentEvent::Spawned { .. } => "sp",
+            AgentEvent::SpawnFailed { .. } => "sf",
+            AgentEvent::Exited { .. } => "ex",
+            AgentEvent::ToolDone { .. } => "to",
+            AgentEvent::Link { event, .. } => match event {
+                LinkEvent::Up => "lu",
+                LinkEvent::Frame(_) => "lm",
+                LinkEvent::Down(_) => "ld",
+            },
+            AgentEvent::Local { event, .. } => match event {
+                LocalEvent::Opened { .. } => "co",
+                LocalEvent::Frame(_) => "cm",
+                LocalEvent::Closed => "cc",
+            },
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+impl Visits {
+    /// The event is about to reach the host.
+    pub(crate) fn see(&mut self, host: &Host, event: &Event) {
+        let Some(column) = column(event) else { return };
+        let whose = match event {
+            Event::Agent { agent, .. } => Some(agent),
+            _ => None,
+        };
+        for (agent, child, rollout) in host.positions() {
+            if whose.is_none_or(|whose| whose == agent) {
+                *self.0.entry((child, column)).or_default() += 1;
+                *self.0.entry((rollout, column)).or_default() += 1;
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (pair, count) in &other.0 {
+            *self.0.entry(*pair).or_default() += count;
+        }
+    }
+
+    fn count(&self, row: &'static str, column: &'static str) -> u64 {
+        self.0.get(&(row, column)).copied().unwrap_or(0)
+    }
+
+    /// The table, for people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        for (code, name) in EVENTS {
+            writeln!(out, "  {code} = {name}").unwrap();
+        }
+        for (title, rows) in [("child", &CHILD[..]), ("rollout", &ROLLOUT[..])] {
+            write!(out, "{title:20}").unwrap();
+            for (code, _) in EVENTS {
+                write!(out, "{code:>8}").unwrap();
+            }
+            out.push('\n');
+            for row in rows {
+                write!(out, "{row:20}").unwrap();
+                for (code, _) in EVENTS {
+                    match (self.count(row, code), why_not(row, code)) {
+                        (0, Some(_)) => write!(out, "{:>8}", "-"),
+                        (0, None) => write!(out, "{:>8}", "MISSED"),
+                        (n, _) => write!(out, "{n:>8}"),
+                    }
+                    .unwrap();
+                }
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    /// Pairs that were missed though they can be met, and pairs that were met though they cannot be.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let rows = CHILD.iter().chain(&ROLLOUT);
+        let pairs = rows.flat_map(|row| EVENTS.iter().map(move |(code, _)| (*row, *code)));
+        pairs
+            .filter_map(
+                |(row, code)| match (self.count(row, code), why_not(row, code)) {
+                    (0, None) => Some(format!("{row} × {code} was never met")),
+                    (n, Some(why)) if n > 0 => Some(format!(
+                        "{row} × {code} was met {n} times, but cannot be: {why}"
+                    )),
+                    _ => None,
+                },
+            )
+            .collect()
+    }
+
+    /// Whether every state that was met is one of the table.
+    pub(crate) fn strangers(&self) -> Vec<&'static str> {
+        let known = |row: &&str| CHILD.contains(row) || ROLLOUT.contains(row);
+        let mut strangers: Vec<_> = self.0.keys().map(|(row, _)| *row).collect();
+        strangers.dedup();
+        strangers.retain(|row| !known(row));
+        strangers
+    }
+}
+
+/// Why a pair cannot be met.
+fn why_not(_row: &str, _column: &str) -> Option<&'static str> {
+    None
+}
