@@ -18,6 +18,7 @@ mod dev;
 mod doctor;
 mod doors;
 mod identity;
+mod leftover;
 mod records;
 mod register;
 mod settings;

@@ -14,8 +14,8 @@ use crate::config::{GiveUp, Stop};
 use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
 use crate::engine::clock::{Clock, ClockSetup};
 use crate::engine::message::{
-    AgentEvent, ChildIdentity, DiskFault, Effect, Event, ExitReason, HostSignal, Identity,
-    Milestone, Note, NoteLevel, Snapshot,
+    AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Identity, Leftover, Milestone,
+    Note, NoteLevel, Snapshot,
 };
 use crate::engine::registration::{Registration, RegistrationSetup, Steps};
 use crate::engine::rollout::DomainEntry;
@@ -34,7 +34,7 @@ const READY_BY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct HostSetup {
     /// The agents, in start order, each with the child an earlier life left behind.
-    pub agents: Vec<(Setup, Option<ChildIdentity>)>,
+    pub agents: Vec<(Setup, Option<Leftover>)>,
     /// The identity file as it is on disk.
     pub identity: Identity,
     /// The certificates.
@@ -65,7 +65,7 @@ struct Stopping {
 #[derive(Debug)]
 pub struct Host {
     engines: Vec<Engine>,
-    leftovers: Vec<Option<ChildIdentity>>,
+    leftovers: Vec<Option<Leftover>>,
     identity: Identity,
     certificates: Certificates,
     /// What the engines were told last.

@@ -8,6 +8,7 @@ mod answer;
 mod certificate;
 mod clock;
 mod disk;
+mod leftover;
 mod process;
 mod registration;
 
@@ -29,6 +30,7 @@ pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
+pub use leftover::{ChildNote, Leftover};
 pub use process::{
     ChildIdentity, Exit, ExitStatus, HttpAnswer, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
@@ -403,8 +405,10 @@ pub enum AgentEffect {
         pid: u32,
         /// The signal's number.
         signal: i32,
-        /// Whether the whole group gets it.
+        /// Whether the whole group gets it, as all of it is to end.
         group: bool,
+        /// What is true of the child once it has the signal, for the life after this one.
+        note: Option<Box<ChildNote>>,
     },
     /// Run a validator or another short-lived tool.
     RunTool {
