@@ -222,6 +222,8 @@ pub(crate) struct World {
     seen_current: bool,
     /// A child that runs what it should, across a death of ours: nobody may stop it.
     pub(super) protected: Option<u32>,
+    /// Whether that holds: not where the settings change between two lives.
+    pub(crate) protects: bool,
     /// How long a child that lost us may take to find us again.
     pub(crate) redial_ms: u64,
     pub(crate) effects: u64,

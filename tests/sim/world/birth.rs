@@ -63,6 +63,7 @@ impl World {
             faults: Faults::default(),
             seen_current: false,
             protected: None,
+            protects: true,
             redial_ms: 5_000,
             effects: 0,
             kill_at_effect: None,
@@ -146,7 +147,7 @@ impl World {
             let wanted = self.server.offer.as_ref().is_none_or(|offer| offer.text == runs.text);
             let quiet = persisted.journal.last().is_none_or(|record| record.step.is_final());
             let good = Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
-            wanted && quiet && good && !runs.ending && self.current() == self.last_good()
+            self.protects && wanted && quiet && good && !runs.ending && self.current() == self.last_good()
         });
         if let Some(pid) = living.first() {
             // It dials again as long as nobody answers, ever more slowly.

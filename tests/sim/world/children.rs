@@ -199,6 +199,14 @@ impl World {
         self.agent_event(2, AgentEvent::Exited { pid, exit });
     }
 
+    /// Every child dies, whether or not anybody watches.
+    pub(crate) fn end_children(&mut self) {
+        let living: Vec<u32> = self.living().into_iter().map(|(pid, _)| pid).collect();
+        for pid in living {
+            self.child_dies(pid, 0, ExitStatus::Signal(9));
+        }
+    }
+
     /// The live pair, as it is written down when a child is told something.
     fn noted_pairs(&self) -> BTreeMap<String, String> {
         let live = self.live_pair();

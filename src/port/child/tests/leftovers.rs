@@ -186,20 +186,22 @@ fn a_later_process_of_the_same_number_is_not_taken_for_the_child() {
             let honest = std::fs::read_to_string(&bench.dirs.record).unwrap();
             assert_eq!(alive(&bench.dirs).child, child.clone());
             let ticks = format!("\"start_ticks\":{}", child.start_ticks);
+            let later = format!("\"start_ticks\":{}", child.start_ticks + 1);
+            let (boot, namespace) = (facts::boot_id(), facts::pid_namespace());
             let lies = [
-                honest.replace(
-                    &ticks,
-                    &format!("\"start_ticks\":{}", child.start_ticks + 1),
+                (honest.replace(&ticks, &later), Found::Died(child.pid)),
+                (
+                    honest.replace(&boot, "00000000-0000-0000-0000-000000000000"),
+                    Found::Nothing,
                 ),
-                honest.replace(&facts::boot_id(), "00000000-0000-0000-0000-000000000000"),
-                honest.replace(&facts::pid_namespace(), "pid:[1]"),
+                (honest.replace(&namespace, "pid:[1]"), Found::Nothing),
             ];
-            for lie in lies {
+            for (lie, wanted) in lies {
                 assert_ne!(lie, honest);
                 std::fs::File::create(&bench.dirs.record)
                     .and_then(|mut file| io::Write::write_all(&mut file, lie.as_bytes()))
                     .unwrap();
-                assert_eq!(find_leftover(&bench.dirs), Found::Nothing, "{lie}");
+                assert_eq!(find_leftover(&bench.dirs), wanted, "{lie}");
             }
             let mut wrong = child.clone();
             wrong.start_ticks += 1;
@@ -240,7 +242,7 @@ fn what_a_dead_wrapper_left_behind_unseen_is_killed_before_the_next_start() {
         assert!(is_alive(&survivor));
         let mut bench = Bench::at(root);
         assert_eq!(std::fs::read(&bench.dirs.record).unwrap(), record);
-        assert_eq!(find_leftover(&bench.dirs), Found::Nothing);
+        assert_eq!(find_leftover(&bench.dirs), Found::Died(child.pid));
         let next = bench.spawn_sh("exec sleep 600");
         bench
             .until("the survivor is dead", |_| !is_alive(&survivor))

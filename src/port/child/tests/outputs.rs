@@ -141,7 +141,7 @@ fn what_a_child_writes_while_nobody_reads_is_read_later() {
                 .await;
             bench.children.signal(child.pid, 9, true, None).unwrap();
             let exit = bench.exit_of(child.pid).await;
-            assert_eq!(exit.tail, "f\nunread");
+            assert_eq!(exit.tail, "half\nunread");
         },
     );
 }
