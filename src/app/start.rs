@@ -15,6 +15,7 @@ use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
+    successor,
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
@@ -178,7 +179,7 @@ async fn assemble_and_run(
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
-    let host = Host::new(HostSetup {
+    let mut host = Host::new(HostSetup {
         agents: setups,
         identity,
         certificates: certificates_setup,
@@ -189,6 +190,9 @@ async fn assemble_and_run(
         registration,
         has_server,
     });
+    if let Some(question) = successor::question(options.settings_path.as_deref()) {
+        host.set_successor(question);
+    }
     let mut inbox = Inbox {
         signals,
         links,

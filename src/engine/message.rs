@@ -278,6 +278,8 @@ pub enum Command {
         /// Which; `None` means all.
         name: Option<CertificateName>,
     },
+    /// Let another executable take over, in the same process.
+    Upgrade,
     /// Obtain a token from the registration service.
     Register(RegistrationOrder),
     /// The files of a stored revision; `None` means the current one.
@@ -380,6 +382,8 @@ pub enum ExitReason {
     Forced,
     /// An agent was given up and the settings say to exit.
     GaveUp,
+    /// Another executable takes over, in the same process; the children go on.
+    Replaced,
 }
 
 /// What the engine wants done for one agent.

@@ -359,6 +359,22 @@ impl Engine {
         self.finish(now)
     }
 
+    /// Another executable takes over: what is under way is put off, and the child goes on.
+    pub(crate) fn put_off(&mut self, now: Now) -> Outcome {
+        if let Some(transaction) = &self.transaction
+            && let Some(ticket) = transaction.tool()
+        {
+            self.out.effects.push(AgentEffect::CancelTool { ticket });
+        }
+        self.suspend(now);
+        self.finish(now)
+    }
+
+    /// Whether nothing is on its way to the disk.
+    pub(crate) fn disk_is_idle(&self) -> bool {
+        self.disk.is_idle()
+    }
+
     /// Kills the child and drops the link.
     pub(crate) fn force(&mut self, now: Now) -> Outcome {
         let orders = self.life.force(now.mono);

@@ -268,6 +268,7 @@ impl Engine {
             Command::Reload { .. } => Some(self.order_reload(now)),
             // The host answers these itself.
             Command::Status | Command::RenewCertificate { .. } | Command::Register(_) => None,
+            Command::Upgrade => None,
         };
         if let Some(reply) = reply {
             self.out.replies.push((id, reply));

@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -490,7 +489,7 @@ fn the_data_plane_takes_every_request_while_its_supervisor_is_killed() {
         &format!(
             "sources:
   lines: {{kind: unix_socket, path: '{}'}}
-  otlp: {{kind: otlp, http: '127.0.0.1:{port}'}}
+  otlp: {{kind: otlp, listen: '127.0.0.1:{port}'}}
 uploads:
   out: {{kind: console, from: [otlp, lines], interval: 100ms}}
 ",
@@ -530,11 +529,95 @@ fn lines_on_a_socket_of_the_data_plane_survive_the_death_of_its_supervisor() {
     wait_until("every line", || has_all(&logs(&rig, "one"), LINES).is_ok());
     assert_eq!(rig.child(), child);
     assert_eq!(next.stop().code(), Some(0));
-    assert!(!Path::new(&format!("/proc/{child}")).exists());
+    assert!(!proc::is_alive(child));
 }
 
 fn write_lines(mut stream: &UnixStream, count: usize) {
     for number in 0..count {
         writeln!(stream, "load {number};").unwrap();
     }
+}
+
+/// A rig whose supervisor runs from a file of its own, which can be replaced.
+fn installed(rig: &Rig) -> std::path::PathBuf {
+    let path = rig.path().join("bin/adjutant");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_adjutant"), &path).unwrap();
+    path
+}
+
+fn run_from(rig: &Rig, program: &std::path::Path) -> super::rig::Supervisor {
+    let mut command = Command::new(program);
+    command.arg("run").arg("--config").arg(rig.settings());
+    let supervisor = rig.launch(&mut command);
+    supervisor.answers(rig);
+    supervisor
+}
+
+#[test]
+fn an_upgrade_replaces_the_executable_and_nothing_else() {
+    let port = free_port();
+    let rig = Rig::new(
+        "agents:\n  one:\n    profile: adjutant\n    config_files: ['{dir}/collect.yaml']\n    \
+         apply: {probation: 200ms}\n    log_rotation: {size: 64MiB, files: 1}\n",
+    );
+    rig.write(
+        "collect.yaml",
+        &format!(
+            "sources:\n  otlp: {{kind: otlp, listen: '127.0.0.1:{port}'}}\nuploads:\n  out: {{kind: console, from: [otlp], interval: 100ms}}\n"
+        ),
+    );
+    let program = installed(&rig);
+    let mut supervisor = run_from(&rig, &program);
+    wait_until("the commit", || well(&rig, "one")["phase"] == "committed");
+    let (child, parent) = (rig.child(), supervisor.pid());
+    let load = Load::on(port);
+    for round in 0..3 {
+        load.more();
+        // As a package manager does it: another file under the same name.
+        fs::remove_file(&program).unwrap();
+        installed(&rig);
+        let done = rig.cli(&["upgrade"]);
+        assert_eq!(done.code, Some(0), "{round}: {}", done.err);
+        assert!(done.out.contains("1 of 1 agents went on"), "{}", done.out);
+        assert_eq!(supervisor.ended(), None);
+        let exe = fs::read_link(format!("/proc/{parent}/exe")).unwrap();
+        assert_eq!(exe, program, "not the deleted one");
+        let status = well(&rig, "one");
+        assert_eq!(pid(&status), child);
+        assert_eq!(rig.status().unwrap()["previous_end"], Value::Null);
+    }
+    let count = load.taken();
+    wait_until("everything to come out", || {
+        has_all(&logs(&rig, "one"), count).is_ok()
+    });
+    // It is its child as before: how it ends is known.
+    proc::send(child, Signal::SIGTERM);
+    let status = replaced(&rig, "one", child);
+    assert_ne!(status["last_exit"], "unknown exit status", "{status}");
+    assert_eq!(supervisor.stop().code(), Some(0));
+    assert_eq!(rig.children(), Vec::<u32>::new());
+}
+
+#[test]
+fn an_upgrade_to_what_does_not_start_or_takes_other_settings_is_refused() {
+    let rig = Rig::generic();
+    let program = installed(&rig);
+    let supervisor = run_from(&rig, &program);
+    rig.commit("mode: good");
+    let child = rig.child();
+    fs::remove_file(&program).unwrap();
+    let refused = |what: &str| {
+        let done = rig.cli(&["upgrade"]);
+        assert_eq!(done.code, Some(7), "{}", done.err);
+        assert!(done.err.contains(what), "{}", done.err);
+        assert_eq!(rig.child(), child);
+        assert!(proc::is_alive(supervisor.pid()));
+    };
+    refused("no such file");
+    rig.program("bin/adjutant", "#!/bin/sh\necho 'agents.one.colour: unknown key' >&2\nexit 78\n");
+    refused("agents.one.colour: unknown key");
+    supervisor.logs("upgrade refused, everything stays");
+    assert_eq!(well(&rig, "one")["child"]["adopted"], false);
+    assert_eq!(supervisor.stop().code(), Some(0));
 }
