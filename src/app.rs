@@ -18,10 +18,12 @@ mod dev;
 mod doctor;
 mod doors;
 mod identity;
+mod leftover;
 mod records;
 mod register;
 mod settings;
 mod start;
+mod successor;
 
 #[cfg(feature = "doctor")]
 pub use doctor::doctor;
@@ -91,6 +93,12 @@ pub enum AppErrorKind {
 pub async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError> {
     // Everything that lives as long as the program is in this one future: it is large.
     Box::pin(start::run(config, options)).await
+}
+
+/// Lets the executable at the path of ours take over in this very process. Comes back only when it cannot, with the
+/// reason; the children go on in any case.
+pub fn replace() -> std::io::Error {
+    successor::take_over()
 }
 
 /// Registers without a supervisor, on its state directory and under its lock; `progress` gets a line for each thing

@@ -236,8 +236,13 @@ impl Ports {
                     },
                 })
             }
-            AgentEffect::Signal { pid, signal, group } => {
-                if let Err(failure) = self.children.signal(pid, signal, group) {
+            AgentEffect::Signal {
+                pid,
+                signal,
+                group,
+                note,
+            } => {
+                if let Err(failure) = self.children.signal(pid, signal, group, note.as_deref()) {
                     // Its end is on the way, or was seen already.
                     tracing::debug!(%agent, error = %failure, "signal not sent");
                 }

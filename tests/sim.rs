@@ -7,6 +7,8 @@
     reason = "a simulation that meets the unexpected has to stop at once"
 )]
 
+#[path = "sim/adopt.rs"]
+mod adopt;
 #[path = "sim/authority.rs"]
 mod authority;
 #[path = "sim/certs.rs"]

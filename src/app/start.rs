@@ -13,10 +13,13 @@ use tokio::task::LocalSet;
 
 use super::container::{no_thread, whereabouts};
 use super::records::Records;
-use super::{AppError, AppErrorKind, Ended, RunOptions, doors, identity, records, register};
+use super::{
+    AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
+    successor,
+};
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
-use crate::engine::message::{ChildIdentity, DiskFault, Identity, Persisted};
+use crate::engine::message::{DiskFault, Identity, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
 use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
@@ -43,7 +46,7 @@ struct Loaded {
     root: PathBuf,
     store: AgentStore<RealDisk>,
     persisted: Persisted,
-    leftover: Option<ChildIdentity>,
+    leftover: Option<Leftover>,
     door: Option<LocalDoor>,
 }
 
@@ -127,7 +130,8 @@ async fn assemble_and_run(
     let mut served = Vec::new();
     for entry in loaded.drain(..) {
         let name = entry.agent.name.clone();
-        let leftover = watch_leftover(&mut children, &entry)?;
+        let found = entry.leftover;
+        leftover::watch(&mut children, &entry.agent, &entry.dirs, found.as_ref())?;
         let setup = Setup {
             places: Places {
                 state_dir: entry.root,
@@ -148,7 +152,7 @@ async fn assemble_and_run(
             persisted: entry.persisted,
             seed: identity::random_u64()?,
         };
-        setups.push((setup, leftover));
+        setups.push((setup, found));
         let writer = start_agent_writer(name.clone(), entry.store, disk_tx.clone())
             .map_err(|error| no_thread("start a writer thread", error))?;
         let ports = AgentPorts {
@@ -175,7 +179,7 @@ async fn assemble_and_run(
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
-    let host = Host::new(HostSetup {
+    let mut host = Host::new(HostSetup {
         agents: setups,
         identity,
         certificates: certificates_setup,
@@ -186,6 +190,9 @@ async fn assemble_and_run(
         registration,
         has_server,
     });
+    if let Some(question) = successor::question(options.settings_path.as_deref()) {
+        host.set_successor(question);
+    }
     let mut inbox = Inbox {
         signals,
         links,
@@ -316,18 +323,7 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
             tracing::warn!(agent = %agent.name, repair, "state repaired");
         }
         let dirs = ChildDirs::below(&root, agent.log_rotation);
-        let leftover = child::find_leftover(&dirs);
-        let door = LocalDoor::bind(
-            &agent.name,
-            agent.profile.local_link,
-            agent.local_port,
-            &root,
-            runtime_dir.as_deref(),
-        )
-        .map_err(|error| AppError {
-            kind: AppErrorKind::Address,
-            cause: error.into(),
-        })?;
+        let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;
         loaded.push(Loaded {
             agent: agent.clone(),
             dirs,
@@ -347,26 +343,6 @@ pub(super) fn local_layers(agent: &Agent) -> Vec<PathBuf> {
         Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
     });
     paths.collect()
-}
-
-/// A child of an earlier life must be watched before a new one may be started: never two children of one agent.
-fn watch_leftover(
-    children: &mut Children,
-    entry: &Loaded,
-) -> Result<Option<ChildIdentity>, AppError> {
-    let Some(identity) = entry.leftover.clone() else {
-        return Ok(None);
-    };
-    let agent = &entry.agent;
-    children
-        .watch_leftover(
-            &agent.name,
-            &entry.dirs,
-            identity.clone(),
-            agent.passthrough_logs,
-        )
-        .map_err(|error| system("watch the child of an earlier life", error))?;
-    Ok(Some(identity))
 }
 
 /// Ports that an offer may not bind, because we do.

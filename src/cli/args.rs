@@ -147,6 +147,12 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         agent: Option<AgentName>,
     },
+    /// Let the executable that was installed meanwhile take over; the agents go on
+    Upgrade {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+    },
     /// List the certificates, or get new ones now
     Certificates {
         /// What of them.

@@ -18,10 +18,13 @@ use crate::port::admin::wire::{
     RollbackOrder, StatusDocument,
 };
 use crate::port::bundle;
+use crate::sys::clock;
 use crate::units::{AgentName, RevisionId, format_duration};
 
 /// How long an order may take to become a transaction in the history.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another executable may take to start and answer.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn apply(
     client: &Client,
@@ -65,6 +68,34 @@ pub(super) async fn reload(client: &Client, agent: Option<AgentName>, out: &mut 
     let agent = agent.map(|agent| agent.to_string());
     let accepted = client.reload(&AgentOrder { agent }).await?;
     out.line(&accepted.accepted);
+    Ok(ExitCode::Ok)
+}
+
+/// Lets another executable take over, and waits until it answers.
+pub(super) async fn upgrade(client: &Client, out: &mut Out<'_>) -> Done {
+    let (before, asked) = (client.status().await?, clock::monotonic());
+    let accepted = client.upgrade().await?;
+    out.line(&accepted.accepted);
+    let next = async {
+        loop {
+            if let Ok(document) = look_again(client).await {
+                let passed = clock::monotonic().since(asked).as_secs_f64();
+                // The life that was asked would be older by what has passed, but for what an answer takes.
+                if document.uptime_seconds + 0.1 < before.uptime_seconds + passed {
+                    return document;
+                }
+            }
+        }
+    };
+    let Ok(after) = timeout(UPGRADE_TIMEOUT, next).await else {
+        let limit = format_duration(UPGRADE_TIMEOUT);
+        let text = format!("no answer from the new executable within {limit}; see its log");
+        return Err(Failure::new(ExitCode::Failed, text));
+    };
+    let adopted = |agent: &&AgentDocument| agent.child.as_ref().is_some_and(|it| it.adopted);
+    let kept = after.agents.iter().filter(adopted).count();
+    let of = after.agents.len();
+    out.line(&format!("{} runs, {kept} of {of} agents went on", after.version));
     Ok(ExitCode::Ok)
 }
 

@@ -68,6 +68,15 @@ fn ended(ended: &Ended) -> Done {
              behind; see the log"
                 .to_owned(),
         ),
+        ExitReason::Replaced => {
+            let error = app::replace();
+            (
+                ExitCode::Failed,
+                format!(
+                    "let the new executable take over: {error}; the agents go on, start adjutant again"
+                ),
+            )
+        }
         ExitReason::GaveUp => (
             ExitCode::GaveUp,
             format!(

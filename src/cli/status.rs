@@ -106,7 +106,10 @@ fn row(agent: &AgentDocument) -> [String; 8] {
         agent
             .child
             .as_ref()
-            .map_or_else(dash, |child| child.pid.to_string()),
+            .map_or_else(dash, |child| match child.adopted {
+                true => format!("{} adopted", child.pid),
+                false => child.pid.to_string(),
+            }),
         agent
             .current
             .as_ref()

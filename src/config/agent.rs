@@ -17,7 +17,7 @@ use super::read::Section;
 use super::registration::child_variable;
 use super::{
     AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, Log,
-    OfferLimits, Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
+    OfferLimits, OnDeath, Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -147,6 +147,7 @@ fn agent(
     });
     let passthrough_logs = passthrough_logs.unwrap_or(!log.to_files);
     let log_rotation = rotation(section.sub("log_rotation"), log, agents);
+    let on_our_death = on_our_death(&mut section);
     if profile.validate.is_none() {
         apply.validate = false;
     }
@@ -169,8 +170,24 @@ fn agent(
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
         log_rotation,
+        on_our_death,
         domain_files: Vec::new(),
     })
+}
+
+/// Children that live on when we are killed keep telemetry flowing, and the next life takes them over.
+fn on_our_death(section: &mut Section<'_, '_, '_>) -> OnDeath {
+    section.choice(
+        "on_supervisor_death",
+        "what becomes of the agent when the supervisor is killed or crashes: adopt (it goes on and is taken over), \
+         restart (it goes on until the next start restarts it), end (the kernel ends it at once)",
+        &[
+            ("adopt", OnDeath::Adopt),
+            ("restart", OnDeath::Restart),
+            ("end", OnDeath::End),
+        ],
+        ("adopt", OnDeath::Adopt),
+    )
 }
 
 fn rotation(mut section: Section<'_, '_, '_>, log: &Log, agents: u64) -> Rotation {

@@ -172,8 +172,21 @@ pub struct Agent {
     pub passthrough_logs: bool,
     /// Rotation of the child's log files.
     pub log_rotation: Rotation,
+    /// What becomes of the child when we die.
+    pub on_our_death: OnDeath,
     /// Entries of its bundles that name domains of certificates: read by us, not by the program.
     pub domain_files: Vec<String>,
+}
+
+/// What becomes of a child when its supervisor is killed or crashes. An ordered stop ends it in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDeath {
+    /// It lives on, and the next life takes it over.
+    Adopt,
+    /// It lives on, and the next life stops it and starts a new one.
+    Restart,
+    /// The kernel sends it the stop signal at once.
+    End,
 }
 
 /// One layer of an agent's config.

@@ -18,8 +18,8 @@ use super::profile;
 use super::read::{Reader, Section};
 use super::registration;
 use super::{
-    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, Policy, Profile,
-    Reload, ReportWhen, Server, Stop,
+    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath, Policy,
+    Profile, Reload, ReportWhen, Server, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -273,6 +273,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
         log_rotation: ROTATION,
+        on_our_death: OnDeath::Adopt,
         domain_files: Vec::new(),
         profile,
     })
@@ -299,7 +300,7 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
     let positive = Duration::from_millis(1)..=3600 * SECOND;
     let (bootstrap, orphans) = (
         "accepted; there is no bootstrap run whose time it could limit",
-        "accepted; the child is watched and stopped without its help",
+        "accepted; a child that outlives us goes on and is taken over by the next start",
     );
     section.duration("bootstrap_timeout", bootstrap, 3 * SECOND, positive.clone());
     section.duration(

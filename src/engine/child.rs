@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use crate::config::HealthProbe;
+use crate::config::{HealthProbe, OnDeath};
+use crate::engine::adoption;
 use crate::engine::lifecycle::{Fact, Order};
-use crate::engine::message::{AgentEffect, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec};
+use crate::engine::message::{AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec};
 use crate::engine::watch::Watch;
 use crate::engine::{Engine, HostRequest, PROBE_OUTPUT_MAX, desired, report};
 use crate::units::Now;
@@ -24,6 +25,7 @@ impl Engine {
                     pid,
                     signal,
                     group: true,
+                    note: None,
                 },
             };
             self.out.effects.push(effect);
@@ -37,7 +39,7 @@ impl Engine {
             .as_ref()
             .map_or(&[][..], |current| &current.files);
         let uid = report::uid_text(self.instance_uid);
-        SpawnSpec {
+        let mut spec = SpawnSpec {
             program: self.settings.executable.clone(),
             args: desired::arguments(
                 &self.settings,
@@ -49,7 +51,12 @@ impl Engine {
             env: desired::environment(&self.settings, &self.places, &directory, &uid),
             inherit: self.inherit(),
             passthrough: self.settings.passthrough_logs,
-        }
+            death_signal: (self.settings.on_our_death == OnDeath::End)
+                .then_some(self.settings.profile.stop_signal),
+            note: ChildNote::default(),
+        };
+        spec.note = self.child_note(false, adoption::fingerprint(&spec));
+        spec
     }
 
     pub(super) fn inherit(&self) -> Vec<String> {

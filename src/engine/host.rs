@@ -6,6 +6,7 @@
 //! Must never: look into an engine's rollout or session.
 
 mod command;
+mod handover;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use crate::config::{GiveUp, Stop};
 use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
 use crate::engine::clock::{Clock, ClockSetup};
 use crate::engine::message::{
-    AgentEvent, ChildIdentity, DiskFault, Effect, Event, ExitReason, HostSignal, Identity,
-    Milestone, Note, NoteLevel, Snapshot,
+    AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Identity, Leftover, Milestone, Note, NoteLevel, Snapshot, ToolSpec,
 };
+use crate::engine::host::handover::Handover;
 use crate::engine::registration::{Registration, RegistrationSetup, Steps};
 use crate::engine::rollout::DomainEntry;
 use crate::engine::{Engine, HostRequest, Outcome, Setup};
@@ -34,7 +35,7 @@ const READY_BY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct HostSetup {
     /// The agents, in start order, each with the child an earlier life left behind.
-    pub agents: Vec<(Setup, Option<ChildIdentity>)>,
+    pub agents: Vec<(Setup, Option<Leftover>)>,
     /// The identity file as it is on disk.
     pub identity: Identity,
     /// The certificates.
@@ -65,7 +66,7 @@ struct Stopping {
 #[derive(Debug)]
 pub struct Host {
     engines: Vec<Engine>,
-    leftovers: Vec<Option<ChildIdentity>>,
+    leftovers: Vec<Option<Leftover>>,
     identity: Identity,
     certificates: Certificates,
     /// What the engines were told last.
@@ -83,6 +84,9 @@ pub struct Host {
     ready_by: Option<Moment>,
     previous_end: Option<String>,
     stopping: Option<Stopping>,
+    /// Who would take our place, and how it is asked whether it starts.
+    successor: Option<ToolSpec>,
+    handover: Option<Handover>,
     exited: bool,
 }
 
@@ -114,6 +118,8 @@ impl Host {
             ready_by: None,
             previous_end: setup.previous_end,
             stopping: None,
+            successor: None,
+            handover: None,
             exited: false,
         }
     }
@@ -158,7 +164,11 @@ impl Host {
         let mut effects = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Agent { agent, event } => self.pass(now, &agent, event, &mut effects),
+            Event::Agent { agent, event } => {
+                if let Some(event) = self.successor_answered(now, event, &mut effects) {
+                    self.pass(now, &agent, event, &mut effects);
+                }
+            }
             Event::IdentitySaved { ticket, result } => {
                 self.identity_saved(now, ticket, result, &mut effects);
             }
@@ -236,7 +246,15 @@ impl Host {
         let certificates = self.certificates.due(now);
         let registration = self.registration.due(now);
         let clock = self.clock.due();
-        let host = [stopping, self.ready_by, certificates, registration, clock];
+        let handover = self.handover_due();
+        let host = [
+            stopping,
+            self.ready_by,
+            certificates,
+            registration,
+            clock,
+            handover,
+        ];
         engines.chain(host.into_iter().flatten()).min()
     }
 
@@ -494,6 +512,7 @@ impl Host {
             let steps = self.registration.tick(now);
             self.follow(now, steps, effects);
         }
+        self.settle_handover(now, effects);
         let Some(stopping) = &mut self.stopping else {
             return;
         };

@@ -137,6 +137,18 @@ impl Lifecycle {
         self.begin_stop(now, child)
     }
 
+    /// A child of an earlier life goes on as ours.
+    pub(crate) fn adopt(&mut self, now: Moment, child: ChildIdentity) {
+        debug_assert_eq!(
+            self.actual,
+            Actual::Down,
+            "a left-over is found before anything starts"
+        );
+        self.wanted = Wanted::Up;
+        self.actual = Actual::Up { child, since: now };
+        self.started_before = true;
+    }
+
     /// Wants it up. Forgets a give-up: somebody has a reason to try again.
     pub(crate) fn want_up(&mut self, now: Moment, tickets: &mut Tickets) -> Vec<Order> {
         self.wanted = Wanted::Up;

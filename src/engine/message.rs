@@ -8,6 +8,7 @@ mod answer;
 mod certificate;
 mod clock;
 mod disk;
+mod leftover;
 mod process;
 mod registration;
 
@@ -29,6 +30,7 @@ pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
+pub use leftover::{ChildNote, Leftover};
 pub use process::{
     ChildIdentity, Exit, ExitStatus, HttpAnswer, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
@@ -276,6 +278,8 @@ pub enum Command {
         /// Which; `None` means all.
         name: Option<CertificateName>,
     },
+    /// Let another executable take over, in the same process.
+    Upgrade,
     /// Obtain a token from the registration service.
     Register(RegistrationOrder),
     /// The files of a stored revision; `None` means the current one.
@@ -378,6 +382,8 @@ pub enum ExitReason {
     Forced,
     /// An agent was given up and the settings say to exit.
     GaveUp,
+    /// Another executable takes over, in the same process; the children go on.
+    Replaced,
 }
 
 /// What the engine wants done for one agent.
@@ -403,8 +409,10 @@ pub enum AgentEffect {
         pid: u32,
         /// The signal's number.
         signal: i32,
-        /// Whether the whole group gets it.
+        /// Whether the whole group gets it, as all of it is to end.
         group: bool,
+        /// What is true of the child once it has the signal, for the life after this one.
+        note: Option<Box<ChildNote>>,
     },
     /// Run a validator or another short-lived tool.
     RunTool {

@@ -13,6 +13,7 @@
 //! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
 //! 8. Disk effects go out one at a time, and their answers always count.
 
+mod adoption;
 pub(crate) mod certificates;
 mod child;
 pub(crate) mod child_link;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use opamp_client::session::Session;
 
 use crate::config::{self};
+use crate::engine::adoption::Adoption;
 use crate::engine::certificates::Known;
 use crate::engine::child_link::ChildLink;
 use crate::engine::disk::{DiskQueue, Purpose};
@@ -73,7 +75,8 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 17] = [
+const COUNTED: [&str; 18] = [
+    "adoptions",
     "certificate_reloads",
     "certificate_waits",
     "commits",
@@ -156,6 +159,8 @@ pub struct Engine {
     out: Outcome,
 
     life: Lifecycle,
+    /// The child, as long as it is one of an earlier life.
+    adoption: Option<Adoption>,
     child: ChildLink,
     health_probe: Prober,
     proof_probe: Prober,
@@ -232,6 +237,7 @@ impl Engine {
             tickets: Tickets::default(),
             random: Random::seeded(seed),
             out: Outcome::default(),
+            adoption: None,
             child: ChildLink::default(),
             health_probe: Prober::default(),
             proof_probe: Prober::default(),
@@ -341,6 +347,7 @@ impl Engine {
             self.proof_probe.due(),
             self.disk.due(now.mono),
             self.debt_due(),
+            self.adoption_due(),
         ]
         .into_iter()
         .flatten()
@@ -360,6 +367,22 @@ impl Engine {
         let orders = self.life.want_down(now.mono);
         self.obey(orders);
         self.finish(now)
+    }
+
+    /// Another executable takes over: what is under way is put off, and the child goes on.
+    pub(crate) fn put_off(&mut self, now: Now) -> Outcome {
+        if let Some(transaction) = &self.transaction
+            && let Some(ticket) = transaction.tool()
+        {
+            self.out.effects.push(AgentEffect::CancelTool { ticket });
+        }
+        self.suspend(now);
+        self.finish(now)
+    }
+
+    /// Whether nothing is on its way to the disk.
+    pub(crate) fn disk_is_idle(&self) -> bool {
+        self.disk.is_idle()
     }
 
     /// Kills the child and drops the link.
@@ -455,6 +478,7 @@ impl Engine {
     fn finish(&mut self, now: Now) -> Outcome {
         let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
         self.obey(orders);
+        self.follow_adoption(now);
         self.drive(now);
         self.pay_debt(now);
         self.probe(now.mono);

@@ -21,7 +21,7 @@ const HUPS_MAX: u32 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct PairDebt {
     /// Pairs it may not have read.
-    owed: Vec<CertificateName>,
+    pub(super) owed: Vec<CertificateName>,
     /// When it was told: until when a proof is waited for, and how often it was told.
     told: Option<(Moment, u32)>,
 }
@@ -35,6 +35,7 @@ impl Engine {
         renewed: &[CertificateName],
     ) -> Outcome {
         self.know_certificates(known);
+        self.owe_unread_pairs();
         let files = self
             .current
             .as_ref()

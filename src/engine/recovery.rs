@@ -7,7 +7,7 @@
 
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
-    DiskWork, NoteLevel, Origin, Outcome as OfferOutcome, Record, RemoteStatus, Step,
+    DiskWork, Origin, Outcome as OfferOutcome, Record, RemoteStatus, Step,
 };
 use crate::engine::rollout::{Job, Source};
 use crate::engine::{Engine, Outcome, desired};
@@ -22,18 +22,12 @@ impl Engine {
     pub(crate) fn start(
         &mut self,
         now: Now,
-        leftover: Option<super::message::ChildIdentity>,
+        leftover: Option<super::message::Leftover>,
     ) -> Outcome {
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
-        if let Some(child) = leftover {
-            self.note(
-                NoteLevel::Warn,
-                "left-over child found",
-                vec![("process.pid", child.pid.to_string())],
-            );
-            let orders = self.life.stop_leftover(now.mono, child);
-            self.obey(orders);
+        if let Some(leftover) = leftover {
+            self.take_over(now, leftover);
         }
         if self.frozen.is_some() {
             self.raise(now);

@@ -157,6 +157,9 @@ impl Engine {
         if let Some(good) = &self.last_good {
             attributes.push(("adjutant.last_good", good.to_string()));
         }
+        if self.is_adopted() {
+            attributes.push(("adjutant.adopted", "true".to_owned()));
+        }
         if let Some(end) = &self.previous_end {
             attributes.push(("adjutant.previous_end", end.clone()));
         }
@@ -222,6 +225,7 @@ impl Engine {
             status: condition.word,
             last_error: report::bounded(&condition.error),
             child: self.life.process().cloned(),
+            adopted: self.is_adopted(),
             restarts: self.life.restarts,
             crashes: self.life.crashes,
             last_exit: self.life.last_exit.clone(),
@@ -264,6 +268,7 @@ impl Engine {
             Command::Reload { .. } => Some(self.order_reload(now)),
             // The host answers these itself.
             Command::Status | Command::RenewCertificate { .. } | Command::Register(_) => None,
+            Command::Upgrade => None,
         };
         if let Some(reply) = reply {
             self.out.replies.push((id, reply));

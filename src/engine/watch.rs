@@ -70,6 +70,12 @@ impl Watch {
         self
     }
 
+    /// Gives the process that is there more time.
+    pub(crate) fn patient(mut self, until: Moment) -> Self {
+        self.deadline = self.deadline.max(until);
+        self
+    }
+
     /// The child died.
     pub(crate) fn crashed(&mut self, profile: &Profile, exit: &Exit) {
         self.crashes = self.crashes.saturating_add(1);

@@ -26,9 +26,9 @@ use adjutant::config::{
 use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
-    ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus, Identity, LinkEvent,
-    LinkLoss, LocalEvent, LossKind, OfferedFile, RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome,
-    ToolSpec,
+    ChildNote, ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus, Identity,
+    Leftover, LinkEvent, LinkLoss, LocalEvent, LossKind, OfferedFile, RegistrationCall, SpawnSpec,
+    ToolEnd, ToolOutcome, ToolSpec,
 };
 use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -112,6 +112,12 @@ struct Child {
     generation: u64,
     /// The pair it read when it read its config, or was told to again.
     pair: Option<PathBuf>,
+    /// What is written down about it.
+    note: ChildNote,
+    /// It was told to end, and that is written down.
+    ending: bool,
+    /// When it first says something about the config it has, if it ever does.
+    talks_at: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -216,6 +222,12 @@ pub(crate) struct World {
     pub(super) service: Option<Service>,
     pub(crate) faults: Faults,
     seen_current: bool,
+    /// A child that runs what it should, across a death of ours: nobody may stop it.
+    pub(super) protected: Option<u32>,
+    /// Whether that holds: not where the settings change between two lives.
+    pub(crate) protects: bool,
+    /// How long a child that lost us may take to find us again.
+    pub(crate) redial_ms: u64,
     pub(crate) effects: u64,
     kill_at_effect: Option<(u64, Death)>,
     trace: VecDeque<String>,
@@ -379,6 +391,21 @@ impl World {
                 && self.effects == at
             {
                 self.kill_at_effect = None;
+                // The signal goes out before it is written down what it said.
+                if let Effect::Agent {
+                    effect:
+                        AgentEffect::Signal {
+                            pid,
+                            signal,
+                            group: false,
+                            ..
+                        },
+                    ..
+                } = &effect
+                    && self.random.below(2) == 0
+                {
+                    self.signal(*pid, *signal, false, None);
+                }
                 self.die(death);
             }
             if self.host.is_none() {
@@ -452,7 +479,12 @@ impl World {
                 );
             }
             AgentEffect::Spawn { ticket, spec } => self.spawn(ticket, &spec),
-            AgentEffect::Signal { pid, signal, .. } => self.signal(pid, signal),
+            AgentEffect::Signal {
+                pid,
+                signal,
+                group,
+                note,
+            } => self.signal(pid, signal, group, note.as_deref()),
             AgentEffect::RunTool { ticket, spec } => self.run_tool(ticket, &spec),
             AgentEffect::CancelTool { ticket } => {
                 self.tools.remove(&ticket);
@@ -479,6 +511,7 @@ impl World {
     }
 
     pub(crate) fn terminate(&mut self) {
+        self.protected = None;
         let signal = adjutant::engine::message::HostSignal::Terminate;
         self.later(0, What::Host(Event::Signal(signal)));
     }

@@ -77,6 +77,7 @@ impl Host {
                 effects.push(Effect::Reply { id, reply });
                 return;
             }
+            Command::Upgrade => return self.order_handover(id, effects),
             Command::RenewCertificate { name } => {
                 let reply = match self.certificates.renew(now, name.as_ref()) {
                     _ if self.stopping.is_some() => view::refusal(

@@ -87,6 +87,8 @@ pub struct AgentSnapshot {
     pub last_error: String,
     /// The child, if one runs.
     pub child: Option<ChildIdentity>,
+    /// Whether that child was started by an earlier life of ours.
+    pub adopted: bool,
     /// Restarts since we started, asked for or not.
     pub restarts: u64,
     /// Unasked exits since we started.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ChildNote;
 use crate::units::WallTime;
 
 /// A process that cannot be confused with a later one of the same number.
@@ -32,6 +33,10 @@ pub struct SpawnSpec {
     pub inherit: Vec<String>,
     /// Whether output goes to our own output instead of log files.
     pub passthrough: bool,
+    /// The signal that the kernel sends it when we die; none lets it live on.
+    pub death_signal: Option<i32>,
+    /// What is written down about it.
+    pub note: ChildNote,
 }
 
 /// How to run a short-lived tool.

@@ -74,6 +74,10 @@ impl Engine {
                 }
             }
             (Stage::Promoting, _) => self.promoted(now),
+            (Stage::Recalling, DiskDone::Revision(told)) => {
+                transaction.previous = Some(*told);
+                self.tell_child(now);
+            }
             (Stage::MarkingPromoted, _) => self.tell_child(now),
             (Stage::MarkingSignalled, _) if transaction.doomed => {
                 self.go_back(
@@ -134,6 +138,11 @@ impl Engine {
             }
             // The wait goes on in this life; the next one begins it anew.
             Stage::MarkingAwaiting { until } => self.await_certificate(until),
+            // What it runs is gone: then nobody can say that a HUP is enough.
+            Stage::Recalling => {
+                transaction.previous = None;
+                self.tell_child(now);
+            }
             // The record is missing but `current` tells a next start as much.
             Stage::MarkingPromoted => self.tell_child(now),
             Stage::MarkingSignalled => transaction.stage = Stage::Proving,

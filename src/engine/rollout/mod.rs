@@ -83,6 +83,8 @@ enum Stage {
     },
     MarkingValidated,
     Promoting,
+    /// Reads what a child of an earlier life was told last, to tell it what is current now.
+    Recalling,
     MarkingPromoted,
     MarkingSignalled,
     Proving,

@@ -10,7 +10,6 @@ use crate::engine::disk::Purpose;
 use crate::engine::message::{
     AgentEffect, DiskWork, NoteLevel, OfferedFile, Origin, Outcome, Record, RemoteStatus, Step,
 };
-use crate::engine::watch::Watch;
 use crate::engine::{Engine, report};
 use crate::units::{Now, OfferHash};
 
@@ -124,10 +123,19 @@ impl Engine {
         if promoted {
             // The child that this start brings up has read it already: no need to tell it again.
             transaction.revision.clone_from(&self.current);
+            if let Some(told) = self.take_behind() {
+                // It runs on from an earlier life, which did not come to telling it.
+                transaction.stage = Stage::Recalling;
+                self.enter("reloading");
+                let record = record_of(&transaction, now, Step::Resumed, "");
+                self.transaction = Some(transaction);
+                self.remember(record.clone());
+                self.push_disk(Purpose::Record, DiskWork::Journal(record));
+                return self.recall(told);
+            }
             transaction.stage = Stage::MarkingSignalled;
             if let Some(revision) = &transaction.revision {
-                let timeout = self.settings.apply.proof_timeout;
-                transaction.watch = Some(Watch::new(revision.hash, now.mono, timeout));
+                transaction.watch = Some(self.watch_over(now, revision.hash));
             }
             self.transaction = Some(transaction);
             self.expect_proof(now);

@@ -300,18 +300,29 @@ impl Engine {
         self.watch_current(now, current);
     }
 
+    /// A watch over a child that was told before. One of an earlier life gets the time to find us again, and what it
+    /// shows counts from before we were there.
+    pub(super) fn watch_over(&self, now: Now, hash: RevisionHash) -> Watch {
+        let watch = Watch::new(hash, now.mono, self.settings.apply.proof_timeout);
+        let watch = match self.adoption_patience(now) {
+            Some(until) => watch.patient(until),
+            None => watch,
+        };
+        if self.is_adopted() { watch.of_old() } else { watch }
+    }
+
     /// The transaction watches what runs, without telling the child again: what it showed counts.
     pub(super) fn watch_current(&mut self, now: Now, current: Revision) {
+        let watch = self.watch_over(now, current.hash).of_old();
         let Some(transaction) = &mut self.transaction else {
             return;
         };
         if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
         }
-        let timeout = self.settings.apply.proof_timeout;
         transaction.stage = Stage::MarkingSignalled;
         transaction.stored = true;
-        transaction.watch = Some(Watch::new(current.hash, now.mono, timeout).of_old());
+        transaction.watch = Some(watch);
         transaction.previous = Some(current.clone());
         transaction.revision = Some(current);
         self.mark(now, Step::Signalled, "its window begins anew");

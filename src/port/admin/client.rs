@@ -131,6 +131,12 @@ impl Client {
         self.post("/v1/reload", order).await
     }
 
+    /// Orders that the executable at the supervisor's path takes over.
+    pub async fn upgrade(&self) -> Result<AcceptedDocument, ClientError> {
+        let nothing = serde_json::json!({});
+        self.post("/v1/upgrade", &nothing).await
+    }
+
     /// Orders new pairs.
     pub async fn renew_certificates(
         &self,

@@ -255,6 +255,7 @@ fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "status": agent.status,
         "profile": agent.profile,
         "pid": agent.child.as_ref().map(|child| child.pid),
+        "adopted": agent.adopted,
         "restarts": agent.restarts,
         "crashes": agent.crashes,
         "crash_loop": agent.crash_loop.is_some(),

@@ -52,6 +52,7 @@ pub(crate) fn control(questions: Questions) -> Router {
         .route("/v1/apply", post(apply))
         .route("/v1/restart", post(restart))
         .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade))
         .route("/v1/certificates/renew", post(renew_certificates))
         .route("/v1/register", post(register))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -444,6 +445,10 @@ async fn reload(State(questions): State<Questions>, body: Result<Bytes, BytesRej
     let wanted: AgentOrder = read(body)?;
     let agent = parsed(wanted.agent)?;
     order(&questions, Command::Reload { agent }).await
+}
+
+async fn upgrade(State(questions): State<Questions>) -> Answer {
+    order(&questions, Command::Upgrade).await
 }
 
 async fn renew_certificates(

@@ -119,6 +119,7 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
             start_ticks: 1,
             started: stored(5, Origin::Offer).at,
         }),
+        adopted: false,
         restarts: 3,
         crashes: 1,
         last_exit: Some("exit code 1".to_owned()),

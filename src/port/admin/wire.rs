@@ -165,6 +165,9 @@ pub struct ChildDocument {
     pub pid: u32,
     /// When it was started.
     pub started: String,
+    /// Whether an earlier life of the supervisor started it.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 /// A stored revision.

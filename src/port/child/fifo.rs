@@ -13,10 +13,19 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+/// What a child may write while nobody reads: what the kernel gives everybody, and less where a user has many pipes.
+/// Memory is used as the pipe fills.
+const ROOM: [usize; 3] = [1024 * 1024, 512 * 1024, 128 * 1024];
+
 /// Opens the end that a child writes to; it blocks when the pipe is full.
 pub(super) fn open_writer(path: &Path) -> io::Result<File> {
     ensure(path)?;
-    open(path, OFlag::O_NOFOLLOW)
+    let writer = open(path, OFlag::O_NOFOLLOW)?;
+    let fits = |room: &usize| rustix::pipe::fcntl_setpipe_size(&writer, *room).is_ok();
+    if !ROOM.iter().any(fits) {
+        tracing::debug!(path = %path.display(), "output pipe keeps its size");
+    }
+    Ok(writer)
 }
 
 /// Opens the end that we read from; it never blocks.

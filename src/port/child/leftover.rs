@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{self, Stat};
+use super::note::{self, RawNote};
 use super::{ChildDirs, MARKER};
-use crate::engine::message::ChildIdentity;
+use crate::engine::message::{ChildIdentity, ChildNote, Leftover};
 use crate::units::WallTime;
 
 /// Bytes of a record that are read.
@@ -36,7 +37,11 @@ struct RawRecord {
 #[serde(tag = "state", rename_all = "snake_case")]
 enum RawState {
     /// A spawn is about to happen, or has just happened.
-    Starting { marker: String },
+    Starting {
+        marker: String,
+        #[serde(default)]
+        note: Option<RawNote>,
+    },
     /// The child runs.
     Running {
         pid: u32,
@@ -45,19 +50,27 @@ enum RawState {
         boot_id: String,
         pid_namespace: String,
         executable: PathBuf,
+        #[serde(default)]
+        note: Option<RawNote>,
     },
     /// The child was seen to end.
     Ended,
 }
 
 /// Notes that a spawn is about to happen.
-pub(super) fn record_starting(dirs: &ChildDirs) {
+pub(super) fn record_starting(dirs: &ChildDirs, note: &RawNote) {
     let marker = dirs.marker.clone();
-    write(&dirs.record, RawState::Starting { marker });
+    let note = Some(note.clone());
+    write(&dirs.record, RawState::Starting { marker, note });
 }
 
 /// Notes the child that runs.
-pub(super) fn record_running(dirs: &ChildDirs, child: &ChildIdentity, executable: &Path) {
+pub(super) fn record_running(
+    dirs: &ChildDirs,
+    child: &ChildIdentity,
+    executable: &Path,
+    note: RawNote,
+) {
     let state = RawState::Running {
         pid: child.pid,
         start_ticks: child.start_ticks,
@@ -65,8 +78,39 @@ pub(super) fn record_running(dirs: &ChildDirs, child: &ChildIdentity, executable
         boot_id: facts::boot_id(),
         pid_namespace: facts::pid_namespace(),
         executable: executable.to_owned(),
+        note: Some(note),
     };
     write(&dirs.record, state);
+}
+
+/// Notes that the child is told to end, before it is.
+pub(super) fn record_ending(record: &Path) {
+    amend(record, RawNote::end);
+}
+
+/// Notes what a running child was told.
+pub(super) fn record_told(record: &Path, told: &ChildNote, certificates: &Path) {
+    let pairs = note::live_pairs(certificates);
+    amend(record, |note| {
+        note.told(told, pairs);
+        true
+    });
+}
+
+/// Changes what is noted of a running child; a record that is not of one stays as it is.
+fn amend(path: &Path, change: impl FnOnce(&mut RawNote) -> bool) {
+    let Some(mut state) = read(path).map(|record| record.state) else {
+        return;
+    };
+    let changed = match &mut state {
+        RawState::Running {
+            note: Some(note), ..
+        } => change(note),
+        RawState::Running { note: None, .. } | RawState::Starting { .. } | RawState::Ended => false,
+    };
+    if changed {
+        write(path, state);
+    }
 }
 
 /// Notes that no child runs.
@@ -103,33 +147,69 @@ fn try_write(path: &Path, state: RawState) -> io::Result<()> {
         .and_then(|()| fs::rename(&temporary, path))
 }
 
-/// Finds the child of an earlier life of ours that is still alive.
+/// What is left of the child of an earlier life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, and nothing was to be there.
+    Nothing,
+    /// It was alive when the earlier life ended, and is not any more; its process id.
+    Died(u32),
+    /// It lives.
+    Alive(Leftover),
+}
+
+/// Finds the child of an earlier life of ours.
 ///
 /// A record of a running child is believed when boot, namespace, number and start time agree. Without a usable record,
 /// or when the record says that a spawn was under way, every process is asked for the marker variable; of those that
-/// lead a process group the oldest is the child, the others are its descendants.
-pub fn find(dirs: &ChildDirs) -> Option<ChildIdentity> {
-    let record = read(&dirs.record);
-    match record.map(|record| record.state) {
-        Some(RawState::Ended) => None,
+/// lead a process group the oldest is the child, the others are its descendants. What such a child was given is known
+/// in the second case only.
+pub fn find(dirs: &ChildDirs) -> Found {
+    match read(&dirs.record).map(|record| record.state) {
+        Some(RawState::Ended) => Found::Nothing,
         Some(RawState::Running {
             pid,
             start_ticks,
             started_unix_ms,
             boot_id,
             pid_namespace,
+            note,
             ..
         }) => {
-            let here = boot_id == facts::boot_id() && pid_namespace == facts::pid_namespace();
-            (here && facts::is_same_and_alive(pid, start_ticks)).then_some(ChildIdentity {
+            if boot_id != facts::boot_id() || pid_namespace != facts::pid_namespace() {
+                return Found::Nothing;
+            }
+            if !facts::is_same_and_alive(pid, start_ticks) {
+                return Found::Died(pid);
+            }
+            let child = ChildIdentity {
                 pid,
                 start_ticks,
                 started: WallTime::from_unix_millis(started_unix_ms),
-            })
+            };
+            alive(child, note, &dirs.marker)
         }
-        Some(RawState::Starting { marker }) => find_marked(&marker),
-        None => find_marked(&dirs.marker),
+        Some(RawState::Starting { marker, note }) => match find_marked(&marker) {
+            Some(child) => alive(child, note, &marker),
+            None => Found::Nothing,
+        },
+        None => match find_marked(&dirs.marker) {
+            Some(child) => alive(child, None, &dirs.marker),
+            None => Found::Nothing,
+        },
     }
+}
+
+fn alive(child: ChildIdentity, note: Option<RawNote>, marker: &str) -> Found {
+    let entry = format!("{MARKER}={marker}");
+    let note = match note {
+        None => Err("what it was started with was not written down".to_owned()),
+        Some(_) if !note::carries(child.pid, &entry) => {
+            Err("another program has taken the place of the one that we started".to_owned())
+        }
+        Some(note) => note.read(child.pid),
+    };
+    Found::Alive(Leftover { child, note })
 }
 
 fn read(path: &Path) -> Option<RawRecord> {

@@ -13,7 +13,9 @@ mod fifo;
 mod leftover;
 mod lines;
 mod marker;
+mod note;
 mod output;
+mod peek;
 #[expect(
     unsafe_code,
     reason = "system calls without a safe wrapper; the file says which and why"
@@ -43,15 +45,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, Sleep, sleep};
 
 use self::facts::{OomCounter, Stat};
+use self::note::RawNote;
 use self::output::{Destination, Output};
 use self::reap::{Ending, Tool};
 use self::spawn::Plan;
-use self::watch::Leftover;
+use self::watch::Foreign;
 use crate::config::Rotation;
-use crate::engine::message::{ChildIdentity, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec};
+use crate::engine::message::{ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec};
 use crate::units::{AgentName, Ticket};
 
-pub use self::leftover::find as find_leftover;
+pub use self::leftover::{Found, find as find_leftover};
 pub use self::output::{OutputLosses, OutputWatch};
 pub use self::spawn::{BASE_ENVIRONMENT, SpawnFailure};
 
@@ -77,6 +80,8 @@ pub struct ChildDirs {
     pub record: PathBuf,
     /// The value of [`MARKER`].
     pub marker: String,
+    /// Where the host's certificates are.
+    pub certificates: PathBuf,
     /// Rotation of its log file.
     pub rotation: Rotation,
 }
@@ -92,6 +97,7 @@ impl ChildDirs {
             logs: agent_directory.join("logs"),
             record: agent_directory.join("child.json"),
             marker: canonical.to_string_lossy().into_owned(),
+            certificates: canonical.join("../../certificates"),
             rotation,
         }
     }
@@ -142,6 +148,7 @@ pub struct SignalFailure {
 struct Managed {
     agent: AgentName,
     record: PathBuf,
+    certificates: PathBuf,
     memory: Option<OomCounter>,
     /// We sent KILL: then a death by KILL says nothing about memory.
     killed: bool,
@@ -154,7 +161,7 @@ pub struct Children {
     /// There may be something to reap.
     reap_due: bool,
     managed: BTreeMap<u32, Managed>,
-    leftovers: BTreeMap<u32, Leftover>,
+    leftovers: BTreeMap<u32, Foreign>,
     tools: BTreeMap<u32, Tool>,
     /// Reaped; the last words are on their way.
     endings: Vec<Ending>,
@@ -215,7 +222,8 @@ impl Children {
         }
         // A record that cannot be written (full disk) is removed, and the marker takes its place: telemetry comes
         // first.
-        leftover::record_starting(dirs);
+        let note = RawNote::of(dirs, spec);
+        leftover::record_starting(dirs, &note);
         let plan = Plan {
             program: &spec.program,
             args: &spec.args,
@@ -223,6 +231,7 @@ impl Children {
             inherit: &spec.inherit,
             marker: Some((MARKER, &dirs.marker)),
             directory: &dirs.work,
+            death_signal: spec.death_signal,
         };
         let pid = match spawn::start(&plan, stdout, stderr) {
             Ok(pid) => pid,
@@ -234,6 +243,7 @@ impl Children {
         let managed = Managed {
             agent: agent.clone(),
             record: dirs.record.clone(),
+            certificates: dirs.certificates.clone(),
             memory: OomCounter::of(pid),
             killed: false,
         };
@@ -244,15 +254,22 @@ impl Children {
             start_ticks: Stat::read(pid).map_or(0, |stat| stat.start_ticks),
             started: crate::sys::clock::wall(),
         };
-        leftover::record_running(dirs, &identity, &spec.program);
+        leftover::record_running(dirs, &identity, &spec.program, note);
         Ok(identity)
     }
 
-    /// Sends a signal to a child or a watched left-over, or to its whole process group.
+    /// Sends a signal to a child or a watched left-over, or to its whole process group, which is told to end then.
+    /// `note` is written down afterwards.
     ///
     /// # Errors
     /// When the process is not ours or was reaped, or the system refuses.
-    pub fn signal(&mut self, pid: u32, signal: i32, group: bool) -> Result<(), SignalFailure> {
+    pub fn signal(
+        &mut self,
+        pid: u32,
+        signal: i32,
+        group: bool,
+        note: Option<&ChildNote>,
+    ) -> Result<(), SignalFailure> {
         let failed = |reason: String| SignalFailure {
             pid,
             signal,
@@ -261,21 +278,39 @@ impl Children {
         let named = Signal::try_from(signal).map_err(|_| failed("no such signal".to_owned()))?;
         if let Some(managed) = self.managed.get_mut(&pid) {
             managed.killed |= named == Signal::SIGKILL;
-        } else if let Some(leftover) = self.leftovers.get(&pid) {
+        } else if let Some(leftover) = self.leftovers.get_mut(&pid) {
             // It is reaped by somebody else, at any time; right before the call is as close as one can get for a group.
             if !facts::is_same_and_alive(pid, leftover.identity.start_ticks) {
                 return Err(failed("it is gone".to_owned()));
             }
+            leftover.killed |= named == Signal::SIGKILL;
         } else {
             return Err(failed("not a child of ours, or reaped already".to_owned()));
         }
         let target = process(pid).ok_or_else(|| failed("no such process id".to_owned()))?;
+        if group && let Some((record, _)) = self.papers_of(pid) {
+            leftover::record_ending(record);
+        }
         let sent = if group {
             killpg(target, named)
         } else {
             kill(target, named)
         };
-        sent.map_err(|errno| failed(errno.desc().to_owned()))
+        sent.map_err(|errno| failed(errno.desc().to_owned()))?;
+        if let Some(note) = note
+            && let Some((record, certificates)) = self.papers_of(pid)
+        {
+            leftover::record_told(record, note, certificates);
+        }
+        Ok(())
+    }
+
+    /// The record of a child, and where the pairs are that it reads.
+    fn papers_of(&self, pid: u32) -> Option<(&Path, &Path)> {
+        let managed = self.managed.get(&pid);
+        let managed = managed.map(|child| (child.record.as_path(), child.certificates.as_path()));
+        let leftover = self.leftovers.get(&pid);
+        managed.or_else(|| leftover.map(|it| (it.record.as_path(), it.certificates.as_path())))
     }
 
     /// Runs a short-lived tool in the child's working directory. Its end, also a failed start, is an event.
@@ -327,6 +362,7 @@ impl Children {
             inherit: &spec.inherit,
             marker: None,
             directory: &dirs.work,
+            death_signal: None,
         };
         match spawn::start(&plan, Stdio::from(writer), Stdio::from(second)) {
             Ok(pid) => {

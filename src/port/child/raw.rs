@@ -13,6 +13,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::libc;
@@ -86,6 +88,27 @@ pub(super) fn watch(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // dropped; nothing here hands it out.
     let watch = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
     Ok(watch?)
+}
+
+/// Has the kernel send a child a signal when the thread that spawns it ends, which is the main one.
+pub(super) fn end_with_us(command: &mut Command, signal: i32) {
+    let us = std::process::id();
+    let signal = libc::c_ulong::try_from(signal).unwrap_or_default();
+    let ask = move || {
+        // SAFETY: integers only, no memory; `prctl` and `getppid` may be called between fork and exec.
+        let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // We may be gone already: then nobody will ever send it.
+        if u32::try_from(nix::unistd::getppid().as_raw()) == Ok(us) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: what runs between fork and exec allocates nothing, takes no lock and touches no memory of ours.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Keeps descriptors that we were started with (a shell's `3>file`, sockets of systemd) from every process we start.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,20 +19,35 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::lines::{Held, SinkState, StreamId, Write};
 use super::marker::Marker;
 use super::output::{Counters, Destination, Order};
+use super::peek::Peek;
 use super::tail::{LastBytes, Tail};
+use crate::sys::clock;
 use crate::sys::log_file::LogFile;
-use crate::units::AgentName;
+use crate::units::{AgentName, Moment};
 
 /// Bytes read from one pipe in one round.
 const READ: usize = 32 * 1024;
 /// Bytes read from one pipe after its child is gone: what a pipe can hold, and what escaped grandchildren may add.
-const DRAIN: usize = 1024 * 1024;
+const DRAIN: usize = 2 * 1024 * 1024;
 /// How long a standard output that is not ready may hold the thread before the bytes are dropped.
 const SLOW_OUTPUT_MS: u16 = 2000;
+
+/// How often an unfinished line is looked at, and how long it may stand still before it is taken out of its pipe. A program that
+/// writes in blocks ends many of them inside a line, and soon goes on; one that asks a question does not.
+const LINGER_MS: u16 = 50;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// An unfinished line that is left in its pipe, where it outlives us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Begun {
+    bytes: usize,
+    since: Moment,
+}
 
 /// The two streams of one agent and where they go.
 struct Channel {
     pipes: [File; 2],
+    begun: [Option<Begun>; 2],
     held: [Held; 2],
     tail: Tail,
     sink: Sink,
@@ -66,6 +82,7 @@ pub(super) struct Reader {
     own: [SinkState; 2],
     next_stream: u64,
     buffer: Vec<u8>,
+    peek: Peek,
 }
 
 impl Reader {
@@ -80,6 +97,7 @@ impl Reader {
             own: [SinkState::default(), SinkState::default()],
             next_stream: 0,
             buffer: vec![0; READ],
+            peek: Peek::default(),
         }
     }
 
@@ -96,7 +114,7 @@ impl Reader {
             for source in ready {
                 match source {
                     Source::Child(agent, stream) => {
-                        self.read_child(&agent, stream);
+                        self.read_child(&agent, stream, Until::LineEnds);
                     }
                     Source::Tool(id) => {
                         self.read_tool(id);
@@ -111,9 +129,14 @@ impl Reader {
     fn wait(&self) -> io::Result<Vec<Source>> {
         let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut sources = Vec::new();
+        let mut lingering = Vec::new();
         let mut fds: Vec<PollFd<'_>> = vec![wanted(self.wake.as_fd())];
         for (agent, channel) in &self.channels {
             for (stream, pipe) in channel.pipes.iter().enumerate() {
+                if channel.begun.get(stream).is_some_and(Option::is_some) {
+                    lingering.push(Source::Child(agent.clone(), stream));
+                    continue;
+                }
                 fds.push(wanted(pipe.as_fd()));
                 sources.push(Source::Child(agent.clone(), stream));
             }
@@ -124,17 +147,21 @@ impl Reader {
                 sources.push(Source::Tool(*id));
             }
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        let wait = match lingering.is_empty() {
+            true => PollTimeout::NONE,
+            false => PollTimeout::from(LINGER_MS),
+        };
+        match poll(&mut fds, wait) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(errno) => return Err(errno.into()),
         }
         let readable = fds.iter().skip(1).map(|fd| fd.any() == Some(true));
-        Ok(sources
+        let ready = sources
             .into_iter()
             .zip(readable)
-            .filter_map(|(source, readable)| readable.then_some(source))
-            .collect())
+            .filter_map(|(source, readable)| readable.then_some(source));
+        Ok(ready.chain(lingering).collect())
     }
 
     /// Carries out what was ordered; `false` when it is time to end.
@@ -181,6 +208,7 @@ impl Reader {
         {
             // The new ends keep the pipes' content alive while the old ones close.
             channel.pipes = pipes;
+            channel.begun = [None; 2];
             channel.tail = Tail::default();
             channel.marker = None;
             return;
@@ -200,6 +228,7 @@ impl Reader {
         let tail = Tail::default();
         let channel = Channel {
             pipes,
+            begun: [None; 2],
             held,
             tail,
             sink,
@@ -212,14 +241,18 @@ impl Reader {
         }
     }
 
-    /// Reads one portion; the number of bytes, zero when there is nothing now.
-    fn read_child(&mut self, agent: &AgentName, stream: usize) -> usize {
+    /// Reads one portion; the number of bytes, zero when there is nothing now. They are written before they are taken
+    /// out of the pipe.
+    fn read_child(&mut self, agent: &AgentName, stream: usize, until: Until) -> usize {
         let Some(channel) = self.channels.get_mut(agent) else {
             return 0;
         };
-        let length = channel.read(stream, &mut self.buffer);
+        let (length, taken) = channel.read(stream, &mut self.buffer, &mut self.peek, until);
         if length > 0 {
             channel.write(stream, &mut self.own, &self.counters, Held::deliver);
+            if !taken {
+                channel.take(stream, length, &mut self.buffer);
+            }
             self.deliver_waiting(agent);
         }
         length
@@ -267,7 +300,7 @@ impl Reader {
         for stream in 0..2 {
             let mut drained = 0;
             while drained < DRAIN {
-                let length = self.read_child(agent, stream);
+                let length = self.read_child(agent, stream, Until::Empty);
                 if length == 0 {
                     break;
                 }
@@ -322,19 +355,52 @@ impl Channel {
         }
     }
 
-    fn read(&mut self, stream: usize, buffer: &mut [u8]) -> usize {
-        let Some((pipe, held)) = self.pipes.get_mut(stream).zip(self.held.get_mut(stream)) else {
-            return 0;
+    /// Looks at one portion and hands it on; how much of it, and whether it is out of the pipe already.
+    fn read(
+        &mut self,
+        stream: usize,
+        buffer: &mut [u8],
+        peek: &mut Peek,
+        until: Until,
+    ) -> (usize, bool) {
+        let streams = self.pipes.get_mut(stream).zip(self.held.get_mut(stream));
+        let Some(((pipe, held), begun)) = streams.zip(self.begun.get_mut(stream)) else {
+            return (0, true);
         };
-        // Both ends are ours too, so the end of the file never comes.
-        let Read::Bytes(length) = read_once(pipe, buffer) else {
-            return 0;
+        let (length, taken) = match peek.look(pipe, buffer) {
+            Ok(there) => (whole(buffer, there, begun, until), false),
+            // Both ends are ours too, so the end of the file never comes.
+            Err(_) => match read_once(pipe, buffer) {
+                Read::Bytes(length) => (length, true),
+                Read::NothingNow | Read::Over => (0, true),
+            },
         };
+        if length == 0 {
+            return (0, taken);
+        }
         let bytes = buffer.get(..length).unwrap_or_default();
         held.add(bytes);
         self.tail.add(stream, bytes);
         self.marker.take_if(|marker| marker.add(stream, bytes));
-        length
+        (length, taken)
+    }
+
+    /// Takes out of the pipe what was written.
+    fn take(&mut self, stream: usize, length: usize, buffer: &mut [u8]) {
+        let Some(pipe) = self.pipes.get_mut(stream) else {
+            return;
+        };
+        let mut left = length;
+        while left > 0 {
+            let Some(part) = buffer.get_mut(..left) else {
+                return;
+            };
+            match read_once(pipe, part) {
+                Read::Bytes(read) => left -= read,
+                // Nobody else reads it, so all of it is there.
+                Read::NothingNow | Read::Over => return,
+            }
+        }
     }
 
     /// Lets one stream write to the sink in one of the three ways that [`Held`] has.
@@ -375,6 +441,39 @@ impl Channel {
         let split = std::mem::take(&mut state.split_lines);
         counters.split_lines.fetch_add(split, Ordering::Relaxed);
     }
+}
+
+/// How far one reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// As far as lines are whole.
+    LineEnds,
+    /// Everything: nothing more will come.
+    Empty,
+}
+
+/// How many of `there` bytes at the front of the buffer are taken: whole lines, and what cannot wait for its end.
+fn whole(buffer: &[u8], there: usize, begun: &mut Option<Begun>, until: Until) -> usize {
+    let seen = buffer.get(..there).unwrap_or_default();
+    let before = begun.take();
+    if until == Until::Empty || there == buffer.len() && !seen.contains(&b'\n') {
+        return there;
+    }
+    if let Some(end) = seen.iter().rposition(|byte| *byte == b'\n') {
+        return end + 1;
+    }
+    if there == 0 {
+        return 0;
+    }
+    let now = clock::monotonic();
+    let still = before.filter(|before| before.bytes == there);
+    let since = still.map_or(now, |begun| begun.since);
+    if now.since(since) >= LINGER {
+        return there;
+    }
+    let bytes = there;
+    *begun = Some(Begun { bytes, since });
+    0
 }
 
 enum Read {

@@ -147,7 +147,7 @@ impl Children {
         true
     }
 
-    fn route(&mut self, pid: u32, reaped: Reaped) {
+    pub(super) fn route(&mut self, pid: u32, reaped: Reaped) {
         if let Some(child) = self.managed.remove(&pid) {
             self.child_ended(pid, child, reaped);
         } else if let Some(tool) = self.tools.remove(&pid) {
@@ -157,8 +157,9 @@ impl Children {
             let child = Managed {
                 agent: left.agent,
                 record: left.record,
-                memory: None,
-                killed: false,
+                certificates: left.certificates,
+                memory: left.memory,
+                killed: left.killed,
             };
             self.child_ended(pid, child, reaped);
         } else {

@@ -127,13 +127,19 @@ pub(super) struct Plan<'a> {
     /// Set after everything else.
     pub(super) marker: Option<(&'static str, &'a str)>,
     pub(super) directory: &'a Path,
+    /// What the kernel sends it when we die.
+    pub(super) death_signal: Option<i32>,
 }
 
 /// Starts the process and answers its id. It is reaped by the reaper and by nobody else.
 pub(super) fn start(plan: &Plan<'_>, stdout: Stdio, stderr: Stdio) -> Result<u32, SpawnFailure> {
     let environment = environment(plan, |name| std::env::var_os(name));
     let path = environment.get(&OsString::from("PATH")).cloned();
-    Command::new(plan.program)
+    let mut command = Command::new(plan.program);
+    if let Some(signal) = plan.death_signal {
+        raw::end_with_us(&mut command, signal);
+    }
+    command
         .args(plan.args)
         .env_clear()
         .envs(environment)

@@ -1,4 +1,4 @@
-//! Watches children of an earlier life until they are gone.
+//! Watches children of an earlier life until they are gone, whether they were taken over or are to end.
 //!
 //! Promises: watched by a descriptor that means this very process and nothing else; its group is killed afterwards when
 //! a member still carries our marker, and only then, because the number may have been given away.
@@ -14,16 +14,21 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 
 use super::reap::Ending;
+use super::facts::OomCounter;
 use super::{ChildDirs, Children, SpawnFailure, facts, kill_group, leftover, raw};
 use crate::engine::message::{ChildIdentity, Exit, ExitStatus};
 use crate::units::AgentName;
 
 /// A child of an earlier life. It is not our child, so the kernel tells its end through a descriptor only.
 #[derive(Debug)]
-pub(super) struct Leftover {
+pub(super) struct Foreign {
     pub(super) agent: AgentName,
     pub(super) identity: ChildIdentity,
     pub(super) record: PathBuf,
+    pub(super) certificates: PathBuf,
+    pub(super) memory: Option<OomCounter>,
+    /// We sent KILL.
+    pub(super) killed: bool,
     marker: String,
     watch: AsyncFd<OwnedFd>,
 }
@@ -64,10 +69,13 @@ impl Children {
             self.leftover_gone(agent.clone(), pid, &dirs.record);
             return Ok(());
         }
-        let leftover = Leftover {
+        let leftover = Foreign {
             agent: agent.clone(),
             identity,
             record: dirs.record.clone(),
+            certificates: dirs.certificates.clone(),
+            memory: OomCounter::of(pid),
+            killed: false,
             marker: dirs.marker.clone(),
             watch: raw::watch(watch).map_err(failed)?,
         };
@@ -84,10 +92,14 @@ impl Children {
             .map(|(pid, _)| *pid)
             .collect();
         for pid in gone {
-            if let Some(left) = self.leftovers.remove(&pid) {
-                if leftover::group_is_still_ours(pid, &left.marker) {
-                    kill_group(pid);
-                }
+            let ours = self.leftovers.get(&pid).map(|left| left.marker.clone());
+            if ours.is_some_and(|marker| leftover::group_is_still_ours(pid, &marker)) {
+                kill_group(pid);
+            }
+            // We were replaced in place: then it is our child, and its status waits for us.
+            if let Some(reaped) = raw::reap(pid) {
+                self.route(pid, reaped);
+            } else if let Some(left) = self.leftovers.remove(&pid) {
                 self.leftover_gone(left.agent, pid, &left.record);
             }
         }

@@ -3,6 +3,7 @@
 //! then the next start finishes or undoes the rollout: `current` never dangles, exactly one child runs what `current`
 //! holds, and the status says the same as the disk.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -190,14 +191,19 @@ fn reloaded_data_plane(calls: &'static str) -> usize {
         agent["history"][0]["step"] == "committed" && agent["current"]["origin"] == "manual"
     });
     first.stop();
+    let child = Cell::new(0);
     kill_at_each(
         &rig,
         Thread::Disk,
         calls,
         |nth| {
+            child.set(rig.child());
             take(rig.try_offer(&[("collect.yaml", &config(100 + nth))]));
         },
-        |_| {},
+        |context| {
+            // It is told by HUP, by whichever life comes to it.
+            assert_eq!(rig.child(), child.get(), "{context}");
+        },
     )
 }
 

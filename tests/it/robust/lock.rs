@@ -80,7 +80,8 @@ fn a_child_left_by_a_kill_is_never_joined_by_a_second_one() {
         })
     });
     assert_eq!(rig.children().len(), 1);
-    supervisor.logs("left-over child found");
+    assert_eq!(rig.child(), left);
+    supervisor.logs("child adopted");
     assert_eq!(supervisor.stop().code(), Some(0));
     assert_eq!(rig.children(), Vec::<u32>::new());
 }

@@ -12,6 +12,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod adopt;
 mod certs;
 mod children;
 mod crash;

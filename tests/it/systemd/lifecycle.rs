@@ -49,11 +49,7 @@ fn a_frozen_loop_and_a_killed_one_come_back_with_one_child() {
         "{}",
         machine.journal()
     );
-    assert_ne!(
-        machine.child(),
-        child,
-        "the child of the earlier life was ended"
-    );
+    assert_eq!(machine.child(), child, "the agent did not notice");
 
     // A healthy loop is not taken for a frozen one: several times the limit pass before the next line is awaited.
     machine.until("six seconds of life", || {
@@ -74,9 +70,12 @@ fn a_frozen_loop_and_a_killed_one_come_back_with_one_child() {
         "the child goes on while nobody supervises it"
     );
     another(&machine, killed);
-    assert_ne!(machine.child(), child);
+    assert_eq!(machine.child(), child, "it was taken over");
     let listed = machine.ok("adjutant status");
-    assert!(listed.contains("collector"), "{listed}");
+    assert!(listed.contains(&format!("{child} adopted")), "{listed}");
+    // A stop is a stop, whoever started the child.
+    machine.ok("systemctl stop adjutant");
+    assert_eq!(machine.processes(), []);
 }
 
 /// Host metrics, with a source that is told by its name.

@@ -68,6 +68,9 @@ impl World {
             service: None,
             faults: Faults::default(),
             seen_current: false,
+            protected: None,
+            protects: true,
+            redial_ms: 5_000,
             effects: 0,
             kill_at_effect: None,
             trace: VecDeque::new(),
@@ -134,10 +137,38 @@ impl World {
         if living.len() > 1 {
             self.violated(&format!("more than one child lives: {living:?}"));
         }
-        let leftover = living.first().map(|pid| identity(*pid));
+        let leftover = living.first().map(|pid| {
+            let child = self.children.get(pid).unwrap();
+            Leftover {
+                child: identity(*pid),
+                note: match child.ending {
+                    true => Err("it was told to end already".to_owned()),
+                    false => Ok(child.note.clone()),
+                },
+            }
+        });
         if let Some(child) = living.first().and_then(|pid| self.children.get_mut(pid)) {
             child.connection = None;
             child.reaped = false;
+        }
+        self.protected = living.first().copied().filter(|pid| {
+            let runs = self.children.get(pid).unwrap();
+            let wanted = self.server.offer.as_ref().is_none_or(|offer| offer.text == runs.text);
+            let quiet = persisted.journal.last().is_none_or(|record| record.step.is_final());
+            let good = Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
+            self.protects && wanted && quiet && good && !runs.ending && self.current() == self.last_good()
+        });
+        if let Some(pid) = living.first() {
+            // It dials again as long as nobody answers, ever more slowly.
+            let child = self.children.get(pid).unwrap().clone();
+            let wait = 1 + self.random.below(self.redial_ms);
+            if let Some(at) = child.talks_at.filter(|_| child.alive) {
+                let talk = What::ChildTalks {
+                    pid: *pid,
+                    generation: child.generation,
+                };
+                self.later(wait.max(at.saturating_sub(self.now)), talk);
+            }
         }
         for repair in persisted.repairs.clone() {
             self.say(format!("repair: {repair}"));

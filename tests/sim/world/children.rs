@@ -37,6 +37,12 @@ impl World {
             stubborn: self.chance(0.1),
             generation: 1,
             pair: self.live_pair(),
+            note: ChildNote {
+                pairs: self.noted_pairs(),
+                ..spec.note.clone()
+            },
+            ending: false,
+            talks_at: None,
         };
         self.children.insert(pid, child);
         self.agent_event(
@@ -72,6 +78,13 @@ impl World {
             status: ExitStatus::Code(code),
         };
         let talk = What::ChildTalks { pid, generation };
+        let talks_at = match Behaviour::of(&child.text) {
+            Behaviour::Slow => Some(self.now + 9_000),
+            Behaviour::Ok | Behaviour::NeverHealthy | Behaviour::DiesLater => Some(self.now + 60),
+            Behaviour::Refused => Some(self.now + 60),
+            _ => None,
+        };
+        self.children.get_mut(&pid).unwrap().talks_at = talks_at;
         match Behaviour::of(&child.text) {
             Behaviour::Slow => self.later(9_000, talk),
             Behaviour::DiesAtStart => self.later(40, die(1)),
@@ -167,6 +180,9 @@ impl World {
             return;
         }
         child.alive = false;
+        if self.protected == Some(pid) {
+            self.protected = None;
+        }
         let connection = child.connection.take();
         if self.host.is_none() {
             return;
@@ -190,8 +206,39 @@ impl World {
         self.agent_event(2, AgentEvent::Exited { pid, exit });
     }
 
-    pub(crate) fn signal(&mut self, pid: u32, signal: i32) {
+    /// Every child dies, whether or not anybody watches.
+    pub(crate) fn end_children(&mut self) {
+        let living: Vec<u32> = self.living().into_iter().map(|(pid, _)| pid).collect();
+        for pid in living {
+            self.child_dies(pid, 0, ExitStatus::Signal(9));
+        }
+    }
+
+    /// The live pair, as it is written down when a child is told something.
+    fn noted_pairs(&self) -> BTreeMap<String, String> {
+        let live = self.live_pair();
+        let id = live.as_ref().and_then(|path| path.file_name());
+        let id = id.map(|id| ("web".to_owned(), id.to_string_lossy().into_owned()));
+        id.into_iter().collect()
+    }
+
+    pub(crate) fn signal(&mut self, pid: u32, signal: i32, group: bool, note: Option<&ChildNote>) {
         self.signals += 1;
+        if group && self.protected == Some(pid) {
+            self.violated("a child that runs what it should is stopped because we had died");
+        }
+        let pairs = self.noted_pairs();
+        if let Some(child) = self.children.get_mut(&pid) {
+            child.ending |= group;
+            if let Some(note) = note {
+                child.note = ChildNote {
+                    start: child.note.start.clone(),
+                    link: child.note.link.clone(),
+                    pairs,
+                    ..note.clone()
+                };
+            }
+        }
         let Some(child) = self.children.get_mut(&pid) else {
             self.violated(&format!("signal {signal} to unknown process {pid}"));
         };

@@ -14,6 +14,24 @@ impl World {
             .collect()
     }
 
+    /// Children that were started since the world began.
+    pub(crate) fn spawns(&self) -> u32 {
+        self.next_pid - 100
+    }
+
+    /// Children that this life has taken over.
+    pub(crate) fn adoptions(&self) -> u64 {
+        let host = self.host.as_ref().unwrap();
+        let snapshot = host.snapshot(self.clock());
+        snapshot.agents[0].counters["adoptions"]
+    }
+
+    /// Whether a living child was told to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        let mut living = self.children.values().filter(|child| child.alive);
+        living.any(|child| child.ending)
+    }
+
     pub(crate) fn current(&self) -> Option<String> {
         self.text_at("current")
     }

@@ -126,6 +126,13 @@ impl World {
                     "APPLIED reported for {text:?}, which is not last good"
                 ));
             }
+            let mut living = self.children.values().filter(|child| child.alive);
+            if let Some(other) = living.find(|child| !child.ending && child.text != text) {
+                self.violated(&format!(
+                    "APPLIED reported for {text:?}, and {:?} runs",
+                    other.text
+                ));
+            }
         }
         self.say(format!(
             "server reads status {} {:?}",
@@ -137,6 +144,7 @@ impl World {
 
     /// The server offers a config, now and whenever the agent does not report its hash.
     pub(crate) fn offer(&mut self, text: String) {
+        self.protected = None;
         let hash = adjutant::units::RevisionHash::of([("", "", text.as_bytes())]).to_hex();
         let hash = format!("{hash}-{}", self.server.offers.len()).into_bytes();
         let offer = Offered {
@@ -163,6 +171,7 @@ impl World {
 
     /// The server says this of its config, once, and insists on nothing.
     pub(crate) fn send_config(&mut self, hash: &[u8], config: Option<AgentConfigMap>) {
+        self.protected = None;
         self.server.offer = None;
         if let Some(link) = self.server.link {
             let message = ServerToAgent {
@@ -183,6 +192,7 @@ impl World {
     }
 
     pub(crate) fn order_restart(&mut self) {
+        self.protected = None;
         if let Some(link) = self.server.link {
             let message = ServerToAgent {
                 command: Some(ServerToAgentCommand::default()),

@@ -102,6 +102,7 @@ impl From<&AgentSnapshot> for AgentDocument {
             child: agent.child.as_ref().map(|child| ChildDocument {
                 pid: child.pid,
                 started: child.started.to_string(),
+                adopted: agent.adopted,
             }),
             restarts: agent.restarts,
             crashes: agent.crashes,

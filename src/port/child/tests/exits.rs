@@ -149,7 +149,7 @@ fn process_1_reaps_double_forked_orphans() {
             .filter(|pid| Stat::read(*pid).is_some_and(|stat| !stat.is_alive()))
             .count();
         assert_eq!(zombies, 0);
-        bench.children.signal(child.pid, 15, true).unwrap();
+        bench.children.signal(child.pid, 15, true, None).unwrap();
         assert_eq!(
             bench.exit_of(child.pid).await.status,
             ExitStatus::Signal(15)
@@ -171,16 +171,16 @@ fn a_child_that_ignores_term_is_killed_with_its_group() {
             );
             let child = bench.spawn_sh(&script);
             let grandchild = bench.line_in(&file).await;
-            bench.children.signal(child.pid, 15, true).unwrap();
+            bench.children.signal(child.pid, 15, true, None).unwrap();
             assert!(is_alive(&child.pid.to_string()));
-            bench.children.signal(child.pid, 9, true).unwrap();
+            bench.children.signal(child.pid, 9, true, None).unwrap();
             let exit = bench.exit_of(child.pid).await;
             assert_eq!(exit.status, ExitStatus::Signal(9));
             assert!(!exit.oom_killed, "we killed it");
             bench
                 .until("the grandchild is dead", |_| !is_alive(&grandchild))
                 .await;
-            let refused = bench.children.signal(child.pid, 15, true).unwrap_err();
+            let refused = bench.children.signal(child.pid, 15, true, None).unwrap_err();
             assert_eq!(
                 refused.to_string(),
                 format!(
@@ -206,15 +206,15 @@ fn a_signal_to_the_process_alone_spares_its_group() {
             );
             let child = bench.spawn_sh(&script);
             bench.line_in(&file).await;
-            bench.children.signal(child.pid, 1, false).unwrap();
+            bench.children.signal(child.pid, 1, false, None).unwrap();
             let exit = bench.exit_of(child.pid).await;
             assert_eq!(exit.status, ExitStatus::Code(4));
             assert_eq!(exit.tail, "hup");
-            assert!(bench.children.signal(1, 0, false).is_err());
+            assert!(bench.children.signal(1, 0, false, None).is_err());
             assert!(
                 bench
                     .children
-                    .signal(std::process::id(), 15, false)
+                    .signal(std::process::id(), 15, false, None)
                     .is_err()
             );
         },
@@ -438,7 +438,7 @@ fn an_agent_never_has_two_children() {
                 child.pid
             )
         );
-        bench.children.signal(child.pid, 9, true).unwrap();
+        bench.children.signal(child.pid, 9, true, None).unwrap();
         bench.exit_of(child.pid).await;
         assert_eq!(bench.run_sh("true").await.status, ExitStatus::Code(0));
     });

@@ -1,7 +1,7 @@
 //! Children that outlived us.
 
 use super::*;
-use crate::engine::message::ExitStatus;
+use crate::engine::message::{ExitStatus, Leftover};
 
 /// The machinery as the next life has it: nothing in memory.
 fn next_life(bench: Bench) -> Bench {
@@ -10,19 +10,27 @@ fn next_life(bench: Bench) -> Bench {
     Bench::at(root)
 }
 
+/// What is found, which must live.
+fn alive(dirs: &ChildDirs) -> Leftover {
+    match find_leftover(dirs) {
+        Found::Alive(leftover) => leftover,
+        found => panic!("{found:?}"),
+    }
+}
+
 #[test]
 fn a_recorded_child_is_found_watched_and_killed_with_its_group() {
     isolated(
         "leftovers::a_recorded_child_is_found_watched_and_killed_with_its_group",
         async || {
             let mut bench = Bench::new();
-            assert_eq!(find_leftover(&bench.dirs), None);
+            assert_eq!(find_leftover(&bench.dirs), Found::Nothing);
             let file = bench.path("grandchild");
             let script = format!("sleep 600 & echo $! > {}; exec sleep 600", file.display());
             let child = bench.spawn_sh(&script);
             let grandchild = bench.line_in(&file).await;
             let mut bench = next_life(bench);
-            let found = find_leftover(&bench.dirs).unwrap();
+            let found = alive(&bench.dirs).child;
             assert_eq!(found, child);
             bench
                 .children
@@ -33,12 +41,12 @@ fn a_recorded_child_is_found_watched_and_killed_with_its_group() {
                 .spawn(&bench.agent, &bench.dirs, &sh("true"))
                 .unwrap_err();
             assert!(failure.reason.contains("still there"), "{failure}");
-            bench.children.signal(child.pid, 15, true).unwrap();
+            bench.children.signal(child.pid, 15, true, None).unwrap();
             bench.exit_of(child.pid).await;
             bench
                 .until("the group is dead", |_| !is_alive(&grandchild))
                 .await;
-            assert_eq!(find_leftover(&bench.dirs), None, "seen to end");
+            assert_eq!(find_leftover(&bench.dirs), Found::Nothing, "seen to end");
             assert_eq!(bench.run_sh("exit 0").await.status, ExitStatus::Code(0));
         },
     );
@@ -79,13 +87,13 @@ fn a_foreign_process_is_watched_through_its_descriptor() {
                 })
                 .await;
             // No record at all: the marker leads to it.
-            let found = find_leftover(&bench.dirs).unwrap();
+            let found = alive(&bench.dirs).child;
             assert_eq!(found.pid, pid);
             bench
                 .children
                 .watch_leftover(&bench.agent, &bench.dirs, found.clone(), false)
                 .unwrap();
-            bench.children.signal(pid, 9, false).unwrap();
+            bench.children.signal(pid, 9, false, None).unwrap();
             let exit = bench.exit_of(pid).await;
             assert_eq!(exit.status, ExitStatus::Unknown);
             assert_eq!(exit.max_resident, 0);
@@ -99,7 +107,7 @@ fn a_foreign_process_is_watched_through_its_descriptor() {
             bench
                 .until("what was left of its group is dead", |_| members() == 0)
                 .await;
-            assert!(bench.children.signal(pid, 9, false).is_err());
+            assert!(bench.children.signal(pid, 9, false, None).is_err());
             std::fs::File::create(&go).unwrap();
             match bench.event().await {
                 ChildrenEvent::Exited { pid, .. } => assert_eq!(pid, keeper.pid),
@@ -129,8 +137,8 @@ fn a_child_of_an_unfinished_start_is_found_by_its_marker() {
             );
             let child = bench.spawn_sh(&script);
             let helper: u32 = bench.line_in(&file).await.parse().unwrap();
-            leftover::record_starting(&bench.dirs);
-            let found = find_leftover(&bench.dirs).unwrap();
+            leftover::record_starting(&bench.dirs, &RawNote::of(&bench.dirs, &sh("")));
+            let found = alive(&bench.dirs).child;
             assert_eq!(
                 (found.pid, found.start_ticks),
                 (child.pid, child.start_ticks)
@@ -150,15 +158,15 @@ fn a_child_of_an_unfinished_start_is_found_by_its_marker() {
                     .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
                     .unwrap();
                 assert_eq!(
-                    find_leftover(&bench.dirs).map(|found| found.pid),
-                    Some(child.pid),
+                    alive(&bench.dirs).child.pid,
+                    child.pid,
                     "{text}"
                 );
             }
             // Another agent's directory is another marker.
             std::fs::create_dir(bench.path("other")).unwrap();
-            assert_eq!(find_leftover(&dirs(&bench.path("other"))), None);
-            bench.children.signal(child.pid, 9, true).unwrap();
+            assert_eq!(find_leftover(&dirs(&bench.path("other"))), Found::Nothing);
+            bench.children.signal(child.pid, 9, true, None).unwrap();
             bench.exit_of(child.pid).await;
             kill(process(helper).unwrap(), Signal::SIGKILL).unwrap();
             bench
@@ -176,26 +184,28 @@ fn a_later_process_of_the_same_number_is_not_taken_for_the_child() {
             let mut bench = Bench::new();
             let child = bench.spawn_sh("exec sleep 600");
             let honest = std::fs::read_to_string(&bench.dirs.record).unwrap();
-            assert_eq!(find_leftover(&bench.dirs), Some(child.clone()));
+            assert_eq!(alive(&bench.dirs).child, child.clone());
             let ticks = format!("\"start_ticks\":{}", child.start_ticks);
+            let later = format!("\"start_ticks\":{}", child.start_ticks + 1);
+            let (boot, namespace) = (facts::boot_id(), facts::pid_namespace());
             let lies = [
-                honest.replace(
-                    &ticks,
-                    &format!("\"start_ticks\":{}", child.start_ticks + 1),
+                (honest.replace(&ticks, &later), Found::Died(child.pid)),
+                (
+                    honest.replace(&boot, "00000000-0000-0000-0000-000000000000"),
+                    Found::Nothing,
                 ),
-                honest.replace(&facts::boot_id(), "00000000-0000-0000-0000-000000000000"),
-                honest.replace(&facts::pid_namespace(), "pid:[1]"),
+                (honest.replace(&namespace, "pid:[1]"), Found::Nothing),
             ];
-            for lie in lies {
+            for (lie, wanted) in lies {
                 assert_ne!(lie, honest);
                 std::fs::File::create(&bench.dirs.record)
                     .and_then(|mut file| io::Write::write_all(&mut file, lie.as_bytes()))
                     .unwrap();
-                assert_eq!(find_leftover(&bench.dirs), None, "{lie}");
+                assert_eq!(find_leftover(&bench.dirs), wanted, "{lie}");
             }
             let mut wrong = child.clone();
             wrong.start_ticks += 1;
-            bench.children.signal(child.pid, 9, true).unwrap();
+            bench.children.signal(child.pid, 9, true, None).unwrap();
             bench.exit_of(child.pid).await;
             // A stranger of that number is neither watched nor signalled.
             let mut stranger = ChildIdentity {
@@ -208,7 +218,7 @@ fn a_later_process_of_the_same_number_is_not_taken_for_the_child() {
                 .children
                 .watch_leftover(&bench.agent, &bench.dirs, stranger, false)
                 .unwrap();
-            assert!(bench.children.signal(pid, 15, true).is_err());
+            assert!(bench.children.signal(pid, 15, true, None).is_err());
             assert_eq!(bench.exit_of(pid).await.status, ExitStatus::Unknown);
         },
     );
@@ -232,13 +242,13 @@ fn what_a_dead_wrapper_left_behind_unseen_is_killed_before_the_next_start() {
         assert!(is_alive(&survivor));
         let mut bench = Bench::at(root);
         assert_eq!(std::fs::read(&bench.dirs.record).unwrap(), record);
-        assert_eq!(find_leftover(&bench.dirs), None);
+        assert_eq!(find_leftover(&bench.dirs), Found::Died(child.pid));
         let next = bench.spawn_sh("exec sleep 600");
         bench
             .until("the survivor is dead", |_| !is_alive(&survivor))
             .await;
         assert!(is_alive(&next.pid.to_string()));
-        bench.children.signal(next.pid, 9, true).unwrap();
+        bench.children.signal(next.pid, 9, true, None).unwrap();
         bench.exit_of(next.pid).await;
     });
 }

@@ -196,6 +196,8 @@ pub(super) fn sh(script: &str) -> SpawnSpec {
         env: BTreeMap::new(),
         inherit: Vec::new(),
         passthrough: false,
+        death_signal: None,
+        note: ChildNote::default(),
     }
 }
 

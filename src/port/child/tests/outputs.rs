@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::engine::message::ExitStatus;
+use crate::engine::message::{ExitStatus, Leftover};
 
 #[test]
 fn the_last_words_of_both_streams_come_with_the_exit() {
@@ -126,7 +126,9 @@ fn what_a_child_writes_while_nobody_reads_is_read_later() {
                 children: Children::new(Options { pid1: false }).unwrap(),
             };
             bench.line_in(&done).await;
-            let found = find_leftover(&bench.dirs).unwrap();
+            let Found::Alive(Leftover { child: found, .. }) = find_leftover(&bench.dirs) else {
+                panic!("it lives");
+            };
             assert_eq!(found, child);
             bench
                 .children
@@ -137,9 +139,9 @@ fn what_a_child_writes_while_nobody_reads_is_read_later() {
                     std::fs::read_to_string(&log).is_ok_and(|text| text == "first\nhalf\nunread\n")
                 })
                 .await;
-            bench.children.signal(child.pid, 9, true).unwrap();
+            bench.children.signal(child.pid, 9, true, None).unwrap();
             let exit = bench.exit_of(child.pid).await;
-            assert_eq!(exit.tail, "f\nunread");
+            assert_eq!(exit.tail, "half\nunread");
         },
     );
 }

@@ -161,7 +161,7 @@ fn tools_and_children_run_side_by_side() {
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..30).collect::<Vec<_>>());
-        bench.children.signal(child.pid, 15, true).unwrap();
+        bench.children.signal(child.pid, 15, true, None).unwrap();
         assert_eq!(bench.exit_of(child.pid).await.tail, "child");
     });
 }

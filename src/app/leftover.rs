@@ -1,0 +1,85 @@
+//! The child that an earlier life left behind, met at a start: found, its endpoint opened where it looks for it, watched.
+//!
+//! Promises: a child of an earlier life is watched before a new one may be started, so that there are never two of one
+//! agent; its own OpAMP is served where it was, unless the settings say otherwise or somebody else is there.
+//! Must never: decide whether it goes on; the engine does.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use super::start::system;
+use super::{AppError, AppErrorKind};
+use crate::config::{Agent, LocalLink};
+use crate::engine::message::Leftover;
+use crate::port::child::{self, ChildDirs, Children, Found};
+use crate::port::local::LocalDoor;
+use crate::sys::holder;
+
+/// Finds what is left of an agent's child and opens the endpoint of the agent's own OpAMP.
+pub(super) fn meet(
+    agent: &Agent,
+    dirs: &ChildDirs,
+    root: &Path,
+    runtime_dir: Option<&Path>,
+) -> Result<(Option<Leftover>, Option<LocalDoor>), AppError> {
+    let mut leftover = match child::find_leftover(dirs) {
+        Found::Nothing => None,
+        Found::Alive(leftover) => Some(leftover),
+        Found::Died(pid) => {
+            tracing::warn!(agent = %agent.name, process.pid = pid, "child died while nobody watched");
+            None
+        }
+    };
+    let kind = agent.profile.local_link;
+    if let Some(port) = noted_port(agent, leftover.as_ref()) {
+        match LocalDoor::bind(&agent.name, kind, port, root, runtime_dir) {
+            Ok(door) => return Ok((leftover, door)),
+            Err(error) => {
+                if let Some(leftover) = &mut leftover {
+                    let address = (Ipv4Addr::LOCALHOST, port).into();
+                    let holder = holder::socket_at(address).map(|found| holder::with_process(&found));
+                    let by = match holder {
+                        Some(holder) => format!("held by {holder}"),
+                        None => error.source.to_string(),
+                    };
+                    leftover.note = Err(format!(
+                        "port {port}, on which it looks for us, is not ours any more: {by}"
+                    ));
+                }
+            }
+        }
+    }
+    let door = LocalDoor::bind(&agent.name, kind, agent.local_port, root, runtime_dir);
+    let door = door.map_err(|error| AppError {
+        kind: AppErrorKind::Address,
+        cause: error.into(),
+    })?;
+    Ok((leftover, door))
+}
+
+/// The port that the system chose for an earlier life, on which a child that goes on looks for us.
+fn noted_port(agent: &Agent, leftover: Option<&Leftover>) -> Option<u16> {
+    if agent.profile.local_link != LocalLink::Loopback || agent.local_port != 0 {
+        return None;
+    }
+    let link = leftover?.note.as_ref().ok()?.link.as_deref()?;
+    let (_, rest) = link.rsplit_once(':')?;
+    let port: u16 = rest.split('/').next()?.parse().ok()?;
+    (port != 0).then_some(port)
+}
+
+/// Watches a left-over child.
+pub(super) fn watch(
+    children: &mut Children,
+    agent: &Agent,
+    dirs: &ChildDirs,
+    leftover: Option<&Leftover>,
+) -> Result<(), AppError> {
+    let Some(leftover) = leftover else {
+        return Ok(());
+    };
+    let child = leftover.child.clone();
+    children
+        .watch_leftover(&agent.name, dirs, child, agent.passthrough_logs)
+        .map_err(|error| system("watch the child of an earlier life", error))
+}
