@@ -34,11 +34,12 @@ const EVENTS: [(&str, &str); 17] = [
 const CHILD: [&str; 6] = ["down", "starting", "up", "stopping", "waiting", "given up"];
 
 /// Steps of a transaction; none under way, or a config gone back to that has yet to come up.
-const ROLLOUT: [&str; 24] = [
+const ROLLOUT: [&str; 25] = [
     "idle",
     "settling",
     "gathering",
     "fetching",
+    "recalling",
     "intent",
     "staging",
     "marking staged",

@@ -110,6 +110,7 @@ impl Stage {
     fn name(&self) -> &'static str {
         match self {
             Self::Gathering => "gathering",
+            Self::Recalling => "recalling",
             Self::Fetching => "fetching",
             Self::Intent => "intent",
             Self::Staging => "staging",
