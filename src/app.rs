@@ -39,6 +39,8 @@ pub struct RunOptions {
     pub dev_server: Option<SocketAddr>,
     /// The file that a HUP reads again.
     pub settings_path: Option<PathBuf>,
+    /// Feature gates that are on.
+    pub feature_gates: Vec<String>,
 }
 
 /// What a bundle came to.

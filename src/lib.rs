@@ -4,6 +4,7 @@
 //! The modules stand in reading order, lowest floor first. An arrow may only point to an earlier floor.
 
 pub mod app;
+mod authenticator;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "collect")]

@@ -15,12 +15,13 @@ use opamp_client::transport::{FrameSender, SendError};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use crate::authenticator::Authenticator;
 use crate::config::{Config, Registration};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
     CertificateOrder, CertificateWork, ClockQuestion, Command, CommandId, Credential, DiskFault,
     DiskWork, Effect, Event, ExitReason, FailureClass, FaultKind, Identity, LinkEvent, LocalEvent,
-    Note, RegistrationCall, RegistrationFailure, Reply,
+    LossKind, Note, RegistrationCall, RegistrationFailure, Reply,
 };
 use crate::port::child::{ChildDirs, Children};
 use crate::port::events::Events;
@@ -97,6 +98,7 @@ pub(crate) struct Ports {
     /// What was written for the orchestrator last.
     pub(crate) last_words: Option<String>,
     registrar: Registrar,
+    authenticator: Authenticator,
     links: BTreeMap<LinkKey, Link>,
     orders: BTreeMap<Ticket, AbortHandle>,
     locals: BTreeMap<LocalKey, FrameSender>,
@@ -137,6 +139,7 @@ impl Ports {
             events,
             termination,
             last_words: None,
+            authenticator: Authenticator::new(registrar.proxies().clone()),
             registrar,
             links: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -274,6 +277,7 @@ impl Ports {
                 server,
                 instance_uid,
                 authorize,
+                offered,
             } => {
                 let key = LinkKey {
                     agent: agent.clone(),
@@ -287,6 +291,8 @@ impl Ports {
                     instance_uid,
                     token,
                     proxies,
+                    auth: None,
+                    offered,
                 });
                 None
             }
@@ -371,6 +377,7 @@ impl Ports {
     fn dial(&mut self, attempt: Attempt) {
         let key = attempt.key.clone();
         let reports = self.link_reports.clone();
+        let authenticator = self.authenticator.clone();
         let lost = {
             let key = key.clone();
             move |reason: &str| {
@@ -383,7 +390,7 @@ impl Ports {
         };
         let task = self.tasks.spawn(
             async move {
-                link::run(attempt, reports).await;
+                authenticated(attempt, &authenticator, reports).await;
                 None
             },
             lost,
@@ -546,6 +553,9 @@ impl Ports {
             }
             LinkReport::Down(loss) => {
                 self.links.remove(&key)?;
+                if loss.kind == LossKind::Rejected {
+                    self.authenticator.forget();
+                }
                 LinkEvent::Down(loss)
             }
         };
@@ -583,6 +593,22 @@ impl Ports {
         self.questions.insert(id, answer);
         Event::Command { id, command }
     }
+}
+
+/// Runs a link of somebody who says first who they are.
+async fn authenticated(mut attempt: Attempt, authenticator: &Authenticator, reports: LinkReports) {
+    if let Some(auth) = attempt.server.auth.clone() {
+        match authenticator.header(auth).await {
+            Ok(header) => attempt.auth = Some(header),
+            Err(loss) => {
+                let down = (attempt.key, LinkReport::Down(loss));
+                // Nobody listening means that the program ends.
+                reports.send(down).await.ok();
+                return;
+            }
+        }
+    }
+    link::run(attempt, reports).await;
 }
 
 fn registered(ticket: Ticket, outcome: Result<Credential, RegistrationFailure>) -> Event {

@@ -9,6 +9,7 @@ mod names;
 pub mod order;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -249,6 +250,15 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// A text that may be a secret, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextSource {
+    /// In a file, which is read whenever it is used.
+    File(PathBuf),
+    /// The text itself, which may be a key.
+    Text(Secret),
 }
 
 /// Text that does not parse as one of these types.

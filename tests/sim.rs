@@ -13,6 +13,8 @@ mod adopt;
 mod authority;
 #[path = "sim/certs.rs"]
 mod certs;
+#[path = "sim/connection.rs"]
+mod connection;
 #[path = "sim/coverage.rs"]
 mod coverage;
 #[path = "sim/disk.rs"]

@@ -200,7 +200,7 @@ fn ports(config: &Config, supervisor: Option<u32>, findings: &mut Vec<Finding>) 
 
 fn roots(config: &Config, findings: &mut Vec<Finding>) {
     let server = config.server.as_ref();
-    let needed = server.is_some_and(|it| is_tls(&it.endpoint) && it.tls.ca_file.is_none());
+    let needed = server.is_some_and(|it| is_tls(&it.endpoint) && it.tls.ca.is_none());
     findings.push(match tls::client_config(None) {
         Ok(_) => Finding::ok("trust roots", "the system has root certificates"),
         Err(error) if needed => Finding::fail("trust roots", chain(error), "see the line"),
@@ -338,7 +338,7 @@ fn authority(certificate: &Certificate) -> Option<Peer> {
         place: shown(&acme.directory),
         url: acme.directory.clone(),
         tls: Tls {
-            ca_file: acme.ca_file.clone(),
+            ca: acme.ca_file.clone().map(crate::units::TextSource::File),
             ..Tls::default()
         },
         section: "acme.ca_file",

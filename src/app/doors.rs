@@ -17,6 +17,7 @@ pub(super) fn open(config: &Config, state: &StateDir) -> Result<Admin, AppError>
         listen: config.listen.clone(),
         token: token(config)?,
         healthcheck: config.healthcheck,
+        health_door: config.health_door.clone(),
     };
     Admin::bind(&doors).map_err(door_error)
 }

@@ -134,6 +134,7 @@ mod tests {
         settings(&Given {
             settings: Some(path),
             state_dir: Some("/state".into()),
+            feature_gates: Vec::new(),
         })
         .unwrap()
     }

@@ -20,6 +20,8 @@ pub struct Given {
     pub settings: Option<PathBuf>,
     /// The state directory, over the one of the settings.
     pub state_dir: Option<PathBuf>,
+    /// Feature gates that are on.
+    pub feature_gates: Vec<String>,
 }
 
 /// Reads and resolves the settings.
@@ -51,6 +53,7 @@ pub fn explain(given: &Given) -> Result<Vec<Explained>, AppError> {
 fn text_of(given: &Given) -> Result<(Option<(String, String)>, Overrides), AppError> {
     let overrides = Overrides {
         storage: given.state_dir.as_deref().map(absolute).transpose()?,
+        feature_gates: given.feature_gates.clone(),
         ..Overrides::default()
     };
     let text = match &settings_path(given.settings.as_deref()) {
@@ -184,6 +187,7 @@ mod tests {
         Given {
             settings: Some(settings.to_owned()),
             state_dir: None,
+            feature_gates: Vec::new(),
         }
     }
 

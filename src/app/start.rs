@@ -359,6 +359,7 @@ fn read_settings(options: &RunOptions, config: &Config) -> ReadSettings {
     let given = super::Given {
         settings: options.settings_path.clone(),
         state_dir: Some(config.storage.clone()),
+        feature_gates: options.feature_gates.clone(),
     };
     let dev_server = options.dev_server.map(|_| config.server.clone());
     std::sync::Arc::new(move || {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::auth::EXTENSIONS_GATE;
 use crate::port::store::Owner;
 use crate::units::{AgentName, CertificateName, RevisionId, parse_duration};
 
@@ -31,6 +32,46 @@ pub struct Place {
     /// State directory, instead of the one in the settings
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Feature gates of opampsupervisor to turn on, or with a minus in front off: opampsupervisor.Extensions
+    #[arg(long, value_name = "GATES", value_delimiter = ',', value_parser = feature_gate)]
+    #[arg(allow_hyphen_values = true)]
+    pub feature_gates: Vec<FeatureGate>,
+}
+
+impl Place {
+    /// The gates that are on; the last word about one counts.
+    pub(super) fn gates(&self) -> Vec<String> {
+        let mut on = Vec::new();
+        for gate in &self.feature_gates {
+            on.retain(|id| *id != gate.id);
+            if gate.on {
+                on.push(gate.id.clone());
+            }
+        }
+        on
+    }
+}
+
+/// A gate that is turned on or off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureGate {
+    /// Its id.
+    pub id: String,
+    /// Whether it is on.
+    pub on: bool,
+}
+
+fn feature_gate(text: &str) -> Result<FeatureGate, String> {
+    let (id, on) = match (text.strip_prefix('-'), text.strip_prefix('+')) {
+        (Some(id), _) => (id, false),
+        (None, Some(id)) => (id, true),
+        (None, None) => (text, true),
+    };
+    if id != EXTENSIONS_GATE {
+        return Err(format!("no such feature gate; there is {EXTENSIONS_GATE}"));
+    }
+    let id = id.to_owned();
+    Ok(FeatureGate { id, on })
 }
 
 /// Whether to wait for the rollout.
@@ -397,6 +438,7 @@ mod tests {
     #[test]
     fn lines_become_commands() {
         let place = |config: Option<&str>, state: Option<&str>| Place {
+            feature_gates: Vec::new(),
             config: config.map(PathBuf::from),
             state_dir: state.map(PathBuf::from),
         };

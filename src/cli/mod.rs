@@ -30,7 +30,9 @@ mod tests;
 
 use std::ffi::OsString;
 
-pub use args::{CertificatesCommand, Command, ConfigCommand, Place, ProfileCommand, Wait};
+pub use args::{
+    CertificatesCommand, Command, ConfigCommand, FeatureGate, Place, ProfileCommand, Wait,
+};
 pub use exit::ExitCode;
 pub use out::Out;
 

@@ -95,7 +95,10 @@ pub(super) async fn upgrade(client: &Client, out: &mut Out<'_>) -> Done {
     let adopted = |agent: &&AgentDocument| agent.child.as_ref().is_some_and(|it| it.adopted);
     let kept = after.agents.iter().filter(adopted).count();
     let of = after.agents.len();
-    out.line(&format!("{} runs, {kept} of {of} agents went on", after.version));
+    out.line(&format!(
+        "{} runs, {kept} of {of} agents went on",
+        after.version
+    ));
     Ok(ExitCode::Ok)
 }
 

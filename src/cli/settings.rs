@@ -21,6 +21,7 @@ pub(super) fn given(place: &Place) -> Given {
     Given {
         settings: place.config.clone(),
         state_dir: place.state_dir.clone(),
+        feature_gates: place.gates(),
     }
 }
 
@@ -54,6 +55,7 @@ async fn run_with(config: Config, place: &Place, dev_server: Option<SocketAddr>)
     let options = RunOptions {
         dev_server,
         settings_path: place.config.clone(),
+        feature_gates: place.gates(),
     };
     ended(&app::run(config, options).await?)
 }

@@ -162,6 +162,13 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
             in_short(&last.reason)
         ));
     }
+    if !matches!(agent.link.settings.as_str(), "" | "local") {
+        let settings = agent.link.settings.replace('_', " ");
+        remarks.push(format!(
+            "server {}: connection settings {settings}",
+            agent.link.endpoint
+        ));
+    }
     if !agent.link.last_error.is_empty() {
         remarks.push(format!(
             "server {}: {}",

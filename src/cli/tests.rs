@@ -28,6 +28,7 @@ impl Supervisor {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             token: None,
             healthcheck: None,
+            health_door: crate::config::HealthDoor::default(),
         })
         .unwrap();
         let address = admin.addresses()[0].to_string();
@@ -462,6 +463,7 @@ async fn a_reader_that_goes_away_ends_the_output_quietly() {
             place: Place {
                 config: None,
                 state_dir: Some(PathBuf::from(house.dir.path())),
+                feature_gates: Vec::new(),
             },
             json: false,
             watch: true,

@@ -6,9 +6,11 @@
 
 use crate::yaml::{Limits, Node, REDACTED, Value, is_secret_path, nearest, parse};
 
+use super::auth::SECRET_TEXT;
 use super::load::{self, ConfigErrors, Overrides, form_of};
 use super::read::{Key, Reader};
 use super::registration::SECRET_VARIABLES;
+use super::tls::PEM_TEXT;
 use super::{Config, Environment, Form, otel, ours};
 
 /// A key as it was found in a text that is being explained.
@@ -99,6 +101,7 @@ pub fn explain(
     let form = form_of(origin, &written).map_err(ConfigErrors::one)?;
     let mut reader = Reader::new(origin, Some(form), env);
     reader.found = Some(Vec::new());
+    reader.gates.clone_from(&overrides.feature_gates);
     // As it was written: problems of values that only `${…}` makes right were ruled out above.
     match form {
         Form::Agents => drop(ours::read(&written, &mut reader)),
@@ -187,7 +190,10 @@ fn variable(key: &Key, env: &dyn Environment) -> Option<(String, String)> {
 /// A value as people may see it.
 fn shown(path: &str, kind: &str, node: &Node) -> String {
     let steps: Vec<&str> = path.split('.').collect();
-    let secret = is_secret_path(&steps) || kind.starts_with("map of texts");
+    let secret = is_secret_path(&steps)
+        || kind.starts_with("map of texts")
+        || kind == SECRET_TEXT
+        || kind == PEM_TEXT;
     match &node.value {
         Value::Scalar { .. } | Value::List(_) if secret => REDACTED.to_owned(),
         Value::Scalar { text, .. } => plain_words(text),

@@ -32,7 +32,12 @@ pub(super) fn unknown(name: &str, known: &[&'static str], form: Option<Form>) ->
 
 /// Where a form has a key or section of this name.
 fn place_of(form: Form, name: &str) -> Option<String> {
-    super::keys(form).iter().find_map(|key| {
+    let keys = super::keys(form);
+    // Keys of extensions have names that many things have.
+    let mut keys = keys
+        .iter()
+        .filter(|key| !key.path.starts_with("extensions."));
+    keys.find_map(|key| {
         let steps: Vec<&str> = key.path.split('.').collect();
         let at = steps.iter().position(|step| *step == name)?;
         Some(steps.get(..=at)?.join("."))

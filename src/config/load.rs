@@ -28,6 +28,8 @@ pub struct Overrides {
     pub listen: Option<Vec<SocketAddr>>,
     /// Replaces `log.level`.
     pub log_level: Option<String>,
+    /// Feature gates that are on.
+    pub feature_gates: Vec<String>,
 }
 
 /// Everything that is wrong with the settings.
@@ -161,6 +163,7 @@ fn resolve(
     overrides: &Overrides,
 ) -> Result<Config, ConfigErrors> {
     let mut reader = Reader::new(origin, Some(form), env);
+    reader.gates.clone_from(&overrides.feature_gates);
     expand(&mut tree, &mut reader);
     let mut config = match form {
         Form::Agents => ours::read(&tree, &mut reader),
@@ -195,6 +198,7 @@ fn over(
         endpoint,
         listen,
         log_level,
+        feature_gates: _,
     } = overrides;
     if let Some(storage) = storage {
         config.storage = env.working_directory().join(storage);

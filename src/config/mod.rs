@@ -8,17 +8,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use opamp_client::transport::ProxyRules;
+
 use crate::units::{AgentName, Secret, order};
 
 pub use crate::units::Rotation;
 
 mod agent;
+pub mod auth;
 pub mod certificates;
 mod clock;
 #[cfg(test)]
 mod documents;
 mod expand;
 mod explain;
+mod health_door;
 mod hint;
 mod load;
 pub mod names;
@@ -27,23 +31,29 @@ mod ours;
 pub mod policy;
 mod profile;
 mod program;
+mod proxy;
 mod read;
 pub mod registration;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod value;
 
+pub use auth::{Auth, OAuth2};
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
 pub use clock::ClockWatch;
 pub use explain::{DecidedBy, Explained, explain, nearest_key};
+pub use health_door::HealthDoor;
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
 pub use profile::{ProfileFile, built_in, built_in_names, check_profile, profile_keys};
 pub use program::{
     Composition, ConfFiles, Expansion, HealthProbe, LocalLink, Profile, Proof, Tested,
 };
+pub use proxy::Proxy;
 pub use read::Key;
 pub use registration::{OnRejected, Registration, TokenSource};
+pub use tls::Tls;
 
 /// Everything `adjutant run` needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +87,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Address of the plain `/health` door of the `agent:` form.
     pub healthcheck: Option<SocketAddr>,
+    /// How that door answers.
+    pub health_door: HealthDoor,
     /// Our own log.
     pub log: Log,
     /// Things worth a line at start, such as an unset variable in the `agent:` form.
@@ -113,14 +125,31 @@ pub struct Server {
     pub tls: Tls,
     /// Heartbeat interval unless the server offers another.
     pub heartbeat: Duration,
+    /// The proxy, instead of what the environment names.
+    pub proxy: Option<Proxy>,
+    /// How we prove who we are.
+    pub auth: Option<Auth>,
 }
 
 impl Server {
     /// Whether the settings say themselves how to prove who we are.
     pub fn has_own_authorization(&self) -> bool {
-        self.headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+        let mut headers = self.headers.iter();
+        self.authenticates() || headers.any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+    }
+
+    /// Whether an authenticator says who we are, whatever headers go along.
+    pub fn authenticates(&self) -> bool {
+        let auth = self.auth.as_ref();
+        auth.is_some_and(|auth| auth.header().eq_ignore_ascii_case("authorization"))
+    }
+
+    /// The proxies of a connection, where the environment names `otherwise`.
+    pub fn proxies(&self, otherwise: &ProxyRules) -> ProxyRules {
+        match &self.proxy {
+            Some(proxy) => proxy.rules(otherwise),
+            None => otherwise.clone(),
+        }
     }
 
     /// Whether the server is polled over plain HTTP instead of spoken to over a WebSocket.
@@ -128,19 +157,6 @@ impl Server {
         let scheme = self.endpoint.split("://").next().unwrap_or_default();
         scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }
-}
-
-/// TLS settings of a client connection.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tls {
-    /// CA bundle that verifies the server.
-    pub ca_file: Option<PathBuf>,
-    /// Whether the system roots count beside `ca_file`; without `ca_file` they always do.
-    pub include_system_roots: bool,
-    /// Client certificate and key.
-    pub client_pair: Option<(PathBuf, PathBuf)>,
-    /// Turns verification off. Never set by an offer.
-    pub insecure_skip_verify: bool,
 }
 
 /// One managed agent.

@@ -12,11 +12,14 @@ use crate::units::{Secret, order};
 use crate::yaml::Node;
 
 use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
+use super::auth::auth;
+use super::health_door;
 use super::load::{DEFAULT_AGENT, agent_name, executable};
-use super::ours::{address, endpoint, tls};
+use super::ours::{ACCEPTS_CONNECTION_SETTINGS, AUTH, connection_settings, endpoint};
 use super::profile;
 use super::read::{Reader, Section};
 use super::registration;
+use super::tls::tls;
 use super::{
     Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath, Policy,
     Profile, Reload, ReportWhen, Server, Stop,
@@ -92,13 +95,17 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
 
 /// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
-const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x100 | 0x4000;
+const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
 pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let mut root = reader.root(tree);
     let from_environment = registration::server_of_environment(root.reader);
-    let mut server = server(root.sub("server"), from_environment);
+    let (mut server, named) = server(root.sub("server"), from_environment);
+    let auth = auth(&mut root, named);
+    if let Some(server) = &mut server {
+        server.auth = auth;
+    }
     let registration = registration::of_environment(root.reader);
     if registration.is_some() {
         registration::drop_empty_authorization(&mut server);
@@ -112,33 +119,8 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         directory.unwrap_or_else(|| default.into())
     };
     let agent = agent(root.sub("agent"), capabilities);
-    let healthcheck = {
-        let mut section = root.sub("healthcheck");
-        let about = ("address", "where GET /health is served");
-        let endpoint = section.parsed("endpoint", about, "off", address);
-        section.not_built(
-            &[
-                "tls",
-                "auth",
-                "cors",
-                "transport",
-                "include_metadata",
-                "response_headers",
-                "compression_algorithms",
-                "max_request_body_size",
-                "read_timeout",
-                "read_header_timeout",
-                "write_timeout",
-                "idle_timeout",
-                "keep_alives_enabled",
-            ],
-            LATER,
-        );
-        section.finish();
-        endpoint
-    };
+    let (healthcheck, health_door) = health_door::read(root.sub("healthcheck"));
     let log = telemetry(root.sub("telemetry"));
-    root.not_built(&["extensions"], LATER);
     root.finish();
     Config {
         form: Form::Agent,
@@ -158,26 +140,38 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         termination_message: None,
         token_file: None,
         healthcheck,
+        health_door,
         log,
         warnings: Vec::new(),
     }
 }
 
-fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
+fn server(
+    mut section: Section<'_, '_, '_>,
+    otherwise: Option<String>,
+) -> (Option<Server>, Option<String>) {
     let about = (
         "URL",
         "the OpAMP server: ws or wss for a WebSocket, http or https to poll it",
     );
     let endpoint = section.parsed("endpoint", about, "required", endpoint);
     let headers = section.pairs("headers", "sent when connecting; values are secrets", true);
-    let tls = tls(section.sub("tls"));
-    section.not_built(&["auth"], LATER);
+    let (tls, insecure) = tls(section.sub("tls"));
+    let encrypted = endpoint.as_deref().unwrap_or_default();
+    if insecure && (encrypted.starts_with("wss") || encrypted.starts_with("https")) {
+        let warning = format!(
+            "{}.tls.insecure does not turn TLS off: the scheme of the endpoint asks for it, and the server is verified",
+            section.path()
+        );
+        section.reader.warnings.push(warning);
+    }
+    let named = section.text("auth", AUTH, "none");
     if !section.has("endpoint") && otherwise.is_none() {
         section.problem("endpoint", "required, name the OpAMP server");
     }
     let seconds = registration::heartbeat_of_environment(section.reader);
     section.finish();
-    endpoint.or(otherwise).map(|endpoint| Server {
+    let server = endpoint.or(otherwise).map(|endpoint| Server {
         endpoint,
         headers: headers
             .into_iter()
@@ -185,7 +179,10 @@ fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option
             .collect(),
         tls,
         heartbeat: Duration::from_secs(seconds.unwrap_or(30)),
-    })
+        proxy: None,
+        auth: None,
+    });
+    (server, named)
 }
 
 fn capabilities(mut section: Section<'_, '_, '_>) -> u64 {
@@ -194,6 +191,11 @@ fn capabilities(mut section: Section<'_, '_, '_>) -> u64 {
     for (key, about, default, bit) in CAPABILITIES {
         if section.switch(key, about, default) {
             bits |= bit;
+            if bit == ACCEPTS_CONNECTION_SETTINGS
+                && let Err(why) = connection_settings()
+            {
+                section.problem(key, why);
+            }
             if NOT_BUILT & bit != 0 && section.has(key) {
                 let path = section.path();
                 let warning =

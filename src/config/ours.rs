@@ -12,13 +12,17 @@ use crate::units::Secret;
 use crate::yaml::Node;
 
 use super::agent::agents;
+use super::auth::auth;
 use super::certificates::certificates;
 use super::profile;
+use super::proxy::proxy;
 use super::read::{Reader, Section};
 use super::registration;
+use super::tls::tls;
 use super::value::format_size;
 use super::{
-    Agent, Config, Environment, Form, GiveUp, Log, LogFormat, Rotation, Server, Stop, Tls,
+    Agent, Config, Environment, Form, GiveUp, HealthDoor, Log, LogFormat, Rotation, Server, Stop,
+    Tls,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,6 +40,23 @@ const PORT: u16 = 4328;
 /// `ReportsRemoteConfig`, `ReportsHeartbeat`.
 const CAPABILITIES: u64 = 0x1 | 0x2 | 0x4 | 0x400 | 0x800 | 0x1000 | 0x2000;
 
+/// `AcceptsOpAMPConnectionSettings`, where the settings ask for it.
+pub(super) const ACCEPTS_CONNECTION_SETTINGS: u64 = 0x100;
+
+/// Whether this build can take connection settings from a server.
+pub(super) fn connection_settings() -> Result<(), &'static str> {
+    if cfg!(feature = "connection") {
+        Ok(())
+    } else {
+        Err(
+            "this program was built without offered connection settings (feature connection), remove it",
+        )
+    }
+}
+
+/// What `server.auth` is.
+pub(super) const AUTH: &str = "the entry of `extensions` that says who we are";
+
 /// What is said of a key of a later version.
 pub(super) const LATER: &str = "not supported in this version, remove it";
 
@@ -44,7 +65,12 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let env = reader.env;
     let mut root = reader.root(tree);
     let from_environment = registration::server_of_environment(root.reader);
-    let mut server = server(root.sub("server"), from_environment);
+    let mut capabilities = CAPABILITIES;
+    let (mut server, named) = server(root.sub("server"), from_environment, &mut capabilities);
+    let auth = auth(&mut root, named);
+    if let Some(server) = &mut server {
+        server.auth = auth;
+    }
     let (given, present) = registration::read(root.sub("registration"));
     let registration = registration::complete(given, present, root.reader);
     if registration.is_some() {
@@ -119,7 +145,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         form: Form::Agents,
         server,
         registration,
-        capabilities: CAPABILITIES,
+        capabilities,
         storage,
         agents,
         certificates,
@@ -130,6 +156,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         listen,
         token_file,
         healthcheck: None,
+        health_door: HealthDoor::default(),
         log,
         warnings: Vec::new(),
     }
@@ -203,7 +230,11 @@ fn default_storage(env: &dyn Environment) -> PathBuf {
     }
 }
 
-fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option<Server> {
+fn server(
+    mut section: Section<'_, '_, '_>,
+    otherwise: Option<String>,
+    capabilities: &mut u64,
+) -> (Option<Server>, Option<String>) {
     let present = section.is_present();
     let about = (
         "URL",
@@ -219,8 +250,20 @@ fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option
         30 * SECOND,
         SECOND..=3600 * SECOND,
     );
-    let tls = tls(section.sub("tls"));
-    section.not_built(&["proxy", "auth"], LATER);
+    let (tls, _) = tls(section.sub("tls"));
+    let proxy = proxy(section.sub("proxy"));
+    let accept = section.switch(
+        "accept_connection_settings",
+        "whether the server may offer another endpoint, headers, TLS settings or interval; they can only be tighter",
+        false,
+    );
+    if accept {
+        *capabilities |= ACCEPTS_CONNECTION_SETTINGS;
+        if let Err(why) = connection_settings() {
+            section.problem("accept_connection_settings", why);
+        }
+    }
+    let named = section.text("auth", AUTH, "none");
     let seconds = registration::heartbeat_of_environment(section.reader);
     let heartbeat = match seconds {
         Some(seconds) if !section.has("heartbeat_interval") => Duration::from_secs(seconds),
@@ -230,7 +273,7 @@ fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option
         section.problem("", "a server needs an `endpoint`");
     }
     section.finish();
-    endpoint.or(otherwise).map(|endpoint| Server {
+    let server = endpoint.or(otherwise).map(|endpoint| Server {
         endpoint,
         headers: headers
             .into_iter()
@@ -238,7 +281,10 @@ fn server(mut section: Section<'_, '_, '_>, otherwise: Option<String>) -> Option
             .collect(),
         tls,
         heartbeat,
-    })
+        proxy,
+        auth: None,
+    });
+    (server, named)
 }
 
 /// A server of which only the endpoint is known.
@@ -248,55 +294,8 @@ pub fn server_at(endpoint: String, tls: Tls) -> Server {
         headers: Vec::new(),
         tls,
         heartbeat: 30 * SECOND,
-    }
-}
-
-/// The TLS keys that both forms share.
-pub(super) fn tls(mut section: Section<'_, '_, '_>) -> Tls {
-    let ca_file = section.path_value(
-        "ca_file",
-        "CA bundle that verifies the server",
-        "system roots",
-    );
-    let include_system_roots = section.switch(
-        "include_system_ca_certs_pool",
-        "whether the system roots count beside ca_file",
-        false,
-    );
-    let insecure_skip_verify = section.switch(
-        "insecure_skip_verify",
-        "turns verification off; never set by an offer",
-        false,
-    );
-    let certificate = section.path_value("cert_file", "client certificate", "none");
-    let key = section.path_value("key_file", "key of the client certificate", "none");
-    if section.has("cert_file") != section.has("key_file") {
-        section.problem(
-            "",
-            "`cert_file` and `key_file` come together, give both or neither",
-        );
-    }
-    if section.reader.form == Some(Form::Agent) {
-        let keys = [
-            "ca_pem",
-            "cert_pem",
-            "key_pem",
-            "insecure",
-            "server_name_override",
-            "min_version",
-            "max_version",
-            "cipher_suites",
-            "curve_preferences",
-            "reload_interval",
-        ];
-        section.not_built(&keys, super::otel::LATER);
-    }
-    section.finish();
-    Tls {
-        ca_file,
-        include_system_roots,
-        client_pair: certificate.zip(key),
-        insecure_skip_verify,
+        proxy: None,
+        auth: None,
     }
 }
 

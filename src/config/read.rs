@@ -42,6 +42,8 @@ pub(super) struct Reader<'e> {
     pub(super) warnings: Vec<String>,
     pub(super) keys: Vec<Key>,
     pub(super) not_built: Vec<String>,
+    /// Feature gates of the command line that are on.
+    pub(super) gates: Vec<String>,
     /// Where each of `keys` was found; only while settings are explained.
     pub(super) found: Option<Vec<Found>>,
 }
@@ -77,6 +79,7 @@ impl<'e> Reader<'e> {
             warnings: Vec::new(),
             keys: Vec::new(),
             not_built: Vec::new(),
+            gates: Vec::new(),
             found: None,
         }
     }
@@ -93,6 +96,10 @@ impl<'e> Reader<'e> {
         };
         section.require_map();
         section
+    }
+
+    pub(super) fn has_gate(&self, gate: &str) -> bool {
+        self.gates.iter().any(|on| on == gate)
     }
 
     fn problem(&mut self, node: Option<&Node>, path: &str, message: impl Display) {
@@ -503,6 +510,19 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     pub(super) fn has(&self, key: &str) -> bool {
         let value = self.node.and_then(|node| node.get(key));
         value.is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether a map below a key has an entry of this name.
+    pub(super) fn has_named(&self, key: &str, name: &str) -> bool {
+        let map = self.node.and_then(|node| node.get(key));
+        map.is_some_and(|map| map.get(name).is_some())
+    }
+
+    /// Whether something is wrong with a value of this section already.
+    pub(super) fn has_problem(&self) -> bool {
+        let below = format!("{}.", self.path);
+        let mut errors = self.reader.errors.iter();
+        errors.any(|error| error.message.starts_with(&below))
     }
 
     /// Refuses every key that nothing asked for.

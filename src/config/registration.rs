@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::ours::{endpoint, tls};
+use super::ours::endpoint;
 use super::read::{Reader, Section};
+use super::tls::tls;
 use super::{Environment, Server, Tls};
 use crate::units::order;
 use crate::yaml;
@@ -152,7 +153,7 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Registration, bool) {
         &[("hold", OnRejected::Hold), ("register", OnRejected::Register)],
         ("hold", OnRejected::Hold),
     );
-    let tls = tls(section.sub("tls"));
+    let (tls, _) = tls(section.sub("tls"));
     let present = section.is_present();
     section.finish();
     let given = Registration {

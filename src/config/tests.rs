@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::units::TextSource;
 
 mod problems;
 
@@ -194,7 +195,10 @@ fn our_form_is_read_whole() {
     assert_eq!(server.heartbeat, 90 * SECOND);
     assert_eq!(
         server.tls.client_pair,
-        Some((PathBuf::from("/c.pem"), PathBuf::from("/k.pem")))
+        Some((
+            TextSource::File("/c.pem".into()),
+            TextSource::File("/k.pem".into())
+        ))
     );
     assert_eq!(config.give_up, GiveUp::Exit);
     assert_eq!(
@@ -502,6 +506,7 @@ fn the_command_line_wins() {
         endpoint: Some("ws://127.0.0.1:1/v1/opamp".to_owned()),
         listen: Some(vec![]),
         log_level: Some("debug".to_owned()),
+        feature_gates: Vec::new(),
     };
     let config = load("s", "storage: {directory: /x}", &env(), &overrides).unwrap();
     assert_eq!(config.storage, PathBuf::from("/srv/here/st"));

@@ -50,7 +50,10 @@ pub(super) fn fingerprint(spec: &SpawnSpec) -> String {
     // One text for each list, so that their order counts; NUL is in none of them.
     let args = args.join("\0");
     let inherit = inherit.join("\0");
-    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let env = env.join("\0");
     let mut parts = vec![
         ("program", "", program.as_bytes()),
@@ -133,7 +136,10 @@ impl Engine {
         if open.is_some() && by_hup {
             return Ok((note, Some(told)));
         }
-        Err(format!("it was told to run {told}, and {} is current", current.id))
+        Err(format!(
+            "it was told to run {told}, and {} is current",
+            current.id
+        ))
     }
 
     /// Whether the last transaction of a revision got as far as its window.
@@ -184,12 +190,20 @@ impl Engine {
         let Some(adoption) = &mut self.adoption else {
             return;
         };
-        if self.life.process().is_none_or(|child| child.pid != adoption.pid) {
+        if self
+            .life
+            .process()
+            .is_none_or(|child| child.pid != adoption.pid)
+        {
             self.adoption = None;
             return;
         }
         let heard = self.child.health.is_some() || self.health_probe.good.is_some();
-        if heard || adoption.trusted_until.is_some_and(|until| until <= now.mono) {
+        if heard
+            || adoption
+                .trusted_until
+                .is_some_and(|until| until <= now.mono)
+        {
             adoption.trusted_until = None;
         }
     }
@@ -234,7 +248,10 @@ impl Engine {
         let Some(adoption) = &mut self.adoption else {
             return;
         };
-        let files = self.current.as_ref().map_or(&[][..], |current| &current.files);
+        let files = self
+            .current
+            .as_ref()
+            .map_or(&[][..], |current| &current.files);
         for entry in self.certificates.used_by(&self.settings, files) {
             let Some(live) = &entry.live else { continue };
             let read = adoption

@@ -23,10 +23,29 @@ pub(crate) enum Purpose {
     Record,
     /// The memory of rejections, outside a transaction.
     Memory,
+    /// Offered connection settings, and which state of them.
+    #[cfg_attr(
+        not(feature = "connection"),
+        expect(dead_code, reason = "nothing is offered in this build")
+    )]
+    Connection(SaveId),
     /// Old revisions are removed.
     Prune,
     /// A door wants to see a revision.
     Show(CommandId),
+}
+
+/// Which state of offered connection settings, of those that were to be saved since the local ones changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "connection"),
+    expect(dead_code, reason = "nothing is offered in this build")
+)]
+pub(crate) struct SaveId {
+    /// How often the local settings had changed by then.
+    pub(crate) generation: u64,
+    /// Its number.
+    pub(crate) number: u64,
 }
 
 /// The order of disk work.
@@ -40,6 +59,15 @@ impl DiskQueue {
     /// Adds work.
     pub(crate) fn push(&mut self, purpose: Purpose, work: DiskWork) {
         self.waiting.push_back((purpose, work));
+    }
+
+    /// Adds a state of offered connection settings in place of one that waits: the answer for a later one counts for
+    /// all before it.
+    #[cfg(feature = "connection")]
+    pub(crate) fn push_connection(&mut self, id: SaveId, work: DiskWork) {
+        self.waiting
+            .retain(|(purpose, _)| !matches!(purpose, Purpose::Connection(_)));
+        self.push(Purpose::Connection(id), work);
     }
 
     /// The next work to issue, if none is under way.

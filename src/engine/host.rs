@@ -14,10 +14,11 @@ use std::time::Duration;
 use crate::config::{GiveUp, Stop};
 use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
 use crate::engine::clock::{Clock, ClockSetup};
-use crate::engine::message::{
-    AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Identity, Leftover, Milestone, Note, NoteLevel, Snapshot, ToolSpec,
-};
 use crate::engine::host::handover::Handover;
+use crate::engine::message::{
+    AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Identity, Leftover, Milestone,
+    Note, NoteLevel, Snapshot, ToolSpec,
+};
 use crate::engine::registration::{Registration, RegistrationSetup, Steps};
 use crate::engine::rollout::DomainEntry;
 use crate::engine::{Engine, HostRequest, Outcome, Setup};

@@ -9,6 +9,7 @@ mod certificate;
 mod clock;
 mod disk;
 mod leftover;
+mod offered;
 mod process;
 mod registration;
 
@@ -31,6 +32,7 @@ pub use disk::{
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
 pub use leftover::{ChildNote, Leftover};
+pub use offered::Offered;
 pub use process::{
     ChildIdentity, Exit, ExitStatus, HttpAnswer, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
@@ -455,6 +457,8 @@ pub enum AgentEffect {
         instance_uid: [u8; 16],
         /// Whether the token of the registration goes along.
         authorize: bool,
+        /// What a server offered, to be put on top of all that.
+        offered: Option<Box<Offered>>,
     },
     /// Send one WebSocket message.
     Send {

@@ -18,12 +18,16 @@ pub(crate) mod certificates;
 mod child;
 pub(crate) mod child_link;
 pub(crate) mod clock;
+#[cfg(feature = "connection")]
+mod connection;
 pub(crate) mod desired;
 pub(crate) mod disk;
 mod evidence;
 pub mod host;
 pub(crate) mod lifecycle;
 pub mod message;
+#[cfg(not(feature = "connection"))]
+mod no_connection;
 pub(crate) mod pairs;
 pub(crate) mod prober;
 pub mod random;
@@ -41,24 +45,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use opamp_client::session::Session;
+use opamp_client::settings::SavedSettings;
 
 use crate::config::{self};
 use crate::engine::adoption::Adoption;
 use crate::engine::certificates::Known;
 use crate::engine::child_link::ChildLink;
+#[cfg(feature = "connection")]
+use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
     Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
 };
+#[cfg(not(feature = "connection"))]
+use crate::engine::no_connection::Connection;
 use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
 use crate::engine::reload::ReloadMemory;
 use crate::engine::rollout::{Job, Settling, Transaction};
 use crate::engine::uplink::{LinkOrder, Uplink};
-use crate::units::{AgentName, Moment, Now, RevisionId, Ticket};
+use crate::units::{AgentName, LinkId, Moment, Now, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
 pub use crate::engine::clock::ClockSetup;
@@ -75,11 +84,13 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 18] = [
+const COUNTED: [&str; 20] = [
     "adoptions",
     "certificate_reloads",
     "certificate_waits",
     "commits",
+    "connection_settings_accepted",
+    "connection_settings_failed",
     "crashes",
     "disk_faults",
     "failed_applies",
@@ -167,6 +178,18 @@ pub struct Engine {
     reload: ReloadMemory,
     uplink: Uplink,
     session: Option<Session>,
+    /// Offered connection settings, where the settings accept any.
+    #[cfg_attr(
+        not(feature = "connection"),
+        expect(dead_code, reason = "nothing is offered in this build")
+    )]
+    connection: Option<Box<Connection>>,
+    /// What an earlier life stored of them, until it is taken up.
+    #[cfg_attr(
+        not(feature = "connection"),
+        expect(dead_code, reason = "nothing is offered in this build")
+    )]
+    stored_connection: Option<SavedSettings>,
 
     disk: DiskQueue,
     current: Option<Revision>,
@@ -244,6 +267,8 @@ impl Engine {
             reload: ReloadMemory::default(),
             uplink: Uplink::new(server),
             session,
+            connection: None,
+            stored_connection: persisted.connection,
             disk: DiskQueue::default(),
             current: persisted.current,
             last_good: persisted.last_good,
@@ -348,6 +373,7 @@ impl Engine {
             self.disk.due(now.mono),
             self.debt_due(),
             self.adoption_due(),
+            self.connection_due(),
         ]
         .into_iter()
         .flatten()
@@ -358,6 +384,7 @@ impl Engine {
     pub(crate) fn stop(&mut self, now: Now) -> Outcome {
         self.stopping = true;
         self.pending = None;
+        self.stop_connection();
         if let Some(transaction) = &self.transaction
             && let Some(ticket) = transaction.tool()
         {
@@ -464,9 +491,19 @@ impl Engine {
             self.session = session::build(self.instance_uid, mask, &server);
             self.effective_stale = true;
         }
-        let order = self.uplink.set_server(now.mono, Some(server));
-        self.part(now, order.as_ref());
+        self.take_server(now, Some(server));
         self.finish(now)
+    }
+
+    /// Uses the local settings of a server from now on, and what was offered on top of them.
+    pub(crate) fn take_server(&mut self, now: Now, server: Option<config::Server>) {
+        let changed = self.uplink.server() != server.as_ref();
+        let order = self.uplink.set_server(now.mono, server);
+        self.part(now, order.as_ref());
+        if changed {
+            self.rebuild_connection(now);
+        }
+        self.keep_heartbeat();
     }
 
     /// Its name.
@@ -535,6 +572,7 @@ impl Engine {
                     self.count("disk_faults");
                 }
             }
+            Purpose::Connection(id) => self.connection_saved(now, id, result.map(drop)),
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
                     self.revisions.retain(|stored| left.contains(&stored.id));
@@ -580,22 +618,25 @@ impl Engine {
 
     fn order_link(&mut self, order: Option<&LinkOrder>) {
         let effect = match order {
-            Some(&LinkOrder::Dial(link)) => {
-                let Some(server) = self.uplink.server() else {
-                    return;
-                };
-                let server = Box::new(server.clone());
-                AgentEffect::Dial {
-                    link,
-                    server,
-                    instance_uid: self.instance_uid,
-                    authorize: self.uplink.uses_token(),
-                }
-            }
+            Some(&LinkOrder::Dial(link)) => return self.dial(link, self.uplink.uses_token()),
             Some(&LinkOrder::Hangup(link)) => AgentEffect::Hangup { link },
             None => return,
         };
         self.out.effects.push(effect);
+    }
+
+    /// Connects a link of that number with the settings whose turn it is.
+    fn dial(&mut self, link: LinkId, authorize: bool) {
+        let Some(server) = self.uplink.server() else {
+            return;
+        };
+        self.out.effects.push(AgentEffect::Dial {
+            link,
+            server: Box::new(server.clone()),
+            instance_uid: self.instance_uid,
+            authorize,
+            offered: self.offered(),
+        });
     }
 
     fn push_disk(&mut self, purpose: Purpose, work: DiskWork) {

@@ -34,6 +34,7 @@ impl Engine {
         } else {
             self.take_up(now);
         }
+        self.begin_connection(now);
         self.tick(now)
     }
 

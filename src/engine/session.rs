@@ -21,11 +21,17 @@ const BUILT: u64 = AgentCapabilities::ReportsStatus as u64
     | AgentCapabilities::ReportsRemoteConfig as u64
     | AgentCapabilities::ReportsHeartbeat as u64;
 
+const ACCEPTS_CONNECTION: u64 = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
+
 /// The capability bits of an agent.
 pub(super) fn mask(wanted: u64, settings: &config::Agent) -> u64 {
     let mut mask = wanted & BUILT;
     if !settings.apply.accept_remote {
         mask &= !(AgentCapabilities::AcceptsRemoteConfig as u64);
+    }
+    if cfg!(feature = "connection") && wanted & ACCEPTS_CONNECTION != 0 {
+        // Who takes settings says what became of them.
+        mask |= ACCEPTS_CONNECTION | AgentCapabilities::ReportsConnectionSettingsStatus as u64;
     }
     mask | AgentCapabilities::ReportsStatus as u64
 }
@@ -40,6 +46,14 @@ pub(super) fn build(uid: [u8; 16], capabilities: u64, server: &config::Server) -
 
 impl Engine {
     pub(crate) fn on_link(&mut self, now: Now, link: LinkId, event: LinkEvent) {
+        if self.is_beside(link) {
+            return match event {
+                LinkEvent::Up => self.beside_up(now, link),
+                LinkEvent::Down(loss) => self.beside_down(now, &loss),
+                // Nothing is heard before it is up.
+                LinkEvent::Frame(_) => self.count("stale_answers"),
+            };
+        }
         match event {
             LinkEvent::Up => {
                 if self.uplink.up(now.mono, link) {
@@ -53,6 +67,7 @@ impl Engine {
                         Some(session) => session.handle_connected(to_session(now.mono)),
                         None => {}
                     }
+                    self.connection_up(now);
                 } else {
                     self.count("stale_answers");
                     self.out.effects.push(AgentEffect::Hangup { link });
@@ -72,7 +87,11 @@ impl Engine {
                 let Some(session) = &mut self.session else {
                     return;
                 };
-                if let Err(error) = session.handle_frame(to_session(now.mono), &bytes) {
+                let read = session.handle_frame(to_session(now.mono), &bytes);
+                if read.is_ok() {
+                    self.connection_heard();
+                }
+                if let Err(error) = read {
                     self.count("malformed_frames");
                     self.note(
                         NoteLevel::Warn,
@@ -95,10 +114,13 @@ impl Engine {
                     }
                     session.handle_disconnected(to_session(now.mono));
                 }
-                if self.uplink.is_rejected() && self.uplink.uses_token() {
+                // What settings on trial come to says nothing about the token.
+                let tried = self.is_on_candidate();
+                if self.uplink.is_rejected() && self.uplink.uses_token() && !tried {
                     let reason = HostRequest::TokenRejected(loss.reason.clone());
                     self.out.requests.push(reason);
                 }
+                self.connection_down(now, &loss);
                 let after = self.uplink.snapshot(now.mono);
                 // One line for each change, not for each attempt (F-042).
                 let news =
@@ -121,13 +143,14 @@ impl Engine {
         }
     }
 
-    fn note_connected(&mut self, link: LinkId) {
+    pub(crate) fn note_connected(&mut self, link: LinkId) {
         let fields = vec![("link", link.0.to_string())];
         self.note(NoteLevel::Info, "connected to the server", fields);
     }
 
     /// Dials, reports, listens: everything between engine and session, ending with what is to be sent.
     pub(crate) fn serve_link(&mut self, now: Now) {
+        self.serve_connection(now);
         let order = self.uplink.handle_timeout(now.mono);
         self.order_link(order.as_ref());
         if self.session.is_none() {
@@ -138,7 +161,12 @@ impl Engine {
         if let Some(session) = &mut self.session {
             session.handle_timeout(clock);
         }
+        let mut events = Vec::new();
         while let Some(event) = self.session.as_mut().and_then(Session::poll_event) {
+            events.push(event);
+        }
+        self.connection_answered(now, &events);
+        for event in events {
             self.on_session(now, event);
         }
         // What the events changed is part of the same answer.
@@ -172,6 +200,7 @@ impl Engine {
                 );
                 self.on_offer(now, hash, files);
             }
+            SessionEvent::ConnectionSettings(offers) => self.on_connection_offer(now, offers),
             SessionEvent::Restart => {
                 if !self.stopping {
                     self.count("restart_commands");

@@ -60,10 +60,28 @@ enum Token {
     Known,
 }
 
+/// Where the link leads that was dialled last, when offered settings say so and not the local ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "connection"),
+    expect(dead_code, reason = "only offered settings lead elsewhere")
+)]
+pub(crate) struct Place {
+    /// Its URL, without a query.
+    pub(crate) endpoint: String,
+    /// Whether it is polled.
+    pub(crate) polled: bool,
+    /// Whether the headers that go there say who we are; none leaves that to the local settings.
+    pub(crate) authorizes: Option<bool>,
+}
+
 /// The link to the server.
 #[derive(Debug)]
 pub(crate) struct Uplink {
     server: Option<Server>,
+    place: Option<Place>,
+    /// Another link is being made in place of this one, which is therefore not dialled again.
+    paused: bool,
     state: State,
     attempt: u32,
     rejected: bool,
@@ -97,6 +115,8 @@ impl Uplink {
         };
         Self {
             server,
+            place: None,
+            paused: false,
             state,
             attempt: 0,
             rejected: false,
@@ -147,18 +167,31 @@ impl Uplink {
         self.token == Token::Known && !self.has_own_authorization()
     }
 
+    /// The same for a link whose headers are not, or not only, the local ones.
+    #[cfg(feature = "connection")]
+    pub(crate) fn would_use_token(&self, authorizes: Option<bool>) -> bool {
+        let own = authorizes.unwrap_or_else(|| {
+            let server = self.server.as_ref();
+            server.is_some_and(Server::has_own_authorization)
+        });
+        self.token == Token::Known && !own
+    }
+
     /// Whether there is no use in dialling, because there is no token.
     fn is_held(&self) -> bool {
         self.token == Token::Missing && !self.has_own_authorization()
     }
 
     fn has_own_authorization(&self) -> bool {
-        self.server
-            .as_ref()
-            .is_some_and(Server::has_own_authorization)
+        let offered = self.place.as_ref().and_then(|place| place.authorizes);
+        offered.unwrap_or_else(|| {
+            let server = self.server.as_ref();
+            server.is_some_and(Server::has_own_authorization)
+        })
     }
 
-    fn begin_anew(&mut self, now: Moment) -> Option<LinkOrder> {
+    /// Closes whatever link there is, and dials at once.
+    pub(crate) fn begin_anew(&mut self, now: Moment) -> Option<LinkOrder> {
         self.attempt = 0;
         self.rejected = false;
         match self.state {
@@ -180,9 +213,8 @@ impl Uplink {
     /// A deadline passed.
     pub(crate) fn handle_timeout(&mut self, now: Moment) -> Option<LinkOrder> {
         match self.state {
-            State::Waiting { until } if until <= now && !self.stopping && !self.is_held() => {
-                self.next = self.next.saturating_add(1);
-                let link = LinkId(self.next);
+            State::Waiting { until } if until <= now && !self.is_at_rest() => {
+                let link = self.number();
                 self.state = State::Dialling {
                     link,
                     give_up_at: now.after(DIAL_LIMIT),
@@ -201,6 +233,22 @@ impl Uplink {
             }
             _ => None,
         }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.stopping || self.paused || self.is_held()
+    }
+
+    /// A number for a link; no number is used twice.
+    pub(crate) fn number(&mut self) -> LinkId {
+        self.next = self.next.saturating_add(1);
+        LinkId(self.next)
+    }
+
+    /// Where the link leads that is dialled now; none means where the local settings say.
+    #[cfg(feature = "connection")]
+    pub(crate) fn lead_to(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// The link came up. False when it is not the one that is waited for.
@@ -314,7 +362,10 @@ impl Uplink {
 
     /// Whether the server is polled over plain HTTP. Then only its first answer shows that there is a link.
     pub(crate) fn is_polled(&self) -> bool {
-        self.server.as_ref().is_some_and(Server::is_polled)
+        match &self.place {
+            Some(place) => place.polled,
+            None => self.server.as_ref().is_some_and(Server::is_polled),
+        }
     }
 
     fn connected(&mut self) {
@@ -348,7 +399,7 @@ impl Uplink {
     /// The next moment it wants to be called.
     pub(crate) fn due(&self) -> Option<Moment> {
         match self.state {
-            State::Waiting { until } if !self.stopping && !self.is_held() => Some(until),
+            State::Waiting { until } if !self.is_at_rest() => Some(until),
             State::Dialling { give_up_at, .. } | State::Closing { give_up_at, .. } => {
                 Some(give_up_at)
             }
@@ -370,11 +421,12 @@ impl Uplink {
         };
         LinkSnapshot {
             state,
-            endpoint: self
-                .server
-                .as_ref()
-                .map(|server| bare(&server.endpoint))
-                .unwrap_or_default(),
+            endpoint: match (&self.place, &self.server) {
+                (Some(place), _) => place.endpoint.clone(),
+                (None, Some(server)) => bare(&server.endpoint),
+                (None, None) => String::new(),
+            },
+            settings: "local",
             last_error: self.last_error.clone(),
             attempt: self.attempt,
             retry_in,
@@ -435,6 +487,46 @@ fn host(authority: &str) -> &str {
         .map_or(authority, |(_, host)| host)
 }
 
+/// What offered settings on trial ask of the link.
+#[cfg(feature = "connection")]
+impl Uplink {
+    /// Whether the link may be dialled again when it is down.
+    pub(crate) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Another link, which stands already, takes the place of this one. Returns the one to be closed.
+    pub(crate) fn replace(&mut self, now: Moment, link: LinkId) -> Option<LinkOrder> {
+        let before = match self.state {
+            State::Up { link, .. } | State::Dialling { link, .. } => Some(link),
+            State::Disabled | State::Waiting { .. } | State::Closing { .. } => None,
+        };
+        self.attempt = 0;
+        self.rejected = false;
+        self.state = State::Up {
+            link,
+            since: now,
+            heard: false,
+        };
+        if !self.is_polled() {
+            self.connected();
+        }
+        before.map(LinkOrder::Hangup)
+    }
+
+    /// A wait ends after `span`, if it would have lasted longer.
+    pub(crate) fn hurry(&mut self, now: Moment, span: Duration) {
+        if let State::Waiting { until } = &mut self.state {
+            *until = (*until).min(now.after(span));
+        }
+    }
+
+    /// Whether the link stands and the server has said something on it.
+    pub(crate) fn is_heard(&self) -> bool {
+        matches!(self.state, State::Up { heard: true, .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,6 +538,8 @@ mod tests {
             headers: vec![],
             tls: Tls::default(),
             heartbeat: Duration::from_secs(30),
+            proxy: None,
+            auth: None,
         };
         (Uplink::new(Some(server)), Random::seeded(7))
     }

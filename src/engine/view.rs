@@ -7,8 +7,8 @@ use opamp_client::messages::ComponentHealth;
 
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
-    AgentSnapshot, Command, CommandId, DiskWork, OfferedFile, Origin, Refusal, RefusalKind, Reply,
-    Step,
+    AgentSnapshot, Command, CommandId, DiskWork, LinkSnapshot, OfferedFile, Origin, Refusal,
+    RefusalKind, Reply, Step,
 };
 use crate::engine::rollout::{Job, Source, stored_of};
 use crate::engine::{Engine, Outcome, desired, report};
@@ -241,7 +241,10 @@ impl Engine {
             revisions,
             history: self.history.iter().rev().cloned().collect(),
             remote: self.remote.clone(),
-            link: self.uplink.snapshot(now.mono),
+            link: LinkSnapshot {
+                settings: self.settings_in_use(),
+                ..self.uplink.snapshot(now.mono)
+            },
             components: report::components(self.child.health.as_ref()),
             on_default: self.runs_default() && self.offer_was_committed_last(),
             rejected: self
@@ -474,8 +477,7 @@ impl Engine {
             }
             (_, None) => {}
         }
-        let order = self.uplink.set_server(now.mono, server);
-        self.part(now, order.as_ref());
+        self.take_server(now, server);
         if self.spawn_spec() != before && self.life.running().is_some() {
             self.restart_child(now);
         }

@@ -51,6 +51,7 @@
 pub mod csr;
 mod effect;
 mod offer;
+mod offered;
 mod pair;
 mod policy;
 mod request;
@@ -66,6 +67,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use effect::{Class, Clock, Loss, LossKind, SettingsEffect, Trouble};
+pub use offered::Offered;
 pub use pair::CertificateFacts;
 pub use policy::{Policy, Refused};
 pub use request::{CertificateRequest, RequestError};

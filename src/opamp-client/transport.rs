@@ -43,4 +43,4 @@ pub use socket::{Connection, RequestHead};
 pub use target::{Target, TargetError};
 pub(crate) use target::{checked_connect_header, checked_header};
 pub(crate) use tls::check as check_tls;
-pub use tls::{ClientCertificate, TlsOptions, TlsVersion, TlsVersionError};
+pub use tls::{ClientCertificate, Curve, CurveError, TlsOptions, TlsVersion, TlsVersionError};

@@ -152,13 +152,9 @@ pub async fn fetch(
 /// # Errors
 /// A sentence that names the file that cannot be read.
 pub async fn tls_options(tls: Tls) -> Result<TlsOptions, String> {
-    let options = TlsOptions {
-        include_system_roots: tls.include_system_roots,
-        insecure_skip_verify: tls.insecure_skip_verify,
-        ..TlsOptions::default()
-    };
+    let options = tls.options();
     let files = PemFiles {
-        ca: tls.ca_file,
+        ca: tls.ca,
         client_pair: tls.client_pair,
     };
     pem::complete(options, files).await

@@ -15,7 +15,7 @@ use opamp_client::transport::{
 use tokio::sync::mpsc;
 
 use crate::config::{Server, Tls};
-use crate::engine::message::{LinkLoss, LossKind};
+use crate::engine::message::{LinkLoss, LossKind, Offered};
 use crate::sys::pem::{self, PemFiles};
 use crate::sys::tls;
 use crate::units::{AgentName, LinkId, Secret};
@@ -60,8 +60,26 @@ pub struct Attempt {
     pub instance_uid: [u8; 16],
     /// The token of the registration, for a server whose settings have no `Authorization`.
     pub token: Option<Secret>,
-    /// Proxies as the environment named them at our start.
+    /// Proxies as the environment named them at our start, where the settings name none.
     pub proxies: ProxyRules,
+    /// What an authenticator says who we are: in place of the settings' own headers, not of offered ones.
+    pub auth: Option<(String, Secret)>,
+    /// What a server offered, on top of all that.
+    pub offered: Option<Box<Offered>>,
+}
+
+impl Attempt {
+    #[cfg(feature = "connection")]
+    fn offers_header(&self, name: &str) -> bool {
+        let offered = self.offered.as_ref();
+        offered.is_some_and(|offered| offered.has_header(name))
+    }
+
+    #[cfg(not(feature = "connection"))]
+    #[expect(clippy::unused_self, reason = "nothing is offered in this build")]
+    fn offers_header(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// Reads the proxies' variables, upper case first, through `variable`.
@@ -100,23 +118,48 @@ async fn connect(attempt: Attempt) -> Result<Connection, LinkLoss> {
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.expose()));
-    for (name, value) in own.chain([(UID_HEADER, uid.as_str())]) {
+    for (name, value) in own {
         target = target
             .with_header(name, value)
             .map_err(|error| settings(format!("server.headers: {error}")))?;
     }
+    let tls = read_tls(server.tls.clone()).await?;
+    target = target
+        .with_tls(tls)
+        .with_proxies(server.proxies(&attempt.proxies));
+    if let Some(offered) = &attempt.offered {
+        target = on_top(offered, &target).map_err(|error| settings(error.to_string()))?;
+    }
+    if let Some((name, value)) = &attempt.auth
+        && !attempt.offers_header(name)
+    {
+        target = target
+            .with_header_alone(name, value.expose())
+            .map_err(|error| settings(format!("server.auth: {error}")))?;
+    }
+    target = target
+        .with_header(UID_HEADER, &uid)
+        .map_err(|error| settings(format!("{UID_HEADER}: {error}")))?;
     if let Some(token) = &attempt.token
-        && !server.has_own_authorization()
+        && !target.has_header("authorization")
     {
         target = target
             .with_header("Authorization", &format!("Bearer {}", token.expose()))
             .map_err(|error| settings(format!("token of the registration: {error}")))?;
     }
-    let tls = read_tls(server.tls.clone()).await?;
-    let target = target.with_tls(tls).with_proxies(attempt.proxies);
     dial(&target, DialOptions::default())
         .await
         .map_err(|error| not_connected(&error))
+}
+
+#[cfg(feature = "connection")]
+fn on_top(offered: &Offered, local: &Target) -> Result<Target, impl std::fmt::Display> {
+    offered.on(local)
+}
+
+#[cfg(not(feature = "connection"))]
+fn on_top(offered: &Offered, _local: &Target) -> Result<Target, std::convert::Infallible> {
+    match *offered {}
 }
 
 async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> LinkLoss {
@@ -143,13 +186,9 @@ async fn pump(key: &LinkKey, connection: Connection, reports: &LinkReports) -> L
 
 /// Reads the files now: they may have been replaced since the last attempt.
 async fn read_tls(tls: Tls) -> Result<TlsOptions, LinkLoss> {
-    let options = TlsOptions {
-        include_system_roots: tls.include_system_roots,
-        insecure_skip_verify: tls.insecure_skip_verify,
-        ..TlsOptions::default()
-    };
+    let options = tls.options();
     let files = PemFiles {
-        ca: tls.ca_file,
+        ca: tls.ca,
         client_pair: tls.client_pair,
     };
     pem::complete(options, files).await.map_err(settings)

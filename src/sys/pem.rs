@@ -3,11 +3,10 @@
 //! Promises: a file is read whole or not at all, and not beyond a bound; an error names the file.
 //! Must never: keep what it read, or decide what to trust: the flags are the settings'.
 
-use std::path::{Path, PathBuf};
-
 use opamp_client::transport::{ClientCertificate, TlsOptions};
 
 use super::durable::{Disk as _, RealDisk};
+use crate::units::TextSource;
 
 /// Bytes of a PEM file; bundles of all public roots have a quarter of this.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -16,9 +15,9 @@ const PEM_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PemFiles {
     /// Certificates to trust.
-    pub ca: Option<PathBuf>,
+    pub ca: Option<TextSource>,
     /// Our own chain and key.
-    pub client_pair: Option<(PathBuf, PathBuf)>,
+    pub client_pair: Option<(TextSource, TextSource)>,
 }
 
 /// Completes `options` by what the files hold now.
@@ -31,7 +30,7 @@ pub async fn complete(options: TlsOptions, files: PemFiles) -> Result<TlsOptions
     }
     let read = move || {
         Ok(TlsOptions {
-            ca_pem: files.ca.map(|path| pem(&path)).transpose()?,
+            ca_pem: files.ca.map(|ca| pem(&ca)).transpose()?,
             client_certificate: files.client_pair.map(pair).transpose()?,
             ..options
         })
@@ -43,14 +42,18 @@ pub async fn complete(options: TlsOptions, files: PemFiles) -> Result<TlsOptions
     }
 }
 
-fn pair((chain, key): (PathBuf, PathBuf)) -> Result<ClientCertificate, String> {
+fn pair((chain, key): (TextSource, TextSource)) -> Result<ClientCertificate, String> {
     Ok(ClientCertificate {
         chain_pem: pem(&chain)?,
         key_pem: pem(&key)?,
     })
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, String> {
+fn pem(pem: &TextSource) -> Result<Vec<u8>, String> {
+    let path = match pem {
+        TextSource::File(path) => path,
+        TextSource::Text(text) => return Ok(text.expose().as_bytes().to_vec()),
+    };
     RealDisk
         .read(path, PEM_BYTES_MAX)
         .map_err(|error| format!("read {}: {error}", path.display()))

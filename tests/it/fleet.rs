@@ -341,6 +341,31 @@ impl Server {
         }
     }
 
+    /// Everything that opamp-go's server knows of an agent.
+    pub(crate) fn known(&self, uid: &str) -> Result<Value, String> {
+        let answer = self.api().get(&self.path(uid, ""))?;
+        if answer.status == 200 {
+            Ok(answer.json)
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    }
+
+    /// Offers connection settings, as opamp-go's server takes them.
+    pub(crate) fn offer(&self, settings: Value) {
+        self.must("/settings", &settings);
+    }
+
+    /// Drops the connection of an agent, as opamp-go's server can.
+    pub(crate) fn drop_agent(&self, uid: &str) {
+        self.must(&format!("/drop/{uid}"), &json!({}));
+    }
+
+    /// Refuses new connections with this HTTP status.
+    pub(crate) fn refuse_with(&self, status: u16) {
+        self.must("/mode", &json!({ "reject": status }));
+    }
+
     /// Accepts connections again.
     pub(crate) fn accept(&self) {
         if self.is_go() {

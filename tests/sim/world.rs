@@ -44,6 +44,7 @@ use opamp_client::messages::{
 };
 
 use super::authority::Authority;
+use super::connection::Network;
 use super::coverage::Visits;
 use super::disk::ModelDisk;
 use super::registration::Service;
@@ -195,7 +196,6 @@ pub(super) struct Server {
     status: Option<RemoteConfigStatus>,
     effective: Option<String>,
     health: Option<ComponentHealth>,
-    sequence: Option<u64>,
 }
 
 pub(crate) struct World {
@@ -219,6 +219,7 @@ pub(crate) struct World {
     next_connection: u64,
     children: BTreeMap<u32, Child>,
     pub(super) server: Server,
+    pub(super) network: Network,
     pub(super) service: Option<Service>,
     pub(crate) faults: Faults,
     seen_current: bool,
@@ -259,6 +260,7 @@ impl World {
         self.host = None;
         self.store = None;
         self.server.link = None;
+        self.network.cleared();
         match death {
             Death::Killed => self.disk.kill(),
             Death::Power => {
@@ -356,7 +358,7 @@ impl World {
                 status,
             } => self.child_dies(pid, generation, status),
             What::ServerAnswers { link, message } => {
-                if self.server.link == Some(link) {
+                if self.network.stands(link) {
                     let frame = frame::encode(&*message, MAX).unwrap();
                     self.agent_event(
                         0,
@@ -492,8 +494,18 @@ impl World {
             AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
             AgentEffect::Dial {
-                link, authorize, ..
-            } => self.dial(link, authorize),
+                link,
+                authorize,
+                server,
+                offered,
+                ..
+            } => {
+                if self.network.dialled(link, &server, offered.as_deref()) {
+                    self.dial(link, authorize);
+                } else {
+                    self.link_down(link, LossKind::Network, 5);
+                }
+            }
             AgentEffect::Send { link, frame } => self.server_hears(link, &frame),
             AgentEffect::Hangup { link } => {
                 let ours = LossKind::Ours;

@@ -35,8 +35,13 @@ const MAY: &[(&str, &[&str])] = &[
         &["port", "engine::message", "config", "units", "sys"],
     ),
     (
+        "authenticator",
+        &["port", "engine::message", "config", "units", "sys"],
+    ),
+    (
         "perform",
         &[
+            "authenticator",
             "registrar",
             "port",
             "engine::message",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::tests::Env;
 use super::*;
 use crate::config::{Config, Overrides, load};
+use crate::units::TextSource;
 
 fn read(text: &str, vars: &[(&'static str, &'static str)]) -> Result<Config, String> {
     let env = Env::rooted().with(vars);
@@ -89,10 +90,7 @@ fn keys_win_over_variables() {
     assert_eq!(found.ip_address.as_deref(), Some("192.0.2.2"));
     assert_eq!(found.metadata["team"], "a");
     assert_eq!(found.on_rejected, OnRejected::Register);
-    assert_eq!(
-        found.tls.ca_file.as_deref(),
-        Some(std::path::Path::new("/ca.pem"))
-    );
+    assert_eq!(found.tls.ca, Some(TextSource::File("/ca.pem".into())));
 }
 
 #[test]

@@ -174,13 +174,12 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
-            "server: {endpoint: 'ws://h', tls: {min_version: '1.2', insecure: false}}\n\
+            "server: {endpoint: 'ws://h', tls: {min_version: '1.0', insecure: false}}\n\
              agent: {executable: /x, startup_fallback_configs: [a], health_check_port: 1, \
              collector_crash_log_snippet_kib: 0, args_: [], apply: 1}\n\
              capabilities: {accepts_packages: true}\nextensions: {basicauth: {}}\n",
             &[
-                "s.yaml:1:49: server.tls.min_version: known key of opampsupervisor, not supported in this \
-                version, remove it",
+                "s.yaml:1:49: server.tls.min_version: TLS 1.0 is broken and not spoken here; the oldest version is 1.2",
                 "s.yaml:2:51: agent.startup_fallback_configs: known key of opampsupervisor, not supported in \
                 this version, remove it",
                 "s.yaml:2:75: agent.health_check_port: removed from opampsupervisor in May 2025, health comes \
@@ -190,7 +189,9 @@ fn problems_name_place_key_and_remedy() {
                 `agents.<name>.apply`",
                 "s.yaml:3:34: capabilities.accepts_packages: known key of opampsupervisor, not supported in this \
                 version, remove it",
-                "s.yaml:4:13: extensions: known key of opampsupervisor, not supported in this version, remove it",
+                "s.yaml:4:13: extensions: the feature gate opampsupervisor.Extensions is off; start with \
+                --feature-gates=opampsupervisor.Extensions, as opampsupervisor wants it",
+                "s.yaml:4:25: extensions.basicauth: needs `client_auth` with a username and a password",
             ],
         ),
         (

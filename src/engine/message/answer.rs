@@ -167,6 +167,8 @@ pub struct LinkSnapshot {
     pub state: &'static str,
     /// Endpoint without credentials.
     pub endpoint: String,
+    /// Whose settings the link uses: `local`, `offered` ones that were proven, or offered ones `on_trial`.
+    pub settings: &'static str,
     /// Why it is not connected.
     pub last_error: String,
     /// Attempts in a row that failed.

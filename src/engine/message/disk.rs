@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use opamp_client::settings::SavedSettings;
+
 use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime};
 
 /// Work for an agent's writer thread. Each is durable when it is answered.
@@ -21,6 +23,8 @@ pub enum DiskWork {
     MarkGood(RevisionId),
     /// Replace the memory of rejected revisions.
     SaveRejected(Vec<Rejection>),
+    /// Replace what outlives a restart of offered connection settings.
+    SaveConnection(SavedSettings),
     /// Remove every revision that is not listed.
     Prune {
         /// Those that stay.
@@ -235,6 +239,8 @@ pub struct Persisted {
     pub rejected: Vec<Rejection>,
     /// The local layers as they are now.
     pub local: Vec<LocalFile>,
+    /// Offered connection settings, as they were saved last.
+    pub connection: Option<SavedSettings>,
     /// Why applies are frozen: state written by a newer version.
     pub frozen: Option<String>,
     /// Repairs made while loading, for the log and the report.

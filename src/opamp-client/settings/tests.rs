@@ -1,6 +1,7 @@
 //! Connection settings as a table of situations: a server's offers on one side, an embedder's answers on the other.
 
 mod destinations;
+mod offered;
 mod offers;
 mod requests;
 mod saving;

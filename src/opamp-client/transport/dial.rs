@@ -276,7 +276,8 @@ pub(super) async fn open(target: &Target, options: DialOptions) -> Result<BoxStr
         Some(proxy) => through(proxy, target, host, port, options.address_timeout).await?,
     };
     if tls {
-        secure(stream, host, target).await
+        let name = target.tls.server_name.as_deref().unwrap_or(host);
+        secure(stream, name, target).await
     } else {
         Ok(stream)
     }

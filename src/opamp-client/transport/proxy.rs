@@ -96,7 +96,10 @@ impl ProxyRules {
     }
 
     /// Whether both proxies, where they are named, could be used at all.
-    pub(crate) fn check(&self) -> Result<(), ProxyError> {
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), impl fmt::Display + use<>> {
         [&self.https_proxy, &self.http_proxy]
             .into_iter()
             .flatten()

@@ -248,6 +248,16 @@ impl Target {
         Ok(self)
     }
 
+    /// The same in place of every header of that name.
+    ///
+    /// # Errors
+    /// As [`Target::with_header`] has them.
+    pub fn with_header_alone(mut self, name: &str, value: &str) -> Result<Self, TargetError> {
+        let (key, value) = checked_header(name, value)?;
+        self.headers.insert(key, value);
+        Ok(self)
+    }
+
     /// Replaces the TLS options.
     #[must_use]
     pub fn with_tls(mut self, tls: TlsOptions) -> Self {
@@ -270,6 +280,11 @@ impl Target {
     /// Whether one connection serves both, as far as it matters who answers.
     pub(super) fn is_same_origin(&self, other: &Self) -> bool {
         self.place == other.place
+    }
+
+    /// Whether a header of this name goes along.
+    pub fn has_header(&self, name: &str) -> bool {
+        self.headers.contains_key(name)
     }
 
     /// Whether the server is polled over plain HTTP.

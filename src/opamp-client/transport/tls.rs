@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, SupportedKxGroup, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
@@ -37,6 +39,66 @@ pub struct TlsOptions {
     /// A list of TLS 1.2 suites alone leaves TLS 1.3 as it is: it says nothing about it, and must not be what turns
     /// it off. Unknown names are passed over as long as one is known.
     pub cipher_suites: Vec<String>,
+    /// The curves that are offered for the key exchange, the preferred first; empty means all there are.
+    pub curves: Vec<Curve>,
+    /// The name that the server's certificate must have, instead of the host of the destination.
+    pub server_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// Whether versions, suites and curves leave anything to speak with.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), String> {
+        check(self).map_err(|(what, reason)| format!("{what}: {reason}"))
+    }
+}
+
+/// The curves of key exchanges that are spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Curve {
+    /// X25519.
+    X25519,
+    /// NIST P-256.
+    P256,
+    /// NIST P-384.
+    P384,
+}
+
+/// A curve that is not spoken here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("curve {curve:?} is not one of X25519, P256, P384")]
+pub struct CurveError {
+    curve: String,
+}
+
+impl FromStr for Curve {
+    type Err = CurveError;
+
+    /// Reads `X25519`, `P256`, `P-256`, `CurveP256` and the like.
+    fn from_str(text: &str) -> Result<Self, CurveError> {
+        let upper = text.trim().to_ascii_uppercase().replace('-', "");
+        match upper.strip_prefix("CURVE").unwrap_or(&upper) {
+            "X25519" => Ok(Self::X25519),
+            "P256" => Ok(Self::P256),
+            "P384" => Ok(Self::P384),
+            _ => Err(CurveError {
+                curve: text.chars().filter(|c| !c.is_control()).take(32).collect(),
+            }),
+        }
+    }
+}
+
+impl Curve {
+    fn group(self) -> &'static dyn SupportedKxGroup {
+        match self {
+            Self::X25519 => ring::kx_group::X25519,
+            Self::P256 => ring::kx_group::SECP256R1,
+            Self::P384 => ring::kx_group::SECP384R1,
+        }
+    }
 }
 
 /// The versions of TLS that are spoken here.
@@ -166,6 +228,9 @@ fn limits(
             "tls versions",
             "the oldest version is newer than the newest",
         ));
+    }
+    if !options.curves.is_empty() {
+        provider.kx_groups = options.curves.iter().map(|curve| curve.group()).collect();
     }
     let suites = &options.cipher_suites;
     let named: Vec<bool> = provider

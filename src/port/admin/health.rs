@@ -305,6 +305,7 @@ fn link(agent: &AgentSnapshot, timestamp: &str) -> Component {
     let details = json!({
         "state": link.state,
         "endpoint": link.endpoint,
+        "settings": link.settings,
         "attempt": link.attempt,
         "retry_in_seconds": link.retry_in.map(|span| span.as_secs()),
     });

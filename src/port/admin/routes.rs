@@ -14,8 +14,8 @@ use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -91,11 +91,22 @@ pub(crate) fn pages(questions: Questions, guard: Guard) -> Router {
 }
 
 /// The plain door of the `agent:` form: it tells whether the supervisor works, whatever its server or agent does.
-pub(crate) fn healthcheck(questions: Questions) -> Router {
+pub(crate) fn healthcheck(questions: Questions, headers: &[(String, String)]) -> Router {
+    // The settings have looked at them; what HTTP refuses all the same is left out.
+    let headers = headers.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_str(value).ok()?))
+    });
+    let more: HeaderMap = headers.collect();
+    let add = move |mut response: Response| {
+        response.headers_mut().extend(more.clone());
+        std::future::ready(response)
+    };
     Router::new()
         .route("/health", get(plain_health))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(map_response(add))
         .with_state(questions)
 }
 

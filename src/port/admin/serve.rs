@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use super::socket::{ControlSocket, SocketError};
 use super::{Questions, Token, routes};
+use crate::config::HealthDoor;
 use crate::sys::holder;
 use crate::sys::http::Stream;
 
@@ -45,6 +46,8 @@ pub struct Doors {
     pub token: Option<Token>,
     /// Address of the plain `/health` door of the `agent:` form.
     pub healthcheck: Option<SocketAddr>,
+    /// How that door answers.
+    pub health_door: HealthDoor,
 }
 
 /// The doors, bound but not yet served.
@@ -54,6 +57,7 @@ pub struct Admin {
     pages: Vec<TcpListener>,
     token: Option<Token>,
     healthcheck: Option<TcpListener>,
+    health_door: HealthDoor,
     peers: Vec<u32>,
 }
 
@@ -91,6 +95,7 @@ impl Admin {
             pages,
             token: doors.token,
             healthcheck: doors.healthcheck.map(listen).transpose()?,
+            health_door: doors.health_door.clone(),
             peers: vec![0, nix::unistd::geteuid().as_raw()],
         })
     }
@@ -126,10 +131,18 @@ impl Admin {
                 routes::Guard::Token(self.token)
             };
             let router = routes::pages(questions.clone(), guard);
-            loops.push(page_loop(listener, router).boxed_local());
+            let limits = (HEADER_TIMEOUT, EXCHANGE_TIMEOUT);
+            loops.push(page_loop(listener, router, limits).boxed_local());
         }
         if let Some(listener) = self.healthcheck.take() {
-            loops.push(page_loop(listener, routes::healthcheck(questions)).boxed_local());
+            let router = routes::healthcheck(questions, &self.health_door.headers);
+            let limits = (
+                self.health_door.header_timeout.unwrap_or(HEADER_TIMEOUT),
+                self.health_door
+                    .exchange_timeout
+                    .unwrap_or(EXCHANGE_TIMEOUT),
+            );
+            loops.push(page_loop(listener, router, limits).boxed_local());
         }
         let (never, _, _) = select_all(loops).await;
         match never {}
@@ -170,19 +183,24 @@ async fn control_loop(
                 let uid = stream.peer_cred().map(|peer| peer.uid());
                 let known = uid.is_ok_and(|uid| peers.contains(&uid));
                 let router = if known { &trusted } else { &strangers };
-                exchanges.begin(Box::new(stream), router.clone());
+                let limits = (HEADER_TIMEOUT, EXCHANGE_TIMEOUT);
+                exchanges.begin(Box::new(stream), router.clone(), limits);
             }
             Err(error) => pause(&error).await,
         }
     }
 }
 
-async fn page_loop(listener: TcpListener, router: Router) -> Infallible {
+async fn page_loop(
+    listener: TcpListener,
+    router: Router,
+    limits: (Duration, Duration),
+) -> Infallible {
     let mut exchanges = Exchanges::default();
     loop {
         exchanges.make_room().await;
         match listener.accept().await {
-            Ok((stream, _)) => exchanges.begin(Box::new(stream), router.clone()),
+            Ok((stream, _)) => exchanges.begin(Box::new(stream), router.clone(), limits),
             Err(error) => pause(&error).await,
         }
     }
@@ -211,14 +229,19 @@ impl Exchanges {
     }
 
     /// A boxed stream, so that there is one server for both kinds of doors.
-    fn begin(&mut self, stream: Box<dyn Stream + Send>, router: Router) {
+    fn begin(
+        &mut self,
+        stream: Box<dyn Stream + Send>,
+        router: Router,
+        (header, exchange): (Duration, Duration),
+    ) {
         self.0.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
+                .header_read_timeout(header)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
+            match tokio::time::timeout(exchange, connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(error = %error, "exchange broken off"),
                 Err(_) => tracing::debug!("exchange took too long"),

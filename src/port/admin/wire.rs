@@ -231,6 +231,9 @@ pub struct LinkDocument {
     pub state: String,
     /// Endpoint without credentials.
     pub endpoint: String,
+    /// Whose settings it uses: `local`, `offered` ones that were proven, or offered ones `on_trial`.
+    #[serde(default)]
+    pub settings: String,
     /// Why it is not connected; empty otherwise.
     pub last_error: String,
     /// Attempts in a row that failed.

@@ -82,7 +82,7 @@ async fn run(place: Place, wanted: &CertificateOrder) -> Result<PemPair, Certifi
         .await
         .map_err(|reason| fault(CertificateFaultKind::Address, reason))?;
     let tls = fetch::tls_options(Tls {
-        ca_file: acme.ca_file.clone(),
+        ca: acme.ca_file.clone().map(crate::units::TextSource::File),
         ..Tls::default()
     });
     let tls = tls

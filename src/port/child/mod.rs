@@ -51,7 +51,9 @@ use self::reap::{Ending, Tool};
 use self::spawn::Plan;
 use self::watch::Foreign;
 use crate::config::Rotation;
-use crate::engine::message::{ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec};
+use crate::engine::message::{
+    ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+};
 use crate::units::{AgentName, Ticket};
 
 pub use self::leftover::{Found, find as find_leftover};

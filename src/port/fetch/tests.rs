@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::units::TextSource;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -226,7 +227,10 @@ async fn tls_is_verified_against_the_given_authority() {
 #[tokio::test]
 async fn a_missing_client_pair_is_named() {
     let tls = Tls {
-        client_pair: Some(("/nonexistent/own.pem".into(), "/nonexistent/own.key".into())),
+        client_pair: Some((
+            TextSource::File("/nonexistent/own.pem".into()),
+            TextSource::File("/nonexistent/own.key".into()),
+        )),
         ..Tls::default()
     };
     let error = tls_options(tls).await.unwrap_err();

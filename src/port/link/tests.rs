@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
+use crate::units::TextSource;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,10 +23,14 @@ fn attempt(endpoint: String) -> Attempt {
             headers: vec![("Authorization".to_owned(), Secret::new("Bearer t"))],
             tls: Tls::default(),
             heartbeat: Duration::from_secs(30),
+            proxy: None,
+            auth: None,
         }),
         instance_uid: [1; 16],
         token: None,
         proxies: ProxyRules::default(),
+        auth: None,
+        offered: None,
     }
 }
 
@@ -189,7 +194,7 @@ async fn a_build_without_polling_says_so() {
 #[tokio::test(flavor = "local")]
 async fn a_missing_ca_file_is_named() {
     let mut attempt = attempt("wss://127.0.0.1:1".to_owned());
-    attempt.server.tls.ca_file = Some("/nonexistent/ca.pem".into());
+    attempt.server.tls.ca = Some(TextSource::File("/nonexistent/ca.pem".into()));
     let loss = loss_of(attempt).await;
     assert!(loss.reason.contains("read /nonexistent/ca.pem"), "{loss:?}");
 }

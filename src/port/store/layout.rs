@@ -20,10 +20,13 @@ pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(super) const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bound of `rejected.json` and `identity.json`.
 pub(super) const SMALL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bound of `connection-settings`: as much as a message can bring, twice.
+pub(super) const CONNECTION_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Bound of a reason on disk.
 pub(super) const REASON_BYTES_MAX: usize = 4 * 1024;
 
 const REVISIONS: &str = "revisions";
+const CONNECTION: &str = "connection-settings";
 const STAGING: &str = ".staging-";
 const TRASH: &str = ".trash-";
 
@@ -83,6 +86,11 @@ impl AgentLayout {
         self.root().join("rejected.json")
     }
 
+    /// What outlives a restart of offered connection settings; holds keys and tokens.
+    pub fn connection(&self) -> PathBuf {
+        self.root().join(CONNECTION)
+    }
+
     /// The child's working directory.
     pub fn work(&self) -> PathBuf {
         self.root().join("work")
@@ -128,9 +136,15 @@ impl AgentLayout {
     }
 
     /// Names in the agent's directory that an interrupted replacement may have left.
-    pub(super) fn temporaries(&self) -> [PathBuf; 4] {
-        ["current", "last-good", "journal", "rejected.json"]
-            .map(|name| self.root().join(temporary_name(name)))
+    pub(super) fn temporaries(&self) -> [PathBuf; 5] {
+        [
+            "current",
+            "last-good",
+            "journal",
+            "rejected.json",
+            CONNECTION,
+        ]
+        .map(|name| self.root().join(temporary_name(name)))
     }
 }
 

@@ -92,6 +92,7 @@ impl<D: Disk> AgentStore<D> {
                 self.point("mark good", &link, &id)
             }
             DiskWork::SaveRejected(list) => self.save_rejected(&list),
+            DiskWork::SaveConnection(state) => self.save_connection(&state.0),
             DiskWork::Prune { keep } => self.prune(&keep),
         }
     }
@@ -189,6 +190,14 @@ impl<D: Disk> AgentStore<D> {
         wire::print(&RejectedFile::of(rejections))
             .and_then(|bytes| write_durable(&self.reader.disk, &path, &bytes, FILE_MODE))
             .blame(what)?;
+        Ok(DiskDone::Durable)
+    }
+
+    fn save_connection(&self, state: &[u8]) -> Result<DiskDone, DiskFault> {
+        let path = self.layout().connection();
+        let what = || format!("write {}", path.display());
+        self.thaw(&what())?;
+        write_durable(&self.reader.disk, &path, state, FILE_MODE).blame(what)?;
         Ok(DiskDone::Durable)
     }
 

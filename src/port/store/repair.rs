@@ -9,8 +9,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use opamp_client::settings::SavedSettings;
+
 use super::journal::{self, Journal};
-use super::layout::{AgentLayout, SMALL_BYTES_MAX};
+use super::layout::{AgentLayout, CONNECTION_BYTES_MAX, SMALL_BYTES_MAX};
 use super::reader::{AgentReader, Pointer};
 use super::revision::{self, Flaw};
 use super::wire::{self, RejectedFile, Unreadable};
@@ -195,10 +197,32 @@ impl<D: Disk> Loader<D> {
             last_good,
             revisions: complete(survey.revisions),
             rejected: readable(survey.rejected).unwrap_or_default(),
+            connection: self.read_connection(),
             frozen: Some(reason),
             ..Persisted::default()
         };
         (Journal::absent(layout.journal()), persisted)
+    }
+
+    /// Offered connection settings; without them the local ones are used.
+    fn read_connection(&mut self) -> Option<SavedSettings> {
+        let path = self.reader.layout.connection();
+        let disk = &self.reader.disk;
+        let read = match disk.kind(&path) {
+            Ok(Kind::Absent) => return None,
+            Ok(_) => disk.read(&path, CONNECTION_BYTES_MAX),
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(bytes) => Some(SavedSettings(bytes)),
+            Err(error) => {
+                self.note(format!(
+                    "{}: cannot be read, the local connection settings are used: {error}",
+                    path.display()
+                ));
+                None
+            }
+        }
     }
 
     fn read_anyhow(&mut self, id: &RevisionId) -> Option<Revision> {
@@ -238,6 +262,7 @@ impl<D: Disk> Loader<D> {
             last_good,
             revisions: complete(survey.revisions),
             rejected,
+            connection: self.read_connection(),
             ..Persisted::default()
         };
         (journal, persisted)

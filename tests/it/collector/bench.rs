@@ -203,10 +203,21 @@ impl Bench {
             .replace("STATE", &self.path("state").display().to_string())
     }
 
+    /// As [`Bench::run_text`], with more arguments.
+    pub(crate) fn run_with(&mut self, settings: &str, more: &[&str]) -> Supervisor {
+        let text = self.fill(settings);
+        self.start_with(&text, false, more)
+    }
+
     fn start(&mut self, settings: &str, embedded: bool) -> Supervisor {
+        self.start_with(settings, embedded, &[])
+    }
+
+    fn start_with(&mut self, settings: &str, embedded: bool, more: &[&str]) -> Supervisor {
         let config = self.file("supervisor.yaml", settings);
         let mut args = vec!["run".to_owned(), "--config".to_owned()];
         args.push(config.display().to_string());
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
         if embedded {
             args.extend(["--dev-server".to_owned(), "127.0.0.1:0".to_owned()]);
         }
@@ -408,6 +419,11 @@ impl Supervisor {
         self.process.lines()
     }
 
+    /// Ends it without a chance to say anything.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Stops it, and its child with it.
     pub(crate) fn stop(mut self) {
         let child = self.pid();
@@ -420,7 +436,10 @@ impl Supervisor {
     }
 }
 
-/// Whether a process is there.
+/// Whether a process runs. One that has ended and that nobody has reaped, as a child of a supervisor that was killed,
+/// does not.
 pub(crate) fn alive(pid: u64) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("X", |(_, rest)| rest);
+    !state.starts_with(['Z', 'X'])
 }

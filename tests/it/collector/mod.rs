@@ -2,7 +2,9 @@
 //! made with opamp-go. `docs/conformance/e2e.md` says which acceptance row is tested where.
 
 mod apply;
+mod auth;
 mod bench;
+mod connection;
 mod generic;
 mod health;
 mod hostile;

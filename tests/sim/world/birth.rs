@@ -65,6 +65,7 @@ impl World {
                 up: true,
                 ..Server::default()
             },
+            network: Network::default(),
             service: None,
             faults: Faults::default(),
             seen_current: false,
@@ -121,6 +122,7 @@ impl World {
         self.cancelled.clear();
         self.check_pair();
         self.server.link = None;
+        self.network.cleared();
         self.exited = false;
         self.say(format!("boot, life {}", self.life));
         let layout = AgentLayout::new(Path::new("/state"), &Self::name());
@@ -153,10 +155,23 @@ impl World {
         }
         self.protected = living.first().copied().filter(|pid| {
             let runs = self.children.get(pid).unwrap();
-            let wanted = self.server.offer.as_ref().is_none_or(|offer| offer.text == runs.text);
-            let quiet = persisted.journal.last().is_none_or(|record| record.step.is_final());
-            let good = Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
-            self.protects && wanted && quiet && good && !runs.ending && self.current() == self.last_good()
+            let wanted = self
+                .server
+                .offer
+                .as_ref()
+                .is_none_or(|offer| offer.text == runs.text);
+            let quiet = persisted
+                .journal
+                .last()
+                .is_none_or(|record| record.step.is_final());
+            let good =
+                Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
+            self.protects
+                && wanted
+                && quiet
+                && good
+                && !runs.ending
+                && self.current() == self.last_good()
         });
         if let Some(pid) = living.first() {
             // It dials again as long as nobody answers, ever more slowly.

@@ -7,8 +7,10 @@ impl World {
         if self.server.up && self.is_rejected(authorize) {
             self.link_down(link, LossKind::Rejected, 5);
         } else if self.server.up && !self.chance(self.faults.links) {
-            self.server.link = Some(link);
-            self.server.sequence = None;
+            if self.server.link.is_none() {
+                self.server.link = Some(link);
+            }
+            self.network.let_in(link);
             self.agent_event(
                 10,
                 AgentEvent::Link {
@@ -25,6 +27,7 @@ impl World {
         if self.server.link == Some(link) {
             self.server.link = None;
         }
+        self.network.gone(link);
         let loss = LinkLoss {
             kind,
             reason: "gone".to_owned(),
@@ -40,9 +43,11 @@ impl World {
     }
 
     pub(crate) fn server_hears(&mut self, link: LinkId, bytes: &[u8]) {
-        if self.server.link != Some(link) {
+        if !self.network.stands(link) {
             return;
         }
+        // A server talks where it is talked to.
+        self.server.link = Some(link);
         let message: AgentToServer = frame::decode(bytes, FrameRules::default()).unwrap();
         assert_eq!(message.instance_uid, AGENT_UID);
         assert_ne!(
@@ -50,14 +55,13 @@ impl World {
             0,
             "capabilities in every message (R-078)"
         );
-        if let Some(before) = self.server.sequence {
+        if let Some(before) = self.network.count(link, message.sequence_num) {
             assert_eq!(
                 message.sequence_num,
                 before + 1,
                 "sequence without holes (R-061)"
             );
         }
-        self.server.sequence = Some(message.sequence_num);
         if let Some(health) = message.health {
             self.server.health = Some(health);
         }
@@ -69,7 +73,17 @@ impl World {
         if let Some(status) = message.remote_config_status {
             self.status_reported(status);
         }
+        match message.connection_settings_status {
+            Some(status) => {
+                self.say(format!("server reads of settings: {status:?}"));
+                self.network.status = Some(status);
+            }
+            // Another life, which knows of no offer.
+            None if message.sequence_num == 0 => self.network.status = None,
+            None => {}
+        }
         let mut answer = ServerToAgent {
+            connection_settings: self.network.owed(),
             instance_uid: AGENT_UID.to_vec(),
             capabilities: 0x7,
             ..ServerToAgent::default()

@@ -84,6 +84,10 @@ fn bound(address: SocketAddr, token: Option<Token>) -> (tempfile::TempDir, Admin
         listen: vec![address],
         token,
         healthcheck: Some("127.0.0.1:0".parse().unwrap()),
+        health_door: HealthDoor {
+            headers: vec![("X-Served-By".to_owned(), "adjutant".to_owned())],
+            ..HealthDoor::default()
+        },
     });
     (dir, admin.unwrap())
 }
@@ -281,6 +285,8 @@ async fn the_plain_health_door_answers_nothing_else() {
         let (status, answer) = raw_tcp(house.addresses[1], &get("/health")).await;
         assert_eq!(status, 200);
         assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+        let header = "x-served-by: adjutant\r\n";
+        assert!(answer.to_lowercase().contains(header), "{answer}");
         assert_eq!(raw_tcp(house.addresses[1], &get("/status")).await.0, 404);
     })
     .await;
@@ -416,6 +422,7 @@ async fn an_address_that_is_taken_is_named() {
         listen: vec![address],
         token: None,
         healthcheck: None,
+        health_door: HealthDoor::default(),
     })
     .unwrap_err();
     let words = error.to_string();

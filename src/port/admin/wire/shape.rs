@@ -118,6 +118,7 @@ impl From<&AgentSnapshot> for AgentDocument {
             link: LinkDocument {
                 state: agent.link.state.to_owned(),
                 endpoint: agent.link.endpoint.clone(),
+                settings: agent.link.settings.to_owned(),
                 last_error: agent.link.last_error.clone(),
                 attempt: agent.link.attempt,
                 retry_in_seconds: agent.link.retry_in.map(seconds),
