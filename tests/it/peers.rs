@@ -32,6 +32,11 @@ pub(crate) fn otelcol() -> PathBuf {
     peer("otelcol")
 }
 
+/// The supervisor of the OpenTelemetry project.
+pub(crate) fn opampsupervisor() -> PathBuf {
+    peer("opampsupervisor")
+}
+
 /// A Telegraf with few plugins.
 pub(crate) fn telegraf() -> PathBuf {
     peer("telegraf")
@@ -188,6 +193,14 @@ impl Process {
                 _ => Err(format!("{:?}", self.lines().last())),
             }
         })
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap();
+        }
+        self.ended.is_some()
     }
 
     /// Asks it to stop and waits until it has.

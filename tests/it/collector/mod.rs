@@ -13,6 +13,7 @@ mod polling;
 mod restart;
 mod rollback;
 mod start;
+mod succession;
 
 /// One test per server for a scenario that takes the [`crate::fleet::Kind`] of server.
 macro_rules! on_both_servers {
