@@ -4,7 +4,7 @@
 # that checks manifests against them, the collector rotel, and an OpAMP server of npm.
 # Sources are pinned by go.mod, go.sum, requirements.txt and package-lock.json; a build whose sources did not change is
 # skipped. They land in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampsupervisor`, `opampserver`,
-# `opampclient`, `telegraf`, `kubernetes` and `rotel` (Python environments) and `mockopampserver` (a directory for Node).
+# `opampclient`, `telegraf`, `kubernetes` and `rotel` (Python environments), `mockopampserver` (a directory for Node).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

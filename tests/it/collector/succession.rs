@@ -44,8 +44,8 @@ struct Rival {
 const STARTS_MAX: usize = 20;
 
 impl Rival {
-    /// Starts it, again where its start fails: it asks the Collector for its feature gates, may read the answer too late,
-    /// and then expects components that our Collector does not have.
+    /// Starts it, again where its start fails: it asks the Collector for its feature gates, may read the answer too
+    /// late, and then expects components that our Collector does not have.
     fn start(bench: &Bench, settings: &str) -> Self {
         let file = bench.settings(settings);
         // A test run in the background may have INT ignored, and it stops its Collector by INT.
