@@ -3,6 +3,7 @@
 
 mod apply;
 mod bench;
+mod beside;
 mod generic;
 mod health;
 mod hostile;

@@ -13,7 +13,7 @@ use crate::fleet::Kind;
 use crate::peers::{Process, eventually, opampsupervisor, otelcol};
 
 /// Its settings, nothing in them that only one of the two understands.
-fn settings(hup: bool) -> String {
+pub(super) fn settings(hup: bool) -> String {
     format!(
         "server: {{endpoint: SERVER}}
 capabilities:
@@ -34,10 +34,10 @@ agent:
 }
 
 /// A run of theirs with the settings file that ours is given later.
-struct Rival {
-    process: Process,
+pub(super) struct Rival {
+    pub(super) process: Process,
     state: PathBuf,
-    uid: String,
+    pub(super) uid: String,
 }
 
 /// How often it may fail to start before that is ours to explain.
@@ -46,7 +46,7 @@ const STARTS_MAX: usize = 20;
 impl Rival {
     /// Starts it, again where its start fails: it asks the Collector for its feature gates, may read the answer too
     /// late, and then expects components that our Collector does not have.
-    fn start(bench: &Bench, settings: &str) -> Self {
+    pub(super) fn start(bench: &Bench, settings: &str) -> Self {
         let file = bench.settings(settings);
         // A test run in the background may have INT ignored, and it stops its Collector by INT.
         let program = opampsupervisor();
@@ -79,6 +79,23 @@ impl Rival {
         panic!("opampsupervisor does not start, {STARTS_MAX} times");
     }
 
+    /// The processes of the Collector that it has started.
+    pub(super) fn collectors(&self) -> Vec<u64> {
+        let main = format!("/proc/{0}/task", self.process.id());
+        let threads = fs::read_dir(main).unwrap().flatten();
+        let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")));
+        lists
+            .flat_map(|list| {
+                let words = list.unwrap_or_default();
+                let pids: Vec<u64> = words
+                    .split(' ')
+                    .filter_map(|pid| pid.parse().ok())
+                    .collect();
+                pids
+            })
+            .collect()
+    }
+
     /// What it has kept of what it received.
     fn kept<T: prost::Message + Default>(&self, name: &str) -> T {
         eventually(&format!("it keeps {name}"), || {
@@ -87,7 +104,7 @@ impl Rival {
         })
     }
 
-    fn stop(mut self, bench: &Bench) -> String {
+    pub(super) fn stop(mut self, bench: &Bench) -> String {
         // It listens for TERM only once its start is over.
         bench.healthy(&self.uid, true);
         let status = self.process.stop();
