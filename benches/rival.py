@@ -162,6 +162,8 @@ class Stage:
         self.life = None
         try:
             self.uid = self.begin(lambda: self.server.uid(self.life))
+            # An offer that meets a start is at times lost by the rival.
+            self.server.healthy(self.uid)
             self.apply()
         except BaseException:
             self.close()
