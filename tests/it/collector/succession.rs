@@ -12,7 +12,8 @@ use super::bench::Bench;
 use crate::fleet::Kind;
 use crate::peers::{Process, eventually, opampsupervisor, otelcol};
 
-/// Its settings, nothing in them that only one of the two understands.
+/// Its settings, nothing in them that only one of the two understands. The time to apply is how long theirs always waits
+/// before it says APPLIED, and how long ours does at most, also on a busy machine.
 pub(super) fn settings(hup: bool) -> String {
     format!(
         "server: {{endpoint: SERVER}}
@@ -24,7 +25,7 @@ storage: {{directory: STATE}}
 agent:
   executable: {otelcol}
   args: ['--set=service.telemetry.metrics.level=none']
-  config_apply_timeout: 1s
+  config_apply_timeout: 10s
   use_hup_config_reload: {hup}
   validate_config: true
   automatic_config_rollback: true
