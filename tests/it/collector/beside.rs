@@ -111,7 +111,7 @@ fn after_a_rollback_theirs_reports_the_old_config_and_ours_the_bad_one() {
         let seen = words(bench.server(), &rival.uid, &bad);
         seen.contains(&"FAILED".to_owned())
             .then_some(())
-            .ok_or(format!("{seen:?}"))
+            .ok_or_else(|| format!("{seen:?}"))
     });
     bench.status(&rival.uid, &good, "APPLIED");
     bench.flows("out.json");

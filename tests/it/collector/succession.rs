@@ -2,6 +2,7 @@
 //! when it is stopped and Adjutant starts with the same settings file on the same state directory,
 //! then the server finds the same agent, and nothing that it offered before has to be offered again.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -141,7 +142,10 @@ fn obeyed(bench: &Bench, rival: &Rival) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 fn same_agent_goes_on(hup: bool) {
