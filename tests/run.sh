@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need (tests/setup.sh) and runs all of them, also those that need root or a foreign program.
 # Run it as root on Debian 12 or newer with Rust and a C compiler. Nothing is skipped: a test that misses something
-# fails and says what. Prints how long each phase took, and in the end how many tests passed and failed.
+# fails and says what. Prints how long each phase took, what became of each acceptance row, and in the end how many
+# tests passed and failed.
 #
 # Further arguments go to the test programs: `tests/run.sh proof` runs the tests with "proof" in their names.
 set -euo pipefail
@@ -59,6 +60,9 @@ if [ "$status" -ne 0 ]; then
 fi
 [ "$ignored" -eq 0 ] || { echo "$ignored tests did not run, and nothing may be skipped"; status=1; }
 [ "$passed" -gt 0 ] || { echo "no test ran"; status=1; }
+echo
+if [ $# -eq 0 ]; then tests/rows.py "$log" || { [ "$failed" -gt 0 ] || failed=1; status=1; }
+else tests/rows.py "$log" --partly || true; fi
 echo
 echo "$passed passed, $failed failed"
 exit "$status"

@@ -311,6 +311,11 @@ impl Server {
         self.must(&self.path(uid, rest), &json!({"new_instance_uid": new}));
     }
 
+    /// Sends any message, in protobuf's JSON form; opamp-go's server alone can.
+    pub(crate) fn message(&self, uid: &str, message: &Value) {
+        self.must(&self.path(uid, "/message"), message);
+    }
+
     /// Sends bytes as one WebSocket message, whatever they are.
     pub(crate) fn raw(&self, uid: &str, bytes: u8, count: usize) {
         let hex = format!("{bytes:02x}");

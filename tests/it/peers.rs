@@ -32,6 +32,11 @@ pub(crate) fn otelcol() -> PathBuf {
     peer("otelcol")
 }
 
+/// The supervisor of the OpenTelemetry project.
+pub(crate) fn opampsupervisor() -> PathBuf {
+    peer("opampsupervisor")
+}
+
 /// A Telegraf with few plugins.
 pub(crate) fn telegraf() -> PathBuf {
     peer("telegraf")
@@ -165,6 +170,11 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote, oldest first.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().iter().cloned().collect()
@@ -188,6 +198,14 @@ impl Process {
                 _ => Err(format!("{:?}", self.lines().last())),
             }
         })
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap();
+        }
+        self.ended.is_some()
     }
 
     /// Asks it to stop and waits until it has.

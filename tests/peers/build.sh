@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the real programs that the tests run against: an OpenTelemetry Collector, an OpAMP server and client on
-# opamp-go and a Telegraf with few plugins, and fetches the schemas of Kubernetes with a program that checks manifests
-# against them, the collector rotel, and an OpAMP server of npm.
+# Builds the real programs that the tests run against: an OpenTelemetry Collector and that project's own supervisor, an
+# OpAMP server and client on opamp-go and a Telegraf with few plugins. Fetches the schemas of Kubernetes with a program
+# that checks manifests against them, the collector rotel, and an OpAMP server of npm.
 # Sources are pinned by go.mod, go.sum, requirements.txt and package-lock.json; a build whose sources did not change is
-# skipped. They land in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampserver`, `opampclient`, `telegraf`,
-# `kubernetes` and `rotel` (Python environments) and `mockopampserver` (a directory for Node).
+# skipped. They land in ${ADJUTANT_PEERS_DIR:-tests/peers/.cache}: `otelcol`, `opampsupervisor`, `opampserver`,
+# `opampclient`, `telegraf`, `kubernetes` and `rotel` (Python environments), `mockopampserver` (a directory for Node).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -120,6 +120,7 @@ main() {
   build otelcol
   build opampserver
   build opampclient
+  build opampsupervisor github.com/open-telemetry/opentelemetry-collector-contrib/cmd/opampsupervisor
   build telegraf github.com/influxdata/telegraf/cmd/telegraf
   node_package mockopampserver
   environment kubernetes

@@ -151,6 +151,48 @@ fn conformance_has_an_answer_to_every_scenario_of_the_reference_client() {
     nothing(&findings);
 }
 
+#[test]
+fn conformance_has_an_answer_to_every_accident_of_the_field() {
+    const ROWS: usize = 58;
+    let file = "docs/conformance/field.md";
+    let document = read(file);
+    let mut findings = Vec::new();
+    let mut seen = BTreeSet::new();
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let Some(number) = cells.get(1).and_then(|cell| cell.parse::<usize>().ok()) else {
+            continue;
+        };
+        if !(1..=ROWS).contains(&number) || !seen.insert(number) {
+            findings.push(format!(
+                "{file}: row {number} is a stranger or stands there twice"
+            ));
+        }
+        let [_, _, told, what, here, _] = cells[..] else {
+            findings.push(format!(
+                "{file}: row {number} has {} cells",
+                cells.len() - 2
+            ));
+            continue;
+        };
+        if told.is_empty() || what.is_empty() {
+            findings.push(format!(
+                "{file}: row {number} does not say what happened, and where"
+            ));
+        }
+        // A test, or words enough for a reason.
+        if !here.contains("::") && here.split(' ').count() < 6 {
+            findings.push(format!(
+                "{file}: row {number} has neither test nor reason: {here}"
+            ));
+        }
+    }
+    for number in (1..=ROWS).filter(|number| !seen.contains(number)) {
+        findings.push(format!("{file}: row {number} is missing"));
+    }
+    nothing(&findings);
+}
+
 /// With this set, what the parts say is written into the table in place of being missed there.
 const WRITE: &str = "ADJUTANT_TIDY_WRITE";
 

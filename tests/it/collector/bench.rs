@@ -184,6 +184,11 @@ impl Bench {
         self.start(&text, embedded)
     }
 
+    /// Writes a settings file with `SERVER` and `STATE` filled in, for whoever is to read it.
+    pub(crate) fn settings(&self, settings: &str) -> PathBuf {
+        self.file("supervisor.yaml", &self.fill(settings))
+    }
+
     /// Puts another settings file in the place of the one a supervisor runs with, and has it read.
     pub(crate) fn settings_change(&self, supervisor: &mut Supervisor, settings: &str) {
         self.file("supervisor.yaml", &self.fill(settings));

@@ -4,6 +4,7 @@
 mod apply;
 mod auth;
 mod bench;
+mod beside;
 mod connection;
 mod generic;
 mod health;
@@ -15,6 +16,7 @@ mod polling;
 mod restart;
 mod rollback;
 mod start;
+mod succession;
 
 /// One test per server for a scenario that takes the [`crate::fleet::Kind`] of server.
 macro_rules! on_both_servers {
