@@ -13,8 +13,8 @@ use super::bench::Bench;
 use crate::fleet::Kind;
 use crate::peers::{Process, eventually, opampsupervisor, otelcol};
 
-/// Its settings, nothing in them that only one of the two understands. The time to apply is how long theirs always waits
-/// before it says APPLIED, and how long ours does at most, also on a busy machine.
+/// Its settings, nothing in them that only one of the two understands. The time to apply is how long theirs always
+/// waits before it says APPLIED, and how long ours does at most, also on a busy machine.
 pub(super) fn settings(hup: bool) -> String {
     format!(
         "server: {{endpoint: SERVER}}
