@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::config::{HealthProbe, OnDeath};
 use crate::engine::adoption;
 use crate::engine::lifecycle::{Fact, Order};
-use crate::engine::message::{AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec};
+use crate::engine::message::{
+    AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec,
+};
 use crate::engine::watch::Watch;
 use crate::engine::{Engine, HostRequest, PROBE_OUTPUT_MAX, desired, report};
 use crate::units::Now;
@@ -122,6 +124,7 @@ impl Engine {
 
     pub(super) fn on_started(&mut self, now: Now) {
         self.forget_debt();
+        self.child_has_read();
         self.reload_ends_with_process(now);
         if let Some(child) = self.life.running() {
             let pid = child.pid.to_string();

@@ -23,6 +23,15 @@ pub(crate) enum Purpose {
     Record,
     /// The memory of rejections, outside a transaction.
     Memory,
+    #[cfg(feature = "layers")]
+    /// The local layers are looked at.
+    Layers,
+    #[cfg(feature = "layers")]
+    /// What runs is looked at.
+    Verify,
+    #[cfg(feature = "layers")]
+    /// What runs is put right.
+    Restore,
     /// Old revisions are removed.
     Prune,
     /// A door wants to see a revision.

@@ -165,6 +165,11 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote, oldest first.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().iter().cloned().collect()

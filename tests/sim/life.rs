@@ -176,7 +176,13 @@ impl Witness {
                 self.staged.insert(revision.id.clone(), *revision);
             }
             DiskWork::Prune { keep } => self.staged.retain(|id, _| keep.contains(id)),
-            DiskWork::Stage(_) | DiskWork::ReadLocal(_) | DiskWork::ReadRevision(_) => {}
+            DiskWork::Stage(_)
+            | DiskWork::ReadLocal(_)
+            | DiskWork::ReadRevision(_)
+            | DiskWork::StageTrial(_)
+            | DiskWork::DropTrial
+            | DiskWork::Verify(_)
+            | DiskWork::Restore(_) => {}
         }
     }
 

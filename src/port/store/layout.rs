@@ -88,6 +88,17 @@ impl AgentLayout {
         self.root().join("work")
     }
 
+    /// Files that are laid out for a validator alone.
+    pub(super) fn trial(&self) -> PathBuf {
+        self.root().join("trial")
+    }
+
+    #[cfg(feature = "layers")]
+    /// What strangers wrote into revisions, kept for people.
+    pub(super) fn drifted(&self) -> PathBuf {
+        self.root().join("drifted")
+    }
+
     /// Child output.
     pub fn logs(&self) -> PathBuf {
         self.root().join("logs")
@@ -128,9 +139,11 @@ impl AgentLayout {
     }
 
     /// Names in the agent's directory that an interrupted replacement may have left.
-    pub(super) fn temporaries(&self) -> [PathBuf; 4] {
-        ["current", "last-good", "journal", "rejected.json"]
-            .map(|name| self.root().join(temporary_name(name)))
+    pub(super) fn temporaries(&self) -> [PathBuf; 5] {
+        let [current, last_good, journal, rejected] =
+            ["current", "last-good", "journal", "rejected.json"]
+                .map(|name| self.root().join(temporary_name(name)));
+        [current, last_good, journal, rejected, self.trial()]
     }
 }
 

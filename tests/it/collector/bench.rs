@@ -203,8 +203,22 @@ impl Bench {
             .replace("STATE", &self.path("state").display().to_string())
     }
 
+    /// Runs one more supervisor with the server of the bench, in a directory `name` of its own.
+    pub(crate) fn run_beside(&mut self, name: &str, settings: &str) -> Supervisor {
+        fs::create_dir(self.path(name)).unwrap();
+        let state = self.path(name).display().to_string();
+        let text = self.fill(&settings.replace("STATE", &state));
+        let config = self.file(&format!("{name}.yaml"), &text);
+        self.start_with(config, self.path(name).join("control.sock"), false)
+    }
+
     fn start(&mut self, settings: &str, embedded: bool) -> Supervisor {
         let config = self.file("supervisor.yaml", settings);
+        let control = self.path("state/control.sock");
+        self.start_with(config, control, embedded)
+    }
+
+    fn start_with(&mut self, config: PathBuf, control: PathBuf, embedded: bool) -> Supervisor {
         let mut args = vec!["run".to_owned(), "--config".to_owned()];
         args.push(config.display().to_string());
         if embedded {
@@ -218,7 +232,7 @@ impl Bench {
         }
         let supervisor = Supervisor {
             process,
-            control: Door::Unix(self.path("state/control.sock")),
+            control: Door::Unix(control),
             config,
         };
         eventually("the control socket answers", || {
@@ -346,6 +360,11 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
+    /// Its own process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The only agent's part of `GET /v1/status`.
     pub(crate) fn status(&self) -> Result<Value, String> {
         let answer = self.control.get("/v1/status")?;

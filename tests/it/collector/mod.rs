@@ -3,11 +3,14 @@
 
 mod apply;
 mod bench;
+mod fault;
 mod generic;
 mod health;
 mod hostile;
 mod identity;
 mod layers;
+mod local;
+mod offers;
 mod outage;
 mod polling;
 mod restart;
