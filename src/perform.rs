@@ -5,6 +5,8 @@
 //! a local connection whose peer does not read is dropped, a writer thread that takes no more is a disk fault.
 //! Must never: look at the host, retry, or branch on what the engine thinks.
 
+#[cfg(feature = "layers")]
+mod files;
 mod tasks;
 pub(crate) mod time;
 
@@ -101,6 +103,9 @@ pub(crate) struct Ports {
     authenticator: Authenticator,
     links: BTreeMap<LinkKey, Link>,
     orders: BTreeMap<Ticket, AbortHandle>,
+    /// What watches files, by agent.
+    #[cfg(feature = "layers")]
+    watches: BTreeMap<AgentName, [AbortHandle; 2]>,
     locals: BTreeMap<LocalKey, FrameSender>,
     questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
     next_question: u64,
@@ -143,6 +148,8 @@ impl Ports {
             registrar,
             links: BTreeMap::new(),
             orders: BTreeMap::new(),
+            #[cfg(feature = "layers")]
+            watches: BTreeMap::new(),
             locals: BTreeMap::new(),
             questions: BTreeMap::new(),
             next_question: 0,
@@ -272,6 +279,10 @@ impl Ports {
                 reloaded,
                 failed,
             } => self.watch_output(&agent, ticket, reloaded, failed),
+            AgentEffect::WatchFiles { ticket, paths } => {
+                self.watch_files(agent.clone(), ticket, paths);
+                None
+            }
             AgentEffect::Dial {
                 link,
                 server,
@@ -372,6 +383,16 @@ impl Ports {
         };
         self.tasks.spawn(said, |_| None);
         None
+    }
+
+    #[cfg(not(feature = "layers"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::needless_pass_by_value,
+        reason = "as in the other build"
+    )]
+    fn watch_files(&mut self, agent: AgentName, _: Ticket, _: Vec<std::path::PathBuf>) {
+        tracing::error!(%agent, "watch files: not part of this build");
     }
 
     fn dial(&mut self, attempt: Attempt) {

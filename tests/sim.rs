@@ -27,6 +27,8 @@ mod histories;
 mod host;
 #[path = "sim/life.rs"]
 mod life;
+#[path = "sim/offers.rs"]
+mod offers;
 #[path = "sim/registration.rs"]
 mod registration;
 #[path = "sim/remains.rs"]

@@ -370,6 +370,22 @@ pub enum ConfigCommand {
         /// The newer revision
         to: Option<RevisionId>,
     },
+    /// Write the files of a revision, all layers, as `apply` takes them; secrets as they are
+    #[cfg(feature = "layers")]
+    Export {
+        /// Where settings and state are.
+        #[command(flatten)]
+        place: Place,
+        /// Which agent; may be left out when there is only one
+        #[arg(long, value_name = "NAME")]
+        agent: Option<AgentName>,
+        /// Which revision; the current one without it
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<RevisionId>,
+        /// A directory that is empty or not there yet, or `-` for a tar archive on standard output
+        #[arg(value_name = "DIR|-")]
+        target: PathBuf,
+    },
 }
 
 /// What can be asked about profiles.

@@ -12,7 +12,7 @@ use similar::TextDiff;
 use super::status::table;
 use super::{Done, ExitCode, Failure, Out};
 use crate::port::admin::client::Client;
-use crate::port::admin::wire::{ContentDocument, FileDocument, RevisionsDocument};
+use crate::port::admin::wire::{ContentDocument, FileDocument, RevisionsDocument, StatusDocument};
 use crate::units::{AgentName, RevisionId, order};
 
 /// Files above this are compared for equality only.
@@ -60,6 +60,15 @@ pub(super) async fn diff(
     to: Option<&RevisionId>,
     out: &mut Out<'_>,
 ) -> Done {
+    if from.is_none() {
+        let status = client.status().await?;
+        let drift = render_drift(&status, agent);
+        out.text(&drift);
+        let list = client.revisions(agent.map(AgentName::as_str)).await?;
+        if !drift.is_empty() && before_current(&list).is_err() {
+            return Ok(ExitCode::Ok);
+        }
+    }
     let older = if let Some(from) = from {
         read(client, agent, Some(from)).await?
     } else {
@@ -71,7 +80,7 @@ pub(super) async fn diff(
     Ok(ExitCode::Ok)
 }
 
-async fn read(
+pub(super) async fn read(
     client: &Client,
     agent: Option<&AgentName>,
     revision: Option<&RevisionId>,
@@ -145,6 +154,32 @@ pub(super) fn render_content(document: &ContentDocument) -> String {
             }
             None => text.push_str("# not text; see --json\n"),
         }
+    }
+    text
+}
+
+/// What of the running revision somebody else has changed on disk: the diff is of what was proven.
+pub(super) fn render_drift(status: &StatusDocument, agent: Option<&AgentName>) -> String {
+    let mut text = String::new();
+    let wanted = status
+        .agents
+        .iter()
+        .filter(|it| agent.is_none_or(|agent| it.name == agent.as_str()));
+    for file in wanted.flat_map(|agent| &agent.layers.drift) {
+        let short = |hash: &str| hash.chars().take(12).collect::<String>();
+        let found = file.found.as_deref().map_or_else(
+            || "it is gone or cannot be read".to_owned(),
+            |found| format!("it is {}", short(found)),
+        );
+        text.extend([
+            "# ",
+            &file.path,
+            " of what runs was changed by somebody else: ",
+            &found,
+            ", belongs ",
+            &short(&file.expected),
+            "\n",
+        ]);
     }
     text
 }

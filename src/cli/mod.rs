@@ -14,6 +14,8 @@ mod events;
 mod exit;
 #[cfg(feature = "doctor")]
 mod explain;
+#[cfg(feature = "layers")]
+mod export;
 mod health;
 mod logs;
 mod orders;
@@ -229,6 +231,16 @@ async fn revisions(command: ConfigCommand, out: &mut Out<'_>) -> Done {
         } => {
             let client = client(&place)?;
             config::diff(&client, agent.as_ref(), from.as_ref(), to.as_ref(), out).await
+        }
+        #[cfg(feature = "layers")]
+        ConfigCommand::Export {
+            place,
+            agent,
+            revision,
+            target,
+        } => {
+            let client = client(&place)?;
+            export::export(&client, agent.as_ref(), revision.as_ref(), &target, out).await
         }
     }
 }

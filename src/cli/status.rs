@@ -142,6 +142,22 @@ fn remarks(agent: &AgentDocument) -> Vec<String> {
     if let Some(frozen) = &agent.frozen {
         remarks.push(format!("applies are frozen: {frozen}"));
     }
+    if !agent.layers.refused.is_empty() {
+        remarks.push(format!(
+            "local config refused ({}), what runs keeps its own copy: {}",
+            agent.layers.refused.join(", "),
+            in_short(&agent.layers.reason)
+        ));
+    }
+    for file in &agent.layers.drift {
+        remarks.push(format!(
+            "{} of what runs was changed by somebody else",
+            file.path
+        ));
+    }
+    if !agent.layers.drift_error.is_empty() {
+        remarks.push(format!("not put back: {}", agent.layers.drift_error));
+    }
     if let Some(deaths) = agent.crash_loop {
         remarks.push(format!("crash loop: {deaths} deaths in a row"));
     }

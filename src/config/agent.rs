@@ -16,7 +16,7 @@ use super::profile;
 use super::read::Section;
 use super::registration::child_variable;
 use super::{
-    AfterRollback, Agent, Apply, Composition, Description, EmptyConfig, Form, Layer, Log,
+    AfterRollback, Agent, Apply, Composition, Description, Drift, EmptyConfig, Form, Layer, Log,
     OfferLimits, OnDeath, Policy, Profile, Proof, Reload, ReportWhen, Restart, Rotation,
 };
 
@@ -31,7 +31,14 @@ pub(super) const APPLY: Apply = Apply {
     report: ReportWhen::AfterProbation,
     validate: true,
     validate_timeout: Duration::from_secs(30),
+    find_fault: cfg!(feature = "layers"),
     rollback: true,
+    watch_local_files: cfg!(feature = "layers"),
+    drift: if cfg!(feature = "layers") {
+        Drift::Restore
+    } else {
+        Drift::Off
+    },
     reload: Reload::Restart,
     proof_timeout: Duration::from_secs(30),
     probation: Duration::from_secs(30),
@@ -345,11 +352,22 @@ fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
             APPLY.validate_timeout,
             long.clone(),
         ),
+        find_fault: layers_switch(
+            s,
+            "find_fault",
+            "whether a refused bundle of several files is searched for the one to blame",
+        ),
         rollback: s.switch(
             "rollback",
             "whether a failed apply goes back by itself",
             APPLY.rollback,
         ),
+        watch_local_files: layers_switch(
+            s,
+            "watch_local_files",
+            "whether a file of `config_files` that changes on disk is applied like an offer",
+        ),
+        drift: drift(s),
         reload: reload(s, profile),
         proof_timeout: s.duration(
             "proof_timeout",
@@ -398,6 +416,40 @@ fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
     };
     section.finish();
     apply
+}
+
+/// A switch that is on where the feature is there and may not be turned on where it is not.
+fn layers_switch(
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+    about: &'static str,
+) -> bool {
+    let built = cfg!(feature = "layers");
+    let on = section.switch(key, about, built);
+    if on && !built {
+        section.problem(key, "this program was built without layers, remove it");
+    }
+    on && built
+}
+
+fn drift(section: &mut Section<'_, '_, '_>) -> Drift {
+    let chosen = section.choice(
+        "drift",
+        "when somebody else changes a file of the running revision: say it and put it back, say it, or do not look",
+        &[
+            ("restore", Drift::Restore),
+            ("report", Drift::Report),
+            ("off", Drift::Off),
+        ],
+        (
+            if cfg!(feature = "layers") { "restore" } else { "off" },
+            APPLY.drift,
+        ),
+    );
+    if !cfg!(feature = "layers") && chosen != Drift::Off {
+        section.problem("drift", "this program was built without layers, remove it");
+    }
+    chosen
 }
 
 fn limits(section: &mut Section<'_, '_, '_>) -> OfferLimits {

@@ -228,6 +228,10 @@ pub struct Description {
 }
 
 /// How offers are applied.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one setting of its own"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apply {
     /// Whether the agent takes remote configs at all.
@@ -238,8 +242,14 @@ pub struct Apply {
     pub validate: bool,
     /// How long the validator may take.
     pub validate_timeout: Duration,
+    /// Whether a refused bundle is searched for the file that is to blame.
+    pub find_fault: bool,
     /// Whether a failed apply goes back to last good by itself.
     pub rollback: bool,
+    /// Whether a local layer that changes on disk is applied.
+    pub watch_local_files: bool,
+    /// What becomes of a file of the running revision that somebody else changed.
+    pub drift: Drift,
     /// How the new config is made to run.
     pub reload: Reload,
     /// How long the child may take to prove the new config.
@@ -265,6 +275,17 @@ pub enum ReportWhen {
     OnProof,
     /// When probation has ended.
     AfterProbation,
+}
+
+/// What becomes of a file of the running revision that somebody else changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// It is said, and the proven bytes are put back.
+    Restore,
+    /// It is said.
+    Report,
+    /// Nobody looks.
+    Off,
 }
 
 /// How a new config is made to run.

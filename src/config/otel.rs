@@ -340,6 +340,8 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
         reload: if hup { Reload::Hup } else { Reload::Restart },
         proof_timeout,
         empty_config: EmptyConfig::Stop,
+        // That program reads its files when it starts. Whoever edits one expects it to wait for a restart.
+        watch_local_files: false,
         ..APPLY
     }
 }

@@ -124,6 +124,7 @@ impl Engine {
 
     pub(super) fn on_started(&mut self, now: Now) {
         self.forget_debt();
+        self.child_has_read();
         self.reload_ends_with_process(now);
         if let Some(child) = self.life.running() {
             let pid = child.pid.to_string();

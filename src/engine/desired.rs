@@ -364,6 +364,12 @@ impl Places {
         self.state_dir.join("current")
     }
 
+    #[cfg(feature = "layers")]
+    /// Where other combinations of refused files are laid out for the validator.
+    pub(crate) fn trial_dir(&self) -> PathBuf {
+        self.state_dir.join("trial")
+    }
+
     /// The directory of a staged revision, as a validator is given it.
     pub(crate) fn revision_dir(&self, id: &crate::units::RevisionId) -> PathBuf {
         self.state_dir.join("revisions").join(id.as_str())

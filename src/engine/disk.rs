@@ -29,6 +29,15 @@ pub(crate) enum Purpose {
         expect(dead_code, reason = "nothing is offered in this build")
     )]
     Connection(SaveId),
+    #[cfg(feature = "layers")]
+    /// The local layers are looked at.
+    Layers,
+    #[cfg(feature = "layers")]
+    /// What runs is looked at.
+    Verify,
+    #[cfg(feature = "layers")]
+    /// What runs is put right.
+    Restore,
     /// Old revisions are removed.
     Prune,
     /// A door wants to see a revision.

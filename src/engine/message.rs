@@ -8,11 +8,13 @@ mod answer;
 mod certificate;
 mod clock;
 mod disk;
+mod layers;
 mod leftover;
 mod offered;
 mod process;
 mod registration;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Config, Registration, Server};
@@ -31,6 +33,7 @@ pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
+pub use layers::{DriftedFile, LayersSnapshot, WatchedBy};
 pub use leftover::{ChildNote, Leftover};
 pub use offered::Offered;
 pub use process::{
@@ -152,6 +155,18 @@ pub enum AgentEvent {
         ticket: Ticket,
         /// That it has reloaded, or the line that says it has not.
         said: Result<(), String>,
+    },
+    /// Files are watched from here on.
+    FilesWatched {
+        /// Of the effect.
+        ticket: Ticket,
+        /// How.
+        by: WatchedBy,
+    },
+    /// A watched file may have changed; the watch is over.
+    FilesTouched {
+        /// Of the effect.
+        ticket: Ticket,
     },
     /// An HTTP probe was answered.
     HttpProbed {
@@ -446,6 +461,13 @@ pub enum AgentEffect {
         reloaded: Vec<String>,
         /// Texts that say it has not.
         failed: Vec<String>,
+    },
+    /// Watch these files until the first may have changed, in place of those that were watched; none ends the watch.
+    WatchFiles {
+        /// Echoed in both answers.
+        ticket: Ticket,
+        /// Which files.
+        paths: Vec<PathBuf>,
     },
     /// Connect to the server.
     Dial {

@@ -22,8 +22,11 @@ pub(crate) mod clock;
 mod connection;
 pub(crate) mod desired;
 pub(crate) mod disk;
+#[cfg(feature = "layers")]
+mod drift;
 mod evidence;
 pub mod host;
+mod layers;
 pub(crate) mod lifecycle;
 pub mod message;
 #[cfg(not(feature = "connection"))]
@@ -54,6 +57,7 @@ use crate::engine::child_link::ChildLink;
 #[cfg(feature = "connection")]
 use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
+use crate::engine::layers::Layers;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
@@ -84,7 +88,7 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 20] = [
+const COUNTED: [&str; 23] = [
     "adoptions",
     "certificate_reloads",
     "certificate_waits",
@@ -93,9 +97,12 @@ const COUNTED: [&str; 20] = [
     "connection_settings_failed",
     "crashes",
     "disk_faults",
+    "drift_restores",
+    "drifts",
     "failed_applies",
     "failed_reloads",
     "ignored_session_events",
+    "local_changes",
     "malformed_frames",
     "rejected_again",
     "reloads",
@@ -203,6 +210,11 @@ pub struct Engine {
 
     certificates: Known,
     debt: PairDebt,
+    #[cfg_attr(
+        not(feature = "layers"),
+        expect(dead_code, reason = "nothing is known of them")
+    )]
+    layers: Layers,
 
     transaction: Option<Transaction>,
     pending: Option<Job>,
@@ -280,6 +292,7 @@ impl Engine {
             frozen: persisted.frozen,
             certificates: Known::default(),
             debt: PairDebt::default(),
+            layers: Layers::of(persisted.drift),
             transaction: None,
             pending: None,
             settling: None,
@@ -335,6 +348,8 @@ impl Engine {
                 self.on_output_watched(now, ticket, result);
             }
             AgentEvent::OutputSaid { ticket, said } => self.on_output_said(ticket, said),
+            AgentEvent::FilesWatched { ticket, by } => self.on_files_watched(now, ticket, by),
+            AgentEvent::FilesTouched { ticket } => self.on_files_touched(now, ticket),
             AgentEvent::Link { link, event } => self.on_link(now, link, event),
             AgentEvent::Local { connection, event } => self.on_local(connection, event),
         }
@@ -374,6 +389,7 @@ impl Engine {
             self.debt_due(),
             self.adoption_due(),
             self.connection_due(),
+            self.layers_due(),
         ]
         .into_iter()
         .flatten()
@@ -518,6 +534,7 @@ impl Engine {
         self.follow_adoption(now);
         self.drive(now);
         self.pay_debt(now);
+        self.drive_layers(now);
         self.probe(now.mono);
         self.serve_link(now);
         if let Some((ticket, work)) = self.disk.issue(now.mono, &mut self.tickets) {
@@ -573,6 +590,12 @@ impl Engine {
                 }
             }
             Purpose::Connection(id) => self.connection_saved(now, id, result.map(drop)),
+            #[cfg(feature = "layers")]
+            Purpose::Layers => self.on_layers_read(now, result),
+            #[cfg(feature = "layers")]
+            Purpose::Verify => self.on_verified(result),
+            #[cfg(feature = "layers")]
+            Purpose::Restore => self.on_restored(now, result),
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
                     self.revisions.retain(|stored| left.contains(&stored.id));

@@ -24,6 +24,7 @@ impl Engine {
         now: Now,
         leftover: Option<super::message::Leftover>,
     ) -> Outcome {
+        self.begin_layers();
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
         if let Some(leftover) = leftover {
@@ -166,21 +167,8 @@ impl Engine {
         {
             return;
         }
-        let composed = if current.origin == Origin::Default {
-            self.compose_base()
-        } else {
-            desired::compose(
-                &self.settings,
-                &self.places,
-                &self.local,
-                &desired::offered(&current.files),
-            )
-        };
         // What cannot be composed now keeps what runs; the transaction says why.
-        let same = composed
-            .as_ref()
-            .is_ok_and(|candidate| candidate.hash == current.hash);
-        if !same {
+        if !self.runs_as_composed() {
             let (origin, source) = (Origin::Local, Source::Recompose);
             self.propose(
                 now,

@@ -97,6 +97,7 @@ impl Engine {
     fn signal_hup(&mut self, pid: u32) {
         let fields = vec![("process.pid", pid.to_string())];
         self.note(NoteLevel::Info, "child told to reload", fields);
+        self.child_has_read();
         // How it was started stays as it was written down.
         let note = self.child_note(true, String::new());
         self.out.effects.push(AgentEffect::Signal {

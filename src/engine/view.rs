@@ -199,6 +199,15 @@ impl Engine {
             };
             more.push(("clock".to_owned(), health));
         }
+        if let Some(trouble) = self.layers_trouble() {
+            let health = ComponentHealth {
+                healthy: false,
+                status: "degraded".to_owned(),
+                last_error: report::bounded(&trouble),
+                ..ComponentHealth::default()
+            };
+            more.push(("config".to_owned(), health));
+        }
         more
     }
 
@@ -247,6 +256,7 @@ impl Engine {
             },
             components: report::components(self.child.health.as_ref()),
             on_default: self.runs_default() && self.offer_was_committed_last(),
+            layers: self.layers_snapshot(),
             rejected: self
                 .rejected
                 .iter()
@@ -421,24 +431,8 @@ impl Engine {
 
     /// Reads the local layers again and applies what changed.
     pub(crate) fn reread(&mut self, now: Now) {
-        if let Some(job) = self.coming() {
-            // It is composed anew, with the local layers as they are now.
-            return self.propose(now, job);
-        }
-        let source = if self.current.is_some() {
-            Source::Recompose
-        } else {
-            Source::Base
-        };
-        self.propose(
-            now,
-            Job {
-                origin: Origin::Local,
-                offer: None,
-                source,
-                last_resort: false,
-            },
-        );
+        self.watch_again();
+        self.follow_files(now);
     }
 
     /// The offer behind what runs, if that is what the server was told last.

@@ -19,3 +19,5 @@ pub mod notify;
 pub mod probe;
 pub mod store;
 pub mod termination;
+#[cfg(feature = "layers")]
+pub(crate) mod watch;

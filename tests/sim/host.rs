@@ -215,6 +215,41 @@ fn offers_that_bring_no_config_are_answered_and_change_nothing() {
 }
 
 #[test]
+fn changed_file_of_what_runs_is_put_back_and_the_child_is_left_alone() {
+    let mut world = calm(13);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(90));
+    let before = (world.living(), world.signals);
+    world.scribble("sources: {}\n");
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
+    assert_eq!((world.living(), world.signals), before);
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    // What a new process may have read is not trusted: it gets another one once the file is right.
+    world.order_restart();
+    world.scribble("sources: {}\n");
+    settled(&mut world);
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
+}
+
+#[test]
+fn last_good_that_drifted_is_put_back_before_it_is_gone_back_to() {
+    let mut world = calm(14);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(90));
+    let good = world.current();
+    world.offer(Behaviour::NeverHealthy.text(2));
+    // Its revision is last good and not watched while the other one is tried.
+    world.run(Duration::from_secs(10));
+    assert_ne!(world.current(), good);
+    world.scribble_at("last-good", "sources: {}\n");
+    world.run(Duration::from_mins(5));
+    assert_eq!(world.current(), good);
+    assert_eq!(world.server_status().unwrap().0, FAILED);
+    settled(&mut world);
+}
+
+#[test]
 fn restart_command_gives_a_new_process_once() {
     let mut world = calm(7);
     let before = world.living();

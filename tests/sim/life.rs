@@ -179,7 +179,11 @@ impl Witness {
             DiskWork::Stage(_)
             | DiskWork::SaveConnection(_)
             | DiskWork::ReadLocal(_)
-            | DiskWork::ReadRevision(_) => {}
+            | DiskWork::ReadRevision(_)
+            | DiskWork::StageTrial(_)
+            | DiskWork::DropTrial
+            | DiskWork::Verify(_)
+            | DiskWork::Restore(_) => {}
         }
     }
 

@@ -28,7 +28,7 @@ use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
     ChildNote, ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus, Identity,
     Leftover, LinkEvent, LinkLoss, LocalEvent, LossKind, OfferedFile, RegistrationCall, SpawnSpec,
-    ToolEnd, ToolOutcome, ToolSpec,
+    ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
 };
 use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -206,6 +206,7 @@ pub(crate) struct World {
     pub(super) disk: ModelDisk,
     store: Option<AgentStore<ModelDisk>>,
     pub(super) authority: Authority,
+    watch: Option<Ticket>,
     seen_pair: bool,
     cancelled: BTreeSet<Ticket>,
     /// How far the wall clock was put forward.
@@ -491,6 +492,7 @@ impl World {
             AgentEffect::CancelTool { ticket } => {
                 self.tools.remove(&ticket);
             }
+            AgentEffect::WatchFiles { ticket, paths } => self.watch_files(ticket, &paths),
             AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
             AgentEffect::Dial {

@@ -117,6 +117,8 @@ pub struct AgentSnapshot {
     pub components: BTreeMap<String, PartSnapshot>,
     /// Whether the default config runs although a remote one was applied.
     pub on_default: bool,
+    /// What is known of its layers on disk.
+    pub layers: super::LayersSnapshot,
     /// Revisions that are not tried again, with the reason of each.
     pub rejected: Vec<(RevisionHash, String)>,
     /// Why applies are frozen.

@@ -34,6 +34,18 @@ pub enum DiskWork {
     ReadLocal(Vec<PathBuf>),
     /// Read a stored revision.
     ReadRevision(RevisionId),
+    #[cfg(feature = "layers")]
+    /// Lay out files for the validator alone, in place of those of the last trial.
+    StageTrial(Vec<RevisionFile>),
+    #[cfg(feature = "layers")]
+    /// Remove what was laid out for the validator alone.
+    DropTrial,
+    #[cfg(feature = "layers")]
+    /// Look whether the files of a revision are what its manifest says.
+    Verify(RevisionId),
+    #[cfg(feature = "layers")]
+    /// Put the files of a revision back.
+    Restore(Box<Revision>),
 }
 
 /// What came of disk work.
@@ -47,6 +59,14 @@ pub enum DiskDone {
     Local(Vec<LocalFile>),
     /// A stored revision.
     Revision(Box<Revision>),
+    #[cfg(feature = "layers")]
+    /// The files of a revision that are not what they were.
+    Verified {
+        /// Which revision.
+        id: RevisionId,
+        /// Those files.
+        drift: Vec<super::DriftedFile>,
+    },
 }
 
 /// A local layer as it was read.
@@ -243,6 +263,8 @@ pub struct Persisted {
     pub connection: Option<SavedSettings>,
     /// Why applies are frozen: state written by a newer version.
     pub frozen: Option<String>,
+    /// Files of what `current` pointed to that were changed by somebody else and could not be put back.
+    pub drift: Vec<super::DriftedFile>,
     /// Repairs made while loading, for the log and the report.
     pub repairs: Vec<String>,
 }

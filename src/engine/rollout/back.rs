@@ -41,6 +41,7 @@ impl Engine {
             // What the host could not do today it may be able to do tomorrow; what the config is, it stays.
             self.remote_retryable = remember == Remember::No && transaction.is_before_promotion();
         }
+        self.layers_refused(transaction.job.origin, &reason);
         self.enter_with("failed", reason.clone());
         if transaction.job.last_resort || self.current.is_none() {
             self.hold(reason);
@@ -161,6 +162,35 @@ impl Engine {
             .find(|id| self.revisions.iter().any(|stored| &stored.id == id))
     }
 
+    #[cfg(feature = "layers")]
+    /// Last good cannot be read as it was committed. Where its bytes are still known they are put back; as it is it is
+    /// not gone back to.
+    pub(super) fn good_not_read(&mut self, now: Now, reason: &str) {
+        let Some(good) = self.known_good() else {
+            return self.fall_to_base(now);
+        };
+        self.note(
+            NoteLevel::Error,
+            "last good is not what was committed, put back",
+            vec![
+                ("revision", good.id.to_string()),
+                ("reason", reason.to_owned()),
+            ],
+        );
+        if let Some(transaction) = &mut self.transaction {
+            transaction.target = Some(good.clone());
+            transaction.stage = Stage::RestoringGood;
+            self.push_disk(Purpose::Transaction, DiskWork::Restore(Box::new(good)));
+        }
+    }
+
+    #[cfg(feature = "layers")]
+    /// The bytes of last good, where it is what ran before and is still known whole.
+    fn known_good(&self) -> Option<Revision> {
+        let previous = self.transaction.as_ref()?.previous.as_ref()?;
+        (Some(&previous.id) == self.last_good.as_ref()).then(|| previous.clone())
+    }
+
     pub(super) fn fall_to_base(&mut self, now: Now) {
         let base = self.compose_base();
         let Some(transaction) = &mut self.transaction else {
@@ -246,6 +276,7 @@ impl Engine {
         if let Some(offer) = &transaction.job.offer {
             self.answer(offer, Outcome::Failed, &reason);
         }
+        self.layers_refused(transaction.job.origin, &reason);
         self.enter_with("rolled back", reason.clone());
         let Some(target) = transaction.target else {
             // An offer that never ran is worth nothing. The operator's own config stays under the restart policy: it is

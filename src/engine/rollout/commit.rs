@@ -55,6 +55,7 @@ impl Engine {
             }
             (None, _) => {}
         }
+        self.layers_accepted();
         self.enter("committed");
         self.prune();
         self.begin_pending(now);
@@ -84,12 +85,20 @@ impl Engine {
                 .is_some_and(|current| &current.id == id)
                 || self.last_good.as_ref() == Some(id)
         };
+        // What a newer offer overtook before it ran is of no use to anybody, and offers may come faster than they end.
+        let of = |id: &RevisionId, step: fn(Step) -> bool| {
+            let mut records = self.history.iter();
+            records.any(|record| record.revision.as_ref() == Some(id) && step(record.step))
+        };
+        let overtaken = |id: &RevisionId| {
+            of(id, |step| step == Step::Superseded) && !of(id, |step| step == Step::Promoted)
+        };
         let mut spare = self.settings.apply.keep_revisions;
         let mut keep = Vec::new();
         for id in ids.iter().cloned() {
             if referenced(&id) {
                 keep.push(id);
-            } else if spare > 0 {
+            } else if spare > 0 && !overtaken(&id) {
                 spare = spare.saturating_sub(1);
                 keep.push(id);
             }

@@ -12,6 +12,7 @@ use crate::units::Now;
 
 impl Engine {
     /// An answer of the disk for the running transaction.
+    #[expect(clippy::too_many_lines, reason = "one arm per stage, each short")]
     pub(crate) fn transaction_disk(&mut self, now: Now, result: Result<DiskDone, DiskFault>) {
         let Some(transaction) = &mut self.transaction else {
             return;
@@ -22,7 +23,8 @@ impl Engine {
         };
         match (&transaction.stage, done) {
             (Stage::Gathering, DiskDone::Local(local)) => {
-                self.local = local;
+                let theirs = transaction.job.is_theirs();
+                self.local = self.accepted_layers(local, theirs);
                 if !self.overtaken(now) {
                     self.compose(now);
                 }
@@ -68,6 +70,22 @@ impl Engine {
                     self.await_certificate(until);
                 }
             }
+            #[cfg(feature = "layers")]
+            (Stage::FetchingBaseline, DiskDone::Revision(revision)) => {
+                if self.pending.is_some() {
+                    self.search_overtaken(now);
+                } else {
+                    self.baseline(now, *revision);
+                }
+            }
+            #[cfg(feature = "layers")]
+            (Stage::StagingTrial { .. }, _) => {
+                if self.pending.is_some() {
+                    self.search_overtaken(now);
+                } else {
+                    self.judge_trial(now);
+                }
+            }
             (Stage::MarkingValidated, _) => {
                 if !self.overtaken(now) {
                     self.promote();
@@ -94,6 +112,13 @@ impl Engine {
             (Stage::MarkingCommitted, _) => self.committed(now),
             (Stage::Rejecting, _) => self.choose_target(now),
             (Stage::FetchingGood, DiskDone::Revision(revision)) => self.return_to(*revision),
+            #[cfg(feature = "layers")]
+            (Stage::RestoringGood, _) => {
+                if let Some(target) = transaction.target.clone() {
+                    self.count("drift_restores");
+                    self.return_to(target);
+                }
+            }
             (Stage::StagingBase, _) => {
                 if let Some(target) = transaction.target.clone() {
                     self.revisions.push(stored_of(&target));
@@ -125,6 +150,10 @@ impl Engine {
             | Stage::Staging
             | Stage::MarkingStaged
             | Stage::MarkingValidated => self.fail(now, &fault.reason, Remember::No),
+            #[cfg(feature = "layers")]
+            Stage::FetchingBaseline | Stage::StagingTrial { .. } => {
+                self.search_breaks(now, &fault.reason);
+            }
             Stage::Promoting => {
                 // The link may or may not have moved. Point it back; the child was not told anything.
                 transaction.failure = fault.reason;
@@ -155,7 +184,15 @@ impl Engine {
                 self.phase_error = fault.reason;
             }
             Stage::Rejecting => self.choose_target(now),
+            #[cfg(feature = "layers")]
+            Stage::FetchingGood => self.good_not_read(now, &fault.reason),
+            #[cfg(not(feature = "layers"))]
             Stage::FetchingGood => self.fall_to_base(now),
+            #[cfg(feature = "layers")]
+            Stage::RestoringGood => {
+                transaction.target = None;
+                self.fall_to_base(now);
+            }
             Stage::StagingBase => self.nowhere_to_go(now),
             Stage::Returning { .. } => {
                 transaction.stage = Stage::Returning {
@@ -164,6 +201,8 @@ impl Engine {
                 self.phase_error = fault.reason;
             }
             Stage::MarkingRolledBack => self.rolled_back(now),
+            #[cfg(feature = "layers")]
+            Stage::Trying { .. } => debug_assert!(false, "no disk work is under way"),
             Stage::Awaiting { .. }
             | Stage::Validating { .. }
             | Stage::Proving

@@ -196,6 +196,7 @@ impl Engine {
         if let Some(offer) = transaction.job.offer {
             self.answer(&offer, Outcome::Applied, "");
         }
+        self.layers_accepted();
         self.enter("committed");
         self.begin_pending(now);
     }
@@ -250,6 +251,11 @@ impl Engine {
         if awaited != Some(ticket) {
             return false;
         }
+        #[cfg(feature = "layers")]
+        if let Some(Stage::Trying { .. }) = self.transaction.as_ref().map(|it| &it.stage) {
+            self.tried(now, &outcome.end);
+            return true;
+        }
         let words = outcome.output.trim();
         match &outcome.end {
             ToolEnd::Exited(0) => {
@@ -260,9 +266,14 @@ impl Engine {
                 }
             }
             ToolEnd::Exited(code) => {
-                let reason =
-                    format!("the validator refused the config (exit code {code}): {words}");
-                self.fail(now, &reason, Remember::Yes);
+                #[cfg(feature = "layers")]
+                self.refused(now, *code, words);
+                #[cfg(not(feature = "layers"))]
+                {
+                    let reason =
+                        format!("the validator refused the config (exit code {code}): {words}");
+                    self.fail(now, &reason, Remember::Yes);
+                }
             }
             ToolEnd::Signalled(signal) => {
                 self.fail(

@@ -138,6 +138,10 @@ impl Engine {
                 | Stage::Validating { .. }
                 | Stage::MarkingValidated
                 | Stage::Promoting => transaction.revision.as_ref(),
+                #[cfg(feature = "layers")]
+                Stage::FetchingBaseline | Stage::StagingTrial { .. } | Stage::Trying { .. } => {
+                    transaction.revision.as_ref()
+                }
                 _ => self.current.as_ref(),
             },
             None => self.current.as_ref(),

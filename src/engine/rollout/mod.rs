@@ -7,10 +7,14 @@
 mod back;
 mod commit;
 mod disk_answer;
+#[cfg(feature = "layers")]
+mod fault;
 mod forward;
 mod gate;
 mod offer;
 mod proof;
+#[cfg(feature = "layers")]
+mod search;
 
 use std::time::Duration;
 
@@ -81,6 +85,19 @@ enum Stage {
     Validating {
         ticket: Ticket,
     },
+    /// The config of the last good revision is read, to compare with what was refused.
+    #[cfg(feature = "layers")]
+    FetchingBaseline,
+    /// Other combinations of the refused files are laid out.
+    #[cfg(feature = "layers")]
+    StagingTrial {
+        files: Vec<crate::engine::message::RevisionFile>,
+    },
+    /// And judged.
+    #[cfg(feature = "layers")]
+    Trying {
+        ticket: Ticket,
+    },
     MarkingValidated,
     Promoting,
     /// Reads what a child of an earlier life was told last, to tell it what is current now.
@@ -100,6 +117,9 @@ enum Stage {
     Rejecting,
     FetchingGood,
     StagingBase,
+    /// Last good is not what it was: its bytes are put back before it is gone back to.
+    #[cfg(feature = "layers")]
+    RestoringGood,
     Returning {
         retry_at: Option<Moment>,
     },
@@ -118,6 +138,12 @@ impl Stage {
             Self::MarkingAwaiting { .. } => "marking awaiting",
             Self::Awaiting { .. } => "awaiting",
             Self::Validating { .. } => "validating",
+            #[cfg(feature = "layers")]
+            Self::FetchingBaseline => "fetching baseline",
+            #[cfg(feature = "layers")]
+            Self::StagingTrial { .. } => "staging trial",
+            #[cfg(feature = "layers")]
+            Self::Trying { .. } => "trying",
             Self::MarkingValidated => "marking validated",
             Self::Promoting => "promoting",
             Self::MarkingPromoted => "marking promoted",
@@ -130,6 +156,8 @@ impl Stage {
             Self::Rejecting => "rejecting",
             Self::FetchingGood => "fetching good",
             Self::StagingBase => "staging base",
+            #[cfg(feature = "layers")]
+            Self::RestoringGood => "restoring good",
             Self::Returning { .. } => "returning",
             Self::MarkingRolledBack => "marking rolled back",
         }
@@ -161,6 +189,9 @@ pub(crate) struct Transaction {
     doomed: bool,
     /// Where a rollback goes.
     target: Option<Revision>,
+    /// The search for the file that the validator refused.
+    #[cfg(feature = "layers")]
+    search: Option<Box<fault::FaultSearch>>,
 }
 
 impl Transaction {
@@ -179,6 +210,8 @@ impl Transaction {
             refused_by_child: false,
             doomed: false,
             target: None,
+            #[cfg(feature = "layers")]
+            search: None,
         }
     }
 
@@ -186,6 +219,8 @@ impl Transaction {
     pub(crate) fn tool(&self) -> Option<Ticket> {
         match self.stage {
             Stage::Validating { ticket } => Some(ticket),
+            #[cfg(feature = "layers")]
+            Stage::Trying { ticket } => Some(ticket),
             _ => None,
         }
     }
@@ -227,6 +262,10 @@ impl Transaction {
     }
 
     fn is_before_promotion(&self) -> bool {
+        #[cfg(feature = "layers")]
+        if self.search.is_some() {
+            return true;
+        }
         matches!(
             self.stage,
             Stage::Gathering

@@ -82,7 +82,8 @@ impl Engine {
     pub(super) fn begin(&mut self, now: Now, mut job: Job) {
         if matches!(job.source, Source::Recompose) {
             // What runs now, which need not be what ran when it was asked for: that may have been rolled back since.
-            job.offer = self.reported_offer();
+            // Where the server has read APPLIED that is true whatever becomes of a local change.
+            job.offer = self.unsettled_offer();
         }
         if let Some(offer) = job.offer.clone() {
             self.answer(&offer, Outcome::Applying, "");
@@ -99,6 +100,7 @@ impl Engine {
         transaction.previous.clone_from(&self.current);
         self.transaction = Some(transaction);
         self.enter("policy");
+        self.verify();
         self.push_disk(Purpose::Transaction, work);
         _ = now;
     }
@@ -178,6 +180,13 @@ impl Engine {
             Stage::Validating { ticket } => {
                 self.out.effects.push(AgentEffect::CancelTool { ticket });
             }
+            // It was refused already; what it is refused for does not change any more.
+            #[cfg(feature = "layers")]
+            Stage::Trying { ticket } => {
+                self.out.effects.push(AgentEffect::CancelTool { ticket });
+                self.search_overtaken(now);
+                return true;
+            }
             Stage::Awaiting { .. } | Stage::Proving | Stage::Probation { .. } => {}
             // A piece of disk work is under way: its answer comes first.
             _ => return false,
@@ -208,6 +217,7 @@ impl Engine {
         self.push_disk(Purpose::Record, DiskWork::Journal(record.clone()));
         self.remember(record);
         self.count("superseded");
+        self.prune();
         self.begin_pending(now);
     }
 

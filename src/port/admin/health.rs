@@ -273,6 +273,8 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
             Level::Degraded,
             "the default config runs although a remote one was applied".to_owned(),
         )
+    } else if let Some(trouble) = trouble_on_disk(agent) {
+        (Level::Degraded, trouble)
     } else if agent.phase == "waiting for certificate" {
         (
             Level::Degraded,
@@ -287,8 +289,27 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "last_good": agent.last_good.as_ref().map(crate::units::RevisionId::as_str),
         "on_default": agent.on_default,
         "rejected": agent.rejected.len(),
+        "refused_local_files": agent.layers.refused,
+        "drift": agent.layers.drift.len(),
     });
     component(level, message, timestamp, details)
+}
+
+/// What is wrong with the agent's layers on disk. What runs is what was proven, so it degrades.
+fn trouble_on_disk(agent: &AgentSnapshot) -> Option<String> {
+    let layers = &agent.layers;
+    if !layers.drift.is_empty() {
+        let files: Vec<String> = layers.drift.iter().map(ToString::to_string).collect();
+        let mut text = format!("changed by somebody else: {}", files.join(", "));
+        if !layers.drift_error.is_empty() {
+            text.extend(["; not put back: ", &layers.drift_error]);
+        }
+        return Some(text);
+    }
+    (!layers.refused.is_empty()).then(|| {
+        let files = layers.refused.join(", ");
+        format!("local config refused ({files}): {}", layers.reason)
+    })
 }
 
 fn link(agent: &AgentSnapshot, timestamp: &str) -> Component {

@@ -201,8 +201,24 @@ fn revisions(registry: &mut Registry, agents: &[AgentSnapshot]) {
         "frozen",
         "1 when applies are frozen because a newer version wrote the state",
     );
+    let drift = gauges(
+        registry,
+        "config_drift",
+        "Files of the running revision that somebody else has changed",
+    );
+    let refused = gauges(
+        registry,
+        "local_config_refused",
+        "1 when the local config on disk was refused and what runs keeps its own copy",
+    );
     for agent in agents {
         let labels = of(agent);
+        drift
+            .get_or_create(&labels)
+            .set(count(agent.layers.drift.len()));
+        refused
+            .get_or_create(&labels)
+            .set(i64::from(!agent.layers.refused.is_empty()));
         if let Some(revision) = &agent.current {
             current
                 .get_or_create(&with(agent, "revision", revision.id.as_str()))

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::engine::message::{
     AgentSnapshot, CertificateSnapshot, ChildIdentity, ClockSnapshot, Credential, CredentialSource,
-    LayerKind, LinkSnapshot, Origin, Pair, PairId, Record, RegistrationSnapshot, Revision,
-    RevisionFile, Snapshot, Step, StoredRevision,
+    LayerKind, LayersSnapshot, LinkSnapshot, Origin, Pair, PairId, Record, RegistrationSnapshot,
+    Revision, RevisionFile, Snapshot, Step, StoredRevision,
 };
 use crate::units::{OfferHash, RevisionHash, RevisionId, WallTime};
 
@@ -138,6 +138,7 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
         },
         components: BTreeMap::new(),
         on_default: false,
+        layers: LayersSnapshot::default(),
         rejected: Vec::new(),
         frozen: None,
         counters: BTreeMap::from([("stale_answers", 2)]),

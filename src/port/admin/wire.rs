@@ -150,12 +150,41 @@ pub struct AgentDocument {
     pub components: BTreeMap<String, ComponentDocument>,
     /// Whether the default config runs although a remote one was applied.
     pub on_default: bool,
+    /// What is known of its layers on disk.
+    #[serde(default)]
+    pub layers: LayersDocument,
     /// How many revisions are not to be tried again.
     pub rejected: usize,
     /// Why applies are frozen.
     pub frozen: Option<String>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What is known of an agent's layers on disk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LayersDocument {
+    /// `inotify`, or how often files are looked at and why; null when none are watched.
+    pub watched_by: Option<String>,
+    /// Local files whose content was refused.
+    pub refused: Vec<String>,
+    /// Why it was; empty otherwise.
+    pub reason: String,
+    /// Files of the running revision that somebody else has changed.
+    pub drift: Vec<DriftDocument>,
+    /// Why they could not be put back; empty otherwise.
+    pub drift_error: String,
+}
+
+/// A file of the running revision that somebody else has changed.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DriftDocument {
+    /// Its path inside the revision.
+    pub path: String,
+    /// SHA-256 of what belongs there, hexadecimal; empty for the manifest.
+    pub expected: String,
+    /// SHA-256 of what is there; null when it cannot be read or is gone.
+    pub found: Option<String>,
 }
 
 /// A running child.

@@ -96,6 +96,17 @@ impl AgentLayout {
         self.root().join("work")
     }
 
+    /// Files that are laid out for a validator alone.
+    pub(super) fn trial(&self) -> PathBuf {
+        self.root().join("trial")
+    }
+
+    #[cfg(feature = "layers")]
+    /// What strangers wrote into revisions, kept for people.
+    pub(super) fn drifted(&self) -> PathBuf {
+        self.root().join("drifted")
+    }
+
     /// Child output.
     pub fn logs(&self) -> PathBuf {
         self.root().join("logs")
@@ -136,15 +147,23 @@ impl AgentLayout {
     }
 
     /// Names in the agent's directory that an interrupted replacement may have left.
-    pub(super) fn temporaries(&self) -> [PathBuf; 5] {
-        [
+    pub(super) fn temporaries(&self) -> [PathBuf; 6] {
+        let [current, last_good, journal, rejected, connection] = [
             "current",
             "last-good",
             "journal",
             "rejected.json",
             CONNECTION,
         ]
-        .map(|name| self.root().join(temporary_name(name)))
+        .map(|name| self.root().join(temporary_name(name)));
+        [
+            current,
+            last_good,
+            journal,
+            rejected,
+            connection,
+            self.trial(),
+        ]
     }
 }
 

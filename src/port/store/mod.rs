@@ -9,6 +9,8 @@
 //! Everything is written against [`Disk`], so that the simulator can take the power away between any two calls.
 
 mod credential;
+#[cfg(feature = "layers")]
+mod drift;
 mod fault;
 mod hand_over;
 mod identity;
@@ -94,6 +96,35 @@ impl<D: Disk> AgentStore<D> {
             DiskWork::SaveRejected(list) => self.save_rejected(&list),
             DiskWork::SaveConnection(state) => self.save_connection(&state.0),
             DiskWork::Prune { keep } => self.prune(&keep),
+            #[cfg(feature = "layers")]
+            DiskWork::StageTrial(files) => {
+                let dir = self.layout().trial();
+                let what = || format!("lay out files for the validator in {}", dir.display());
+                self.thaw(&what())?;
+                revision::lay_out(&self.reader.disk, &dir, &files).blame(what)?;
+                Ok(DiskDone::Durable)
+            }
+            #[cfg(feature = "layers")]
+            DiskWork::Verify(id) => {
+                let (disk, layout) = (&self.reader.disk, self.layout());
+                let drift =
+                    drift::verify(disk, layout, &id).blame(|| format!("look at revision {id}"))?;
+                Ok(DiskDone::Verified { id, drift })
+            }
+            #[cfg(feature = "layers")]
+            DiskWork::Restore(revision) => {
+                let what = || format!("put back revision {}", revision.id);
+                self.thaw(&what())?;
+                drift::restore(&self.reader.disk, self.layout(), &revision).blame(what)?;
+                Ok(DiskDone::Durable)
+            }
+            #[cfg(feature = "layers")]
+            DiskWork::DropTrial => {
+                let dir = self.layout().trial();
+                remove_tree(&self.reader.disk, &dir)
+                    .blame(|| format!("remove {}", dir.display()))?;
+                Ok(DiskDone::Durable)
+            }
         }
     }
 

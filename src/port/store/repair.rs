@@ -94,9 +94,12 @@ fn create_dirs<D: Disk>(disk: &D, layout: &AgentLayout) -> io::Result<()> {
     Ok(())
 }
 
+/// A revision's name and what a glance at it showed.
+type Found = (RevisionId, Result<StoredRevision, Flaw>);
+
 /// Everything that was found, before anything is changed.
 struct Survey {
-    revisions: Vec<(RevisionId, Result<StoredRevision, Flaw>)>,
+    revisions: Vec<Found>,
     journal: io::Result<Result<journal::Contents, Unreadable>>,
     rejected: io::Result<Result<Vec<Rejection>, Unreadable>>,
 }
@@ -248,24 +251,104 @@ impl<D: Disk> Loader<D> {
         self.sweep();
         let (journal, records) = self.take_over_journal(survey.journal);
         let rejected = self.take_over_rejected(survey.rejected);
-        for (id, found) in &survey.revisions {
+        let revisions = survey.revisions;
+        #[cfg(not(feature = "layers"))]
+        let drift = Vec::new();
+        #[cfg(feature = "layers")]
+        let drift = self.heal(&layout);
+        #[cfg(feature = "layers")]
+        let revisions = self.glance_again(revisions, &layout, !drift.is_empty());
+        for (id, found) in &revisions {
             if let Err(flaw) = found {
                 self.note(format!("revision {id} is not complete: {flaw}"));
             }
         }
         let good = self.mend_last_good(&layout.last_good());
         let last_good = good.as_ref().map(|revision| revision.id.clone());
-        let current = self.mend_current(&layout.current(), good);
+        #[cfg(not(feature = "layers"))]
+        let before = None;
+        #[cfg(feature = "layers")]
+        let before = self
+            .committed_before(&records)
+            .filter(|_| !drift.is_empty());
+        let current = self.mend_current(&layout.current(), good, before);
         let persisted = Persisted {
             journal: records,
             current,
             last_good,
-            revisions: complete(survey.revisions),
+            revisions: complete(revisions),
             rejected,
             connection: self.read_connection(),
+            drift,
             ..Persisted::default()
         };
         (journal, persisted)
+    }
+
+    #[cfg(feature = "layers")]
+    /// Puts back what somebody changed in the revisions that links name, where other revisions have the same content.
+    /// Says which files were changed.
+    fn heal(&mut self, layout: &AgentLayout) -> Vec<crate::engine::message::DriftedFile> {
+        let mut found = Vec::new();
+        let mut looked = None;
+        for link in [layout.current(), layout.last_good()] {
+            let Ok(Pointer::Revision(id)) = self.reader.pointer(&link) else {
+                continue;
+            };
+            if looked.as_ref() == Some(&id) {
+                continue;
+            }
+            looked = Some(id.clone());
+            let disk = &self.reader.disk;
+            // A link to nothing is mended as such.
+            if !matches!(disk.kind(&layout.revision(&id)), Ok(Kind::Dir)) {
+                continue;
+            }
+            let drift = super::drift::verify(disk, layout, &id).unwrap_or_default();
+            if drift.is_empty() {
+                continue;
+            }
+            let healed = super::drift::heal(disk, layout, &id);
+            let words: Vec<String> = drift.iter().map(ToString::to_string).collect();
+            let end = if healed {
+                "put back from other revisions"
+            } else {
+                "and no other revision has what belongs there"
+            };
+            self.note(format!(
+                "revision {id} was changed by somebody else: {}; {end}",
+                words.join(", ")
+            ));
+            found.extend(drift);
+        }
+        found
+    }
+
+    /// What was put back is complete again.
+    #[cfg(feature = "layers")]
+    fn glance_again(
+        &self,
+        mut revisions: Vec<Found>,
+        layout: &AgentLayout,
+        drifted: bool,
+    ) -> Vec<Found> {
+        for (id, found) in &mut revisions {
+            if found.is_err() && drifted {
+                *found = revision::glance(&self.reader.disk, layout, id);
+            }
+        }
+        revisions
+    }
+
+    /// The newest revision that was committed once and is whole.
+    #[cfg(feature = "layers")]
+    fn committed_before(&self, records: &[Record]) -> Option<Revision> {
+        let committed = records
+            .iter()
+            .rev()
+            .filter(|it| it.step == crate::engine::message::Step::Committed);
+        let mut ids = committed.filter_map(|record| record.revision.as_ref());
+        ids.find_map(|id| revision::read(&self.reader.disk, &self.reader.layout, id).ok())
     }
 
     /// A life that was killed between a rename and its sync left something that we see and a crash takes back. From
@@ -353,7 +436,12 @@ impl<D: Disk> Loader<D> {
         }
     }
 
-    fn mend_current(&mut self, link: &Path, good: Option<Revision>) -> Option<Revision> {
+    fn mend_current(
+        &mut self,
+        link: &Path,
+        good: Option<Revision>,
+        before: Option<Revision>,
+    ) -> Option<Revision> {
         let useless = match self.follow(link) {
             Ok(Some(revision)) => return Some(revision),
             Ok(None) if good.is_none() => return None,
@@ -362,7 +450,7 @@ impl<D: Disk> Loader<D> {
         };
         match (good, useless) {
             (Some(good), Useless::NotRead(why) | Useless::Wrong(why)) => {
-                self.rebuild_current(link, good, &why)
+                self.rebuild_current(link, (good, "last-good"), &why)
             }
             // What a failing disk hides today it may show tomorrow.
             (None, Useless::NotRead(why)) => {
@@ -370,6 +458,10 @@ impl<D: Disk> Loader<D> {
                 None
             }
             (None, Useless::Wrong(why)) => {
+                // An edit of a file must not cost the host its config where an earlier one was good.
+                if let Some(before) = before {
+                    return self.rebuild_current(link, (before, "committed before"), &why);
+                }
                 let cleared = self.clear(link);
                 self.tried(
                     format!("current removed, nothing proven to point to: {why}"),
@@ -380,7 +472,12 @@ impl<D: Disk> Loader<D> {
         }
     }
 
-    fn rebuild_current(&mut self, link: &Path, good: Revision, why: &str) -> Option<Revision> {
+    fn rebuild_current(
+        &mut self,
+        link: &Path,
+        (good, what): (Revision, &str),
+        why: &str,
+    ) -> Option<Revision> {
         // A link is replaced by one rename; anything else must make room first, and is kept for people.
         let cleared = match self.reader.pointer(link) {
             Ok(Pointer::NoLink) => move_aside(&self.reader.disk, link).map(|_| ()),
@@ -391,7 +488,7 @@ impl<D: Disk> Loader<D> {
         let rebuilt = cleared.and_then(|()| swap_link(&self.reader.disk, link, &target));
         let usable = rebuilt.is_ok();
         self.tried(
-            format!("current rebuilt from last-good {}: {why}", good.id),
+            format!("current rebuilt from {what} {}: {why}", good.id),
             rebuilt,
         );
         usable.then_some(good)
@@ -433,7 +530,7 @@ impl<D: Disk> Loader<D> {
     }
 }
 
-fn complete(revisions: Vec<(RevisionId, Result<StoredRevision, Flaw>)>) -> Vec<StoredRevision> {
+fn complete(revisions: Vec<Found>) -> Vec<StoredRevision> {
     let found = revisions.into_iter().filter_map(|(_, found)| found.ok());
     found.collect()
 }

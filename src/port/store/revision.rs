@@ -94,7 +94,12 @@ pub(super) fn glance<D: Disk>(
     manifest.stored().map_err(Flaw::Unreadable)
 }
 
-fn manifest<D: Disk>(disk: &D, layout: &AgentLayout, id: &RevisionId) -> Result<Manifest, Flaw> {
+/// Reads the manifest of a revision, and looks that it belongs to it.
+pub(super) fn manifest<D: Disk>(
+    disk: &D,
+    layout: &AgentLayout,
+    id: &RevisionId,
+) -> Result<Manifest, Flaw> {
     let path = layout.revision(id).join(MANIFEST);
     let bytes = disk
         .read(&path, MANIFEST_BYTES_MAX)
@@ -212,7 +217,7 @@ pub(super) fn stage<D: Disk>(
     layout: &AgentLayout,
     revision: &Revision,
 ) -> io::Result<()> {
-    check_paths(revision)?;
+    check_paths(&revision.files)?;
     let staging = layout.staging(&revision.id);
     remove_tree(disk, &staging)?;
     let named = write_all(disk, &staging, revision)
@@ -225,10 +230,25 @@ pub(super) fn stage<D: Disk>(
     disk.sync_dir(&layout.revisions())
 }
 
-fn check_paths(revision: &Revision) -> io::Result<()> {
+#[cfg(feature = "layers")]
+/// Writes files to a directory of their own, in place of whatever was there. They need not survive a crash.
+pub(super) fn lay_out<D: Disk>(disk: &D, dir: &Path, files: &[RevisionFile]) -> io::Result<()> {
+    check_paths(files)?;
+    remove_tree(disk, dir)?;
+    disk.create_dir(dir, DIR_MODE)?;
+    for below in &parents(files) {
+        disk.create_dir(&dir.join(below), DIR_MODE)?;
+    }
+    for file in files {
+        disk.write_file(&dir.join(&file.path), &file.bytes, FILE_MODE)?;
+    }
+    Ok(())
+}
+
+fn check_paths(files: &[RevisionFile]) -> io::Result<()> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::PermissionDenied, what);
     let mut seen = BTreeSet::new();
-    for file in &revision.files {
+    for file in files {
         if !is_safe_path(&file.path) {
             return Err(invalid(format!(
                 "{:?} may not be the name of a file in a revision",
@@ -244,7 +264,7 @@ fn check_paths(revision: &Revision) -> io::Result<()> {
 
 fn write_all<D: Disk>(disk: &D, staging: &Path, revision: &Revision) -> io::Result<()> {
     disk.create_dir(staging, DIR_MODE)?;
-    let dirs = parents(revision);
+    let dirs = parents(&revision.files);
     for dir in &dirs {
         disk.create_dir(&staging.join(dir), DIR_MODE)?;
     }
@@ -260,14 +280,14 @@ fn write_all<D: Disk>(disk: &D, staging: &Path, revision: &Revision) -> io::Resu
 }
 
 /// Every directory that a file of the revision lies in, parents first.
-fn parents(revision: &Revision) -> BTreeSet<PathBuf> {
+pub(super) fn parents(files: &[RevisionFile]) -> BTreeSet<PathBuf> {
     let ancestors = |file: &RevisionFile| {
         let path = PathBuf::from(&file.path);
         let parents: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_path_buf).collect();
         parents
     };
     let mut dirs = BTreeSet::new();
-    dirs.extend(revision.files.iter().flat_map(ancestors));
+    dirs.extend(files.iter().flat_map(ancestors));
     dirs.remove(Path::new(""));
     dirs
 }

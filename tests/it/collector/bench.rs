@@ -211,15 +211,31 @@ impl Bench {
     /// As [`Bench::run_text`], with more arguments.
     pub(crate) fn run_with(&mut self, settings: &str, more: &[&str]) -> Supervisor {
         let text = self.fill(settings);
-        self.start_with(&text, false, more)
+        self.start(&text, false, more)
     }
 
-    fn start(&mut self, settings: &str, embedded: bool) -> Supervisor {
-        self.start_with(settings, embedded, &[])
+    /// Runs one more supervisor with the server of the bench, in a directory `name` of its own.
+    pub(crate) fn run_beside(&mut self, name: &str, settings: &str) -> Supervisor {
+        fs::create_dir(self.path(name)).unwrap();
+        let state = self.path(name).display().to_string();
+        let text = self.fill(&settings.replace("STATE", &state));
+        let config = self.file(&format!("{name}.yaml"), &text);
+        self.start_at(config, self.path(name).join("control.sock"), false, &[])
     }
 
-    fn start_with(&mut self, settings: &str, embedded: bool, more: &[&str]) -> Supervisor {
+    fn start(&mut self, settings: &str, embedded: bool, more: &[&str]) -> Supervisor {
         let config = self.file("supervisor.yaml", settings);
+        let control = self.path("state/control.sock");
+        self.start_at(config, control, embedded, more)
+    }
+
+    fn start_at(
+        &mut self,
+        config: PathBuf,
+        control: PathBuf,
+        embedded: bool,
+        more: &[&str],
+    ) -> Supervisor {
         let mut args = vec!["run".to_owned(), "--config".to_owned()];
         args.push(config.display().to_string());
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
@@ -234,7 +250,7 @@ impl Bench {
         }
         let supervisor = Supervisor {
             process,
-            control: Door::Unix(self.path("state/control.sock")),
+            control: Door::Unix(control),
             config,
         };
         eventually("the control socket answers", || {
@@ -362,6 +378,11 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
+    /// Its own process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The only agent's part of `GET /v1/status`.
     pub(crate) fn status(&self) -> Result<Value, String> {
         let answer = self.control.get("/v1/status")?;

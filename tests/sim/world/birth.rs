@@ -50,6 +50,7 @@ impl World {
             disk,
             store: None,
             authority: Authority::default(),
+            watch: None,
             seen_pair: false,
             cancelled: BTreeSet::new(),
             ahead: 0,
@@ -119,6 +120,7 @@ impl World {
         self.queue
             .retain(|_, (life, what)| *life == 0 || matches!(what, What::ChildDies { .. }));
         self.tools.clear();
+        self.watch = None;
         self.cancelled.clear();
         self.check_pair();
         self.server.link = None;

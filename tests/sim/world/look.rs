@@ -36,6 +36,15 @@ impl World {
         self.text_at("current")
     }
 
+    /// The names of the revisions on disk.
+    pub(crate) fn stored(&self) -> Vec<String> {
+        let names = self
+            .disk
+            .list(Path::new("/state/agents/collector/revisions"));
+        let names = names.unwrap().into_iter();
+        names.map(|name| name.into_string().unwrap()).collect()
+    }
+
     pub(crate) fn last_good(&self) -> Option<String> {
         self.text_at("last-good")
     }

@@ -183,6 +183,17 @@ impl World {
         }
     }
 
+    /// The server says the same again.
+    pub(crate) fn offer_again(&mut self) {
+        let offer = self.server.offer.clone().unwrap();
+        let link = self.server.link.unwrap();
+        let message = Box::new(ServerToAgent {
+            remote_config: Some(remote_config(&offer)),
+            ..ServerToAgent::default()
+        });
+        self.later(5, What::ServerAnswers { link, message });
+    }
+
     /// The server says this of its config, once, and insists on nothing.
     pub(crate) fn send_config(&mut self, hash: &[u8], config: Option<AgentConfigMap>) {
         self.protected = None;

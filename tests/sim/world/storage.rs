@@ -3,6 +3,37 @@
 use super::*;
 
 impl World {
+    /// The kernel watches; now and then it says that something happened although nothing did.
+    pub(crate) fn watch_files(&mut self, ticket: Ticket, paths: &[PathBuf]) {
+        if paths.is_empty() {
+            self.watch = None;
+            return;
+        }
+        self.watch = Some(ticket);
+        let wait = self.latency(10);
+        let by = WatchedBy::Events;
+        self.agent_event(wait, AgentEvent::FilesWatched { ticket, by });
+        if self.chance(self.faults.child_deaths) {
+            let wait = wait + 1 + self.random.below(30_000);
+            self.agent_event(wait, AgentEvent::FilesTouched { ticket });
+        }
+    }
+
+    /// Somebody edits a file of what runs.
+    pub(crate) fn scribble(&mut self, text: &str) {
+        self.scribble_at("current", text);
+    }
+
+    /// Somebody edits a file of what a link points to.
+    pub(crate) fn scribble_at(&mut self, link: &str, text: &str) {
+        let file = self.link_target(link).unwrap().join("collect.yaml");
+        self.disk.write_file(&file, text.as_bytes(), 0o600).unwrap();
+        self.say(format!("somebody writes {}", file.display()));
+        if let Some(ticket) = self.watch {
+            self.agent_event(5, AgentEvent::FilesTouched { ticket });
+        }
+    }
+
     pub(crate) fn disk_work(&mut self, ticket: Ticket, work: DiskWork) {
         if self.chance(self.faults.disk) {
             let step = self.disk.steps() + 1 + self.random.below(12);

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::{
     AgentDocument, AgentSnapshot, CertificateDocument, CertificateSnapshot, ChildDocument,
-    ClockDocument, ClockSnapshot, ComponentDocument, ContentDocument, FileDocument, LayerKind,
-    LinkDocument, Origin, Outcome, Record, RecordDocument, RegistrationDocument, RemoteDocument,
-    RemoteStatus, Revision, RevisionDocument, RevisionFile, RevisionsDocument, Snapshot,
-    StatusDocument, Step, StoredRevision, WallTime,
+    ClockDocument, ClockSnapshot, ComponentDocument, ContentDocument, DriftDocument, FileDocument,
+    LayerKind, LayersDocument, LinkDocument, Origin, Outcome, Record, RecordDocument,
+    RegistrationDocument, RemoteDocument, RemoteStatus, Revision, RevisionDocument, RevisionFile,
+    RevisionsDocument, Snapshot, StatusDocument, Step, StoredRevision, WallTime,
 };
+use crate::engine::message::LayersSnapshot;
 use crate::units::order;
 
 impl From<&Snapshot> for StatusDocument {
@@ -90,6 +91,23 @@ pub(in crate::port::admin) fn days_left(until: WallTime, at: WallTime) -> i64 {
     millis(until).saturating_sub(millis(at)).div_euclid(DAY_MS)
 }
 
+impl From<&LayersSnapshot> for LayersDocument {
+    fn from(layers: &LayersSnapshot) -> Self {
+        let drift = layers.drift.iter().map(|file| DriftDocument {
+            path: file.path.clone(),
+            expected: file.expected.clone(),
+            found: file.found.clone(),
+        });
+        Self {
+            watched_by: layers.watched_by.clone(),
+            refused: layers.refused.clone(),
+            reason: layers.reason.clone(),
+            drift: drift.collect(),
+            drift_error: layers.drift_error.clone(),
+        }
+    }
+}
+
 impl From<&AgentSnapshot> for AgentDocument {
     fn from(agent: &AgentSnapshot) -> Self {
         Self {
@@ -131,6 +149,7 @@ impl From<&AgentSnapshot> for AgentDocument {
                 (path.clone(), component)
             })),
             on_default: agent.on_default,
+            layers: LayersDocument::from(&agent.layers),
             rejected: agent.rejected.len(),
             frozen: agent.frozen.clone(),
             counters: order::map(

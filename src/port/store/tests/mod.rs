@@ -1,5 +1,6 @@
 //! The store on real files. What a crash may do is explored in `tests/sim/store.rs`.
 
+mod drift;
 mod mending;
 mod system;
 
