@@ -168,20 +168,20 @@ impl Bench {
     /// As [`Bench::run`], with a server that is not there.
     pub(crate) fn run_alone(&mut self, settings: &AgentForm, port: u16) -> Supervisor {
         let text = settings.render(&endpoint(port), &self.path("state"));
-        self.start(&text, false)
+        self.start(&text, false, &[])
     }
 
     /// As [`Bench::run`], with this endpoint of the server.
     pub(crate) fn run_polled(&mut self, settings: &AgentForm, endpoint: &str) -> Supervisor {
         let text = settings.render(endpoint, &self.path("state"));
-        self.start(&text, false)
+        self.start(&text, false, &[])
     }
 
     /// Runs the supervisor with a settings file; `SERVER` and `STATE` in it are filled in.
     pub(crate) fn run_text(&mut self, settings: &str) -> Supervisor {
         let text = self.fill(settings);
         let embedded = matches!(self.server, None | Some(Server::Embedded { .. }));
-        self.start(&text, embedded)
+        self.start(&text, embedded, &[])
     }
 
     /// Writes a settings file with `SERVER` and `STATE` filled in, for whoever is to read it.
