@@ -37,7 +37,8 @@ pub(super) fn meet(
             Err(error) => {
                 if let Some(leftover) = &mut leftover {
                     let address = (Ipv4Addr::LOCALHOST, port).into();
-                    let holder = holder::socket_at(address).map(|found| holder::with_process(&found));
+                    let holder =
+                        holder::socket_at(address).map(|found| holder::with_process(&found));
                     let by = match holder {
                         Some(holder) => format!("held by {holder}"),
                         None => error.source.to_string(),

@@ -15,7 +15,6 @@ use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
-    successor,
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
@@ -179,6 +178,10 @@ async fn assemble_and_run(
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
+    #[cfg_attr(
+        not(feature = "adopt"),
+        expect(unused_mut, reason = "no other executable takes over")
+    )]
     let mut host = Host::new(HostSetup {
         agents: setups,
         identity,
@@ -190,7 +193,8 @@ async fn assemble_and_run(
         registration,
         has_server,
     });
-    if let Some(question) = successor::question(options.settings_path.as_deref()) {
+    #[cfg(feature = "adopt")]
+    if let Some(question) = super::successor::question(options.settings_path.as_deref()) {
         host.set_successor(question);
     }
     let mut inbox = Inbox {

@@ -89,7 +89,10 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         assert_eq!(executable(), Some(own.clone()));
         let question = question(None).unwrap();
-        assert_eq!((question.program, question.args), (own, vec!["--version".to_owned()]));
+        assert_eq!(
+            (question.program, question.args),
+            (own, vec!["--version".to_owned()])
+        );
         assert!(question.inherit.contains(&"PATH".to_owned()));
     }
 }

@@ -18,12 +18,14 @@ use crate::port::admin::wire::{
     RollbackOrder, StatusDocument,
 };
 use crate::port::bundle;
+#[cfg(feature = "adopt")]
 use crate::sys::clock;
 use crate::units::{AgentName, RevisionId, format_duration};
 
 /// How long an order may take to become a transaction in the history.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another executable may take to start and answer.
+#[cfg(feature = "adopt")]
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn apply(
@@ -72,6 +74,7 @@ pub(super) async fn reload(client: &Client, agent: Option<AgentName>, out: &mut 
 }
 
 /// Lets another executable take over, and waits until it answers.
+#[cfg(feature = "adopt")]
 pub(super) async fn upgrade(client: &Client, out: &mut Out<'_>) -> Done {
     let (before, asked) = (client.status().await?, clock::monotonic());
     let accepted = client.upgrade().await?;
@@ -95,7 +98,10 @@ pub(super) async fn upgrade(client: &Client, out: &mut Out<'_>) -> Done {
     let adopted = |agent: &&AgentDocument| agent.child.as_ref().is_some_and(|it| it.adopted);
     let kept = after.agents.iter().filter(adopted).count();
     let of = after.agents.len();
-    out.line(&format!("{} runs, {kept} of {of} agents went on", after.version));
+    out.line(&format!(
+        "{} runs, {kept} of {of} agents went on",
+        after.version
+    ));
     Ok(ExitCode::Ok)
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Adoption {
     behind: Option<RevisionId>,
     /// The pairs it has read, by certificate.
     pairs: BTreeMap<String, String>,
+    /// It runs a program that is not there any more.
+    outdated: bool,
 }
 
 /// A hash over how a child is started. What decides where its output goes is none of its matter, and what is written
@@ -50,7 +52,10 @@ pub(super) fn fingerprint(spec: &SpawnSpec) -> String {
     // One text for each list, so that their order counts; NUL is in none of them.
     let args = args.join("\0");
     let inherit = inherit.join("\0");
-    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let env = env.join("\0");
     let mut parts = vec![
         ("program", "", program.as_bytes()),
@@ -75,6 +80,7 @@ impl Engine {
             start,
             link: self.places.link.clone(),
             pairs: BTreeMap::new(),
+            outdated: false,
         }
     }
 
@@ -133,7 +139,10 @@ impl Engine {
         if open.is_some() && by_hup {
             return Ok((note, Some(told)));
         }
-        Err(format!("it was told to run {told}, and {} is current", current.id))
+        Err(format!(
+            "it was told to run {told}, and {} is current",
+            current.id
+        ))
     }
 
     /// Whether the last transaction of a revision got as far as its window.
@@ -164,7 +173,12 @@ impl Engine {
             patience,
             behind,
             pairs: note.pairs,
+            outdated: note.outdated,
         });
+        if note.outdated {
+            let how = "as it is; its program was replaced, and a restart runs the new one";
+            fields.push(("how", how.to_owned()));
+        }
         self.note(NoteLevel::Info, "child adopted", fields);
         self.count("adoptions");
         self.life.adopt(now.mono, child);
@@ -184,12 +198,20 @@ impl Engine {
         let Some(adoption) = &mut self.adoption else {
             return;
         };
-        if self.life.process().is_none_or(|child| child.pid != adoption.pid) {
+        if self
+            .life
+            .process()
+            .is_none_or(|child| child.pid != adoption.pid)
+        {
             self.adoption = None;
             return;
         }
         let heard = self.child.health.is_some() || self.health_probe.good.is_some();
-        if heard || adoption.trusted_until.is_some_and(|until| until <= now.mono) {
+        if heard
+            || adoption
+                .trusted_until
+                .is_some_and(|until| until <= now.mono)
+        {
             adoption.trusted_until = None;
         }
     }
@@ -202,6 +224,11 @@ impl Engine {
     /// Whether the child that runs is one of an earlier life.
     pub(super) fn is_adopted(&self) -> bool {
         self.adoption.is_some()
+    }
+
+    /// Whether the child runs a program that was replaced since: then its next change is a restart.
+    pub(super) fn runs_old_program(&self) -> bool {
+        self.adoption.as_ref().is_some_and(|it| it.outdated)
     }
 
     /// Whether it counts as well although it has said nothing yet.
@@ -234,7 +261,10 @@ impl Engine {
         let Some(adoption) = &mut self.adoption else {
             return;
         };
-        let files = self.current.as_ref().map_or(&[][..], |current| &current.files);
+        let files = self
+            .current
+            .as_ref()
+            .map_or(&[][..], |current| &current.files);
         for entry in self.certificates.used_by(&self.settings, files) {
             let Some(live) = &entry.live else { continue };
             let read = adoption

@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::config::{HealthProbe, OnDeath};
 use crate::engine::adoption;
 use crate::engine::lifecycle::{Fact, Order};
-use crate::engine::message::{AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec};
+use crate::engine::message::{
+    AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec,
+};
 use crate::engine::watch::Watch;
 use crate::engine::{Engine, HostRequest, PROBE_OUTPUT_MAX, desired, report};
 use crate::units::Now;

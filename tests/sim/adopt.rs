@@ -65,8 +65,16 @@ fn a_proven_child_that_never_finds_us_again_is_not_called_healthy_for_ever() {
     world.run(Duration::from_secs(60));
     let health = world.server_health().unwrap();
     assert!(!health.healthy);
-    assert!(health.last_error.contains("no health report"), "{}", health.last_error);
-    assert_eq!((world.living(), world.signals), before, "it is left alone all the same");
+    assert!(
+        health.last_error.contains("no health report"),
+        "{}",
+        health.last_error
+    );
+    assert_eq!(
+        (world.living(), world.signals),
+        before,
+        "it is left alone all the same"
+    );
 }
 
 #[test]
@@ -88,7 +96,11 @@ fn probation_goes_on_with_the_same_child() {
 
 #[test]
 fn a_bad_config_is_gone_back_from_by_the_life_that_adopts() {
-    for behaviour in [Behaviour::NeverHealthy, Behaviour::DiesLater, Behaviour::Silent] {
+    for behaviour in [
+        Behaviour::NeverHealthy,
+        Behaviour::DiesLater,
+        Behaviour::Silent,
+    ] {
         let mut world = committed(25);
         world.offer(behaviour.text(2));
         world.run(Duration::from_secs(2));
@@ -96,7 +108,11 @@ fn a_bad_config_is_gone_back_from_by_the_life_that_adopts() {
         world.run(Duration::from_mins(6));
         let (status, message) = world.server_status().unwrap();
         assert_eq!(status, super::host::FAILED, "{behaviour:?}: {message}");
-        assert_eq!(world.current(), Some(Behaviour::Ok.text(1)), "{behaviour:?}");
+        assert_eq!(
+            world.current(),
+            Some(Behaviour::Ok.text(1)),
+            "{behaviour:?}"
+        );
         settled(&mut world);
     }
 }
@@ -121,12 +137,23 @@ fn killed_before_any_effect_of_a_rollout_by_hup_it_needs_no_new_child() {
         world.die_at_effect(effect, Death::Killed);
         script(&mut world);
         world.run(Duration::from_mins(2));
-        assert_eq!(world.spawns(), 1, "killed before effect {effect} of {effects}");
-        assert_eq!(world.server_status(), Some((APPLIED, String::new())), "{effect}");
+        assert_eq!(
+            world.spawns(),
+            1,
+            "killed before effect {effect} of {effects}"
+        );
+        assert_eq!(
+            world.server_status(),
+            Some((APPLIED, String::new())),
+            "{effect}"
+        );
         settled(&mut world);
         adopted += world.adoptions();
     }
-    assert!(adopted * 2 > effects, "{adopted} of {effects} lives adopted");
+    assert!(
+        adopted * 2 > effects,
+        "{adopted} of {effects} lives adopted"
+    );
 }
 
 #[test]

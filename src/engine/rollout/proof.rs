@@ -308,7 +308,11 @@ impl Engine {
             Some(until) => watch.patient(until),
             None => watch,
         };
-        if self.is_adopted() { watch.of_old() } else { watch }
+        if self.is_adopted() {
+            watch.of_old()
+        } else {
+            watch
+        }
     }
 
     /// The transaction watches what runs, without telling the child again: what it showed counts.

@@ -13,6 +13,7 @@ mod fifo;
 mod leftover;
 mod lines;
 mod marker;
+#[cfg_attr(not(feature = "adopt"), path = "note/none.rs")]
 mod note;
 mod output;
 mod peek;
@@ -51,7 +52,9 @@ use self::reap::{Ending, Tool};
 use self::spawn::Plan;
 use self::watch::Foreign;
 use crate::config::Rotation;
-use crate::engine::message::{ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec};
+use crate::engine::message::{
+    ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
+};
 use crate::units::{AgentName, Ticket};
 
 pub use self::leftover::{Found, find as find_leftover};

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 
-use super::reap::Ending;
 use super::facts::OomCounter;
+use super::reap::Ending;
 use super::{ChildDirs, Children, SpawnFailure, facts, kill_group, leftover, raw};
 use crate::engine::message::{ChildIdentity, Exit, ExitStatus};
 use crate::units::AgentName;

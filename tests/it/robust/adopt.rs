@@ -319,7 +319,11 @@ fn a_stranger_who_has_the_number_of_the_child_is_left_alone() {
 #[test]
 fn settings_can_ask_for_a_new_child_or_for_none_to_be_left() {
     let rig = Rig::new(&agent("one", "    on_supervisor_death: restart\n"));
-    not_adopted(&rig, |_, child| assert!(proc::is_alive(child)), "on_supervisor_death");
+    not_adopted(
+        &rig,
+        |_, child| assert!(proc::is_alive(child)),
+        "on_supervisor_death",
+    );
 
     let rig = Rig::new(&agent("one", "    on_supervisor_death: end\n"));
     let first = rig.start();
@@ -369,7 +373,10 @@ struct Load {
 impl Load {
     fn on(port: u16) -> Self {
         wait_until("the port to answer", || post(port, &record(0)).is_ok());
-        let (enough, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(1)));
+        let (enough, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(1)),
+        );
         let (stop, count) = (Arc::clone(&enough), Arc::clone(&sent));
         let thread = thread::spawn(move || {
             let mut failures = Vec::new();
@@ -413,7 +420,10 @@ fn has_all(text: &str, count: usize) -> Result<(), String> {
         .filter_map(|rest| rest.split_once(';')?.0.parse().ok())
         .collect();
     match (0..count).find(|number| !found.contains(number)) {
-        Some(number) => Err(format!("{number} of {count} is missing, {} are there", found.len())),
+        Some(number) => Err(format!(
+            "{number} of {count} is missing, {} are there",
+            found.len()
+        )),
         None => Ok(()),
     }
 }
@@ -439,15 +449,22 @@ fn under_load(rig: &Rig, port: u16, out: impl Fn() -> String) {
     }
     // It speaks with us again, and takes a config without a restart where it did before.
     wait_until("its own health report", || {
-        rig.agent_status("one")
-            .is_some_and(|it| it["components"].as_object().is_some_and(|all| !all.is_empty()))
+        rig.agent_status("one").is_some_and(|it| {
+            it["components"]
+                .as_object()
+                .is_some_and(|all| !all.is_empty())
+        })
     });
     let count = load.taken();
     wait_until("everything to come out", || has_all(&out(), count).is_ok());
     assert_eq!(rig.child(), child);
     assert_eq!(supervisor.stop().code(), Some(0));
     let mut line = String::new();
-    write!(line, "{count} requests over 5 deaths, 0 refused; start to answer at most {slowest:?}").unwrap();
+    write!(
+        line,
+        "{count} requests over 5 deaths, 0 refused; start to answer at most {slowest:?}"
+    )
+    .unwrap();
     eprintln!("{line}");
 }
 
@@ -498,7 +515,10 @@ uploads:
     );
     under_load(&rig, port, || logs(&rig, "one"));
     let text = logs(&rig, "one");
-    let last = text.lines().rev().find(|line| line.contains("data plane stopped"));
+    let last = text
+        .lines()
+        .rev()
+        .find(|line| line.contains("data plane stopped"));
     let last = last.unwrap_or_else(|| panic!("it did not say goodbye"));
     assert!(last.contains("\"closed\":true"), "{last}");
 }
@@ -587,6 +607,7 @@ fn an_upgrade_replaces_the_executable_and_nothing_else() {
         assert_eq!(pid(&status), child);
         assert_eq!(rig.status().unwrap()["previous_end"], Value::Null);
     }
+    supervisor.logs("its program was replaced, and a restart runs the new one");
     let count = load.taken();
     wait_until("everything to come out", || {
         has_all(&logs(&rig, "one"), count).is_ok()
@@ -615,7 +636,10 @@ fn an_upgrade_to_what_does_not_start_or_takes_other_settings_is_refused() {
         assert!(proc::is_alive(supervisor.pid()));
     };
     refused("no such file");
-    rig.program("bin/adjutant", "#!/bin/sh\necho 'agents.one.colour: unknown key' >&2\nexit 78\n");
+    rig.program(
+        "bin/adjutant",
+        "#!/bin/sh\necho 'agents.one.colour: unknown key' >&2\nexit 78\n",
+    );
     refused("agents.one.colour: unknown key");
     supervisor.logs("upgrade refused, everything stays");
     assert_eq!(well(&rig, "one")["child"]["adopted"], false);

@@ -153,10 +153,23 @@ impl World {
         }
         self.protected = living.first().copied().filter(|pid| {
             let runs = self.children.get(pid).unwrap();
-            let wanted = self.server.offer.as_ref().is_none_or(|offer| offer.text == runs.text);
-            let quiet = persisted.journal.last().is_none_or(|record| record.step.is_final());
-            let good = Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
-            self.protects && wanted && quiet && good && !runs.ending && self.current() == self.last_good()
+            let wanted = self
+                .server
+                .offer
+                .as_ref()
+                .is_none_or(|offer| offer.text == runs.text);
+            let quiet = persisted
+                .journal
+                .last()
+                .is_none_or(|record| record.step.is_final());
+            let good =
+                Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
+            self.protects
+                && wanted
+                && quiet
+                && good
+                && !runs.ending
+                && self.current() == self.last_good()
         });
         if let Some(pid) = living.first() {
             // It dials again as long as nobody answers, ever more slowly.

@@ -180,7 +180,10 @@ fn a_child_that_ignores_term_is_killed_with_its_group() {
             bench
                 .until("the grandchild is dead", |_| !is_alive(&grandchild))
                 .await;
-            let refused = bench.children.signal(child.pid, 15, true, None).unwrap_err();
+            let refused = bench
+                .children
+                .signal(child.pid, 15, true, None)
+                .unwrap_err();
             assert_eq!(
                 refused.to_string(),
                 format!(

@@ -157,11 +157,7 @@ fn a_child_of_an_unfinished_start_is_found_by_its_marker() {
                 std::fs::File::create(&bench.dirs.record)
                     .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
                     .unwrap();
-                assert_eq!(
-                    alive(&bench.dirs).child.pid,
-                    child.pid,
-                    "{text}"
-                );
+                assert_eq!(alive(&bench.dirs).child.pid, child.pid, "{text}");
             }
             // Another agent's directory is another marker.
             std::fs::create_dir(bench.path("other")).unwrap();
