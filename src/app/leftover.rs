@@ -1,4 +1,5 @@
-//! The child that an earlier life left behind, met at a start: found, its endpoint opened where it looks for it, watched.
+//! The child that an earlier life left behind, met at a start: found, its endpoint opened where it looks for it,
+//! watched.
 //!
 //! Promises: a child of an earlier life is watched before a new one may be started, so that there are never two of one
 //! agent; its own OpAMP is served where it was, unless the settings say otherwise or somebody else is there.
