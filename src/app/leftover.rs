@@ -75,13 +75,14 @@ pub(super) fn watch(
     children: &mut Children,
     agent: &Agent,
     dirs: &ChildDirs,
-    leftover: Option<&Leftover>,
-) -> Result<(), AppError> {
+    leftover: Option<Leftover>,
+) -> Result<Option<Leftover>, AppError> {
     let Some(leftover) = leftover else {
-        return Ok(());
+        return Ok(None);
     };
     let child = leftover.child.clone();
     children
         .watch_leftover(&agent.name, dirs, child, agent.passthrough_logs)
-        .map_err(|error| system("watch the child of an earlier life", error))
+        .map_err(|error| system("watch the child of an earlier life", error))?;
+    Ok(Some(leftover))
 }

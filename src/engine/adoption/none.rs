@@ -15,11 +15,7 @@ pub(super) fn fingerprint(_: &SpawnSpec) -> String {
     String::new()
 }
 
-#[expect(
-    clippy::unused_self,
-    clippy::unnecessary_wraps,
-    reason = "the same calls as with the feature"
-)]
+#[expect(clippy::unused_self, reason = "the same calls as with the feature")]
 impl Engine {
     pub(super) fn child_note(&self, _: bool, _: String) -> ChildNote {
         ChildNote::default()

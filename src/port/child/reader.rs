@@ -147,9 +147,10 @@ impl Reader {
                 sources.push(Source::Tool(*id));
             }
         }
-        let wait = match lingering.is_empty() {
-            true => PollTimeout::NONE,
-            false => PollTimeout::from(LINGER_MS),
+        let wait = if lingering.is_empty() {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::from(LINGER_MS)
         };
         match poll(&mut fds, wait) {
             Ok(_) => {}

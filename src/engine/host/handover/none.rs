@@ -7,7 +7,11 @@ use crate::engine::message::{AgentEvent, CommandId, Effect, RefusalKind};
 use crate::engine::view;
 use crate::units::{Moment, Now};
 
-#[expect(clippy::unused_self, reason = "the same calls as with the feature")]
+#[expect(
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    reason = "the same calls as with the feature"
+)]
 impl Host {
     pub(super) fn order_handover(&mut self, id: CommandId, effects: &mut Vec<Effect>) {
         let reason = "not part of this build: restart adjutant instead";
