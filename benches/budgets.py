@@ -440,6 +440,40 @@ def blind_hup(bench):
         f"refused of {probe.made + probe.refused} connections over {runs} applies; longest gap {longest:.1f} ms")
 
 
+def blind_kill(bench):
+    """The supervisor is killed and another one takes its data plane over: connections that did not come about."""
+    state = bench.fresh()
+    path = os.path.join(bench.directory, "adopted.sock")
+    settings = (f"storage: {{directory: {state}}}\nhttp: {{listen: []}}\n"
+                "agents:\n  a0: {profile: adjutant, apply: {probation: 0s}}\n")
+    supervisor = Supervisor(bench.options.full, settings, state)
+    try:
+        supervisor.until("data plane", lambda agents: agents[0]["child"] and agents[0]["healthy"])
+        supervisor.apply({"collect.yaml": f"sources:\n  in: {{kind: unix_socket, path: {path}}}\n"})
+        agents = supervisor.committed(None)
+        agents = supervisor.until("config", lambda agents: os.path.exists(path) and settled(agents))
+        pid = agents[0]["child"]["pid"]
+        probe = Probe(unix(path))
+        probe.start()
+        adopted = []
+        runs = 5
+        for _ in range(runs):
+            supervisor.process.kill()
+            supervisor.process.wait()
+            began = time.monotonic()
+            supervisor = Supervisor(bench.options.full, settings, state)
+            agents = supervisor.until("adoption", lambda agents: agents[0]["child"] and agents[0]["child"]["adopted"])
+            adopted.append((time.monotonic() - began) * 1000)
+            if agents[0]["child"]["pid"] != pid:
+                raise Failure(f"the data plane was restarted\n{supervisor.words()}")
+        longest = probe.finish()
+    finally:
+        supervisor.stop()
+    return float(probe.refused), (
+        f"refused of {probe.made + probe.refused} connections over {runs} deaths; longest gap {longest:.1f} ms; "
+        f"start to adopted {statistics.median(adopted):.1f} ms, looked at every 20 ms")
+
+
 BUDGETS = []
 
 
@@ -459,6 +493,8 @@ budget("wake-ups at rest", "0", 0, "", NOISY, idle)
 budget("blind time, HUP apply", "0 refused", 0, "", HARD, blind_hup)
 budget("blind time, restart apply", "≤ 50 ms + own", 50, "ms", NOISY, blind_restart)
 budget("blind time, crash", "≤ 100 ms + own", 100, "ms", NOISY, blind_crash)
+
+budget("kill -9 and adoption", "0 refused", 0, "", HARD, blind_kill)
 
 
 def main():

@@ -23,6 +23,7 @@ mod records;
 mod register;
 mod settings;
 mod start;
+#[cfg(feature = "adopt")]
 mod successor;
 
 #[cfg(feature = "doctor")]
@@ -99,6 +100,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError>
 
 /// Lets the executable at the path of ours take over in this very process. Comes back only when it cannot, with the
 /// reason; the children go on in any case.
+#[cfg(feature = "adopt")]
 pub fn replace() -> std::io::Error {
     successor::take_over()
 }

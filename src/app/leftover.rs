@@ -1,4 +1,5 @@
-//! The child that an earlier life left behind, met at a start: found, its endpoint opened where it looks for it, watched.
+//! The child that an earlier life left behind, met at a start: found, its endpoint opened where it looks for it,
+//! watched.
 //!
 //! Promises: a child of an earlier life is watched before a new one may be started, so that there are never two of one
 //! agent; its own OpAMP is served where it was, unless the settings say otherwise or somebody else is there.
@@ -74,13 +75,14 @@ pub(super) fn watch(
     children: &mut Children,
     agent: &Agent,
     dirs: &ChildDirs,
-    leftover: Option<&Leftover>,
-) -> Result<(), AppError> {
+    leftover: Option<Leftover>,
+) -> Result<Option<Leftover>, AppError> {
     let Some(leftover) = leftover else {
-        return Ok(());
+        return Ok(None);
     };
     let child = leftover.child.clone();
     children
         .watch_leftover(&agent.name, dirs, child, agent.passthrough_logs)
-        .map_err(|error| system("watch the child of an earlier life", error))
+        .map_err(|error| system("watch the child of an earlier life", error))?;
+    Ok(Some(leftover))
 }

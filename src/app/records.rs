@@ -69,6 +69,7 @@ pub(super) fn end(life: Life, how: &Result<Ended, AppError>) {
             ExitReason::Stopped => "stopped",
             ExitReason::Forced => "stopped by force",
             ExitReason::GaveUp => "gave up",
+            #[cfg(feature = "adopt")]
             ExitReason::Replaced => "another executable took over",
         },
         Err(_) => "the start failed",

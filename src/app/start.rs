@@ -15,7 +15,6 @@ use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
-    successor,
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
@@ -130,8 +129,7 @@ async fn assemble_and_run(
     let mut served = Vec::new();
     for entry in loaded.drain(..) {
         let name = entry.agent.name.clone();
-        let found = entry.leftover;
-        leftover::watch(&mut children, &entry.agent, &entry.dirs, found.as_ref())?;
+        let found = leftover::watch(&mut children, &entry.agent, &entry.dirs, entry.leftover)?;
         let setup = Setup {
             places: Places {
                 state_dir: entry.root,
@@ -179,7 +177,7 @@ async fn assemble_and_run(
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
-    let mut host = Host::new(HostSetup {
+    let host = Host::new(HostSetup {
         agents: setups,
         identity,
         certificates: certificates_setup,
@@ -190,9 +188,6 @@ async fn assemble_and_run(
         registration,
         has_server,
     });
-    if let Some(question) = successor::question(options.settings_path.as_deref()) {
-        host.set_successor(question);
-    }
     let mut inbox = Inbox {
         signals,
         links,
@@ -203,7 +198,7 @@ async fn assemble_and_run(
         jumps: clock::ClockJumps::new(),
         questions,
     };
-    let reason = run::run(host, &mut ports, &mut inbox).await;
+    let reason = run::run(with_successor(host, &options), &mut ports, &mut inbox).await;
     Ok(records::ended(reason, ports))
 }
 
@@ -343,6 +338,20 @@ pub(super) fn local_layers(agent: &Agent) -> Vec<PathBuf> {
         Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
     });
     paths.collect()
+}
+
+/// Tells the host who would take over in place.
+#[cfg(feature = "adopt")]
+fn with_successor(mut host: Host, options: &RunOptions) -> Host {
+    if let Some(question) = super::successor::question(options.settings_path.as_deref()) {
+        host.set_successor(question);
+    }
+    host
+}
+
+#[cfg(not(feature = "adopt"))]
+fn with_successor(host: Host, _: &RunOptions) -> Host {
+    host
 }
 
 /// Ports that an offer may not bind, because we do.

@@ -189,6 +189,7 @@ pub enum Command {
         agent: Option<AgentName>,
     },
     /// Let the executable that was installed meanwhile take over; the agents go on
+    #[cfg(feature = "adopt")]
     Upgrade {
         /// Where settings and state are.
         #[command(flatten)]

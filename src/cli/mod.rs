@@ -146,6 +146,7 @@ async fn dispatch(command: Command, out: &mut Out<'_>) -> Done {
             wait,
         } => orders::rollback(&client(&place)?, agent, to, &wait, out).await,
         Command::Restart { place, agent } => orders::restart(&client(&place)?, agent, out).await,
+        #[cfg(feature = "adopt")]
         Command::Upgrade { place } => orders::upgrade(&client(&place)?, out).await,
         Command::Reload { place, agent } => orders::reload(&client(&place)?, agent, out).await,
         Command::Certificates { command } => match command {

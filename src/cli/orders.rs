@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+#[cfg(feature = "adopt")]
+use tokio::time::Instant;
 use tokio::time::timeout;
 
 use super::args::Wait;
@@ -18,12 +20,12 @@ use crate::port::admin::wire::{
     RollbackOrder, StatusDocument,
 };
 use crate::port::bundle;
-use crate::sys::clock;
 use crate::units::{AgentName, RevisionId, format_duration};
 
 /// How long an order may take to become a transaction in the history.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another executable may take to start and answer.
+#[cfg(feature = "adopt")]
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn apply(
@@ -72,14 +74,15 @@ pub(super) async fn reload(client: &Client, agent: Option<AgentName>, out: &mut 
 }
 
 /// Lets another executable take over, and waits until it answers.
+#[cfg(feature = "adopt")]
 pub(super) async fn upgrade(client: &Client, out: &mut Out<'_>) -> Done {
-    let (before, asked) = (client.status().await?, clock::monotonic());
+    let (before, asked) = (client.status().await?, Instant::now());
     let accepted = client.upgrade().await?;
     out.line(&accepted.accepted);
     let next = async {
         loop {
             if let Ok(document) = look_again(client).await {
-                let passed = clock::monotonic().since(asked).as_secs_f64();
+                let passed = asked.elapsed().as_secs_f64();
                 // The life that was asked would be older by what has passed, but for what an answer takes.
                 if document.uptime_seconds + 0.1 < before.uptime_seconds + passed {
                     return document;

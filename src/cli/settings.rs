@@ -70,6 +70,7 @@ fn ended(ended: &Ended) -> Done {
              behind; see the log"
                 .to_owned(),
         ),
+        #[cfg(feature = "adopt")]
         ExitReason::Replaced => {
             let error = app::replace();
             (

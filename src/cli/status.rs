@@ -103,13 +103,10 @@ fn row(agent: &AgentDocument) -> [String; 8] {
         } else {
             format!("{} (unhealthy)", agent.status)
         },
-        agent
-            .child
-            .as_ref()
-            .map_or_else(dash, |child| match child.adopted {
-                true => format!("{} adopted", child.pid),
-                false => child.pid.to_string(),
-            }),
+        agent.child.as_ref().map_or_else(dash, |child| {
+            let adopted = if child.adopted { " adopted" } else { "" };
+            format!("{}{adopted}", child.pid)
+        }),
         agent
             .current
             .as_ref()

@@ -184,7 +184,13 @@ fn agent(
 
 /// Children that live on when we are killed keep telemetry flowing, and the next life takes them over.
 fn on_our_death(section: &mut Section<'_, '_, '_>) -> OnDeath {
-    section.choice(
+    let adopts = cfg!(feature = "adopt");
+    let fallback = if adopts {
+        ("adopt", OnDeath::Adopt)
+    } else {
+        ("restart", OnDeath::Restart)
+    };
+    let chosen = section.choice(
         "on_supervisor_death",
         "what becomes of the agent when the supervisor is killed or crashes: adopt (it goes on and is taken over), \
          restart (it goes on until the next start restarts it), end (the kernel ends it at once)",
@@ -193,8 +199,15 @@ fn on_our_death(section: &mut Section<'_, '_, '_>) -> OnDeath {
             ("restart", OnDeath::Restart),
             ("end", OnDeath::End),
         ],
-        ("adopt", OnDeath::Adopt),
-    )
+        fallback,
+    );
+    if chosen == OnDeath::Adopt && !adopts {
+        section.problem(
+            "on_supervisor_death",
+            "this program was built without adoption, use restart or end",
+        );
+    }
+    chosen
 }
 
 fn rotation(mut section: Section<'_, '_, '_>, log: &Log, agents: u64) -> Rotation {

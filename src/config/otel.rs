@@ -275,7 +275,11 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         local_port: u16::try_from(local_port).unwrap_or(0),
         passthrough_logs,
         log_rotation: ROTATION,
-        on_our_death: OnDeath::Adopt,
+        on_our_death: if cfg!(feature = "adopt") {
+            OnDeath::Adopt
+        } else {
+            OnDeath::Restart
+        },
         domain_files: Vec::new(),
         profile,
     })

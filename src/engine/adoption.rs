@@ -32,6 +32,8 @@ pub(crate) struct Adoption {
     behind: Option<RevisionId>,
     /// The pairs it has read, by certificate.
     pairs: BTreeMap<String, String>,
+    /// It runs a program that is not there any more.
+    outdated: bool,
 }
 
 /// A hash over how a child is started. What decides where its output goes is none of its matter, and what is written
@@ -78,6 +80,7 @@ impl Engine {
             start,
             link: self.places.link.clone(),
             pairs: BTreeMap::new(),
+            outdated: false,
         }
     }
 
@@ -170,7 +173,12 @@ impl Engine {
             patience,
             behind,
             pairs: note.pairs,
+            outdated: note.outdated,
         });
+        if note.outdated {
+            let how = "as it is; its program was replaced, and a restart runs the new one";
+            fields.push(("how", how.to_owned()));
+        }
         self.note(NoteLevel::Info, "child adopted", fields);
         self.count("adoptions");
         self.life.adopt(now.mono, child);
@@ -216,6 +224,11 @@ impl Engine {
     /// Whether the child that runs is one of an earlier life.
     pub(super) fn is_adopted(&self) -> bool {
         self.adoption.is_some()
+    }
+
+    /// Whether the child runs a program that was replaced since: then its next change is a restart.
+    pub(super) fn runs_old_program(&self) -> bool {
+        self.adoption.as_ref().is_some_and(|it| it.outdated)
     }
 
     /// Whether it counts as well although it has said nothing yet.

@@ -6,6 +6,7 @@
 //! Must never: look into an engine's rollout or session.
 
 mod command;
+#[cfg_attr(not(feature = "adopt"), path = "host/handover/none.rs")]
 mod handover;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,13 @@ use std::time::Duration;
 use crate::config::{GiveUp, Stop};
 use crate::engine::certificates::{self, Certificates, CertificatesSetup, Known};
 use crate::engine::clock::{Clock, ClockSetup};
+#[cfg(feature = "adopt")]
 use crate::engine::host::handover::Handover;
+#[cfg(feature = "adopt")]
+use crate::engine::message::ToolSpec;
 use crate::engine::message::{
     AgentEvent, DiskFault, Effect, Event, ExitReason, HostSignal, Identity, Leftover, Milestone,
-    Note, NoteLevel, Snapshot, ToolSpec,
+    Note, NoteLevel, Snapshot,
 };
 use crate::engine::registration::{Registration, RegistrationSetup, Steps};
 use crate::engine::rollout::DomainEntry;
@@ -86,7 +90,9 @@ pub struct Host {
     previous_end: Option<String>,
     stopping: Option<Stopping>,
     /// Who would take our place, and how it is asked whether it starts.
+    #[cfg(feature = "adopt")]
     successor: Option<ToolSpec>,
+    #[cfg(feature = "adopt")]
     handover: Option<Handover>,
     exited: bool,
 }
@@ -119,7 +125,9 @@ impl Host {
             ready_by: None,
             previous_end: setup.previous_end,
             stopping: None,
+            #[cfg(feature = "adopt")]
             successor: None,
+            #[cfg(feature = "adopt")]
             handover: None,
             exited: false,
         }

@@ -138,6 +138,7 @@ impl Lifecycle {
     }
 
     /// A child of an earlier life goes on as ours.
+    #[cfg(feature = "adopt")]
     pub(crate) fn adopt(&mut self, now: Moment, child: ChildIdentity) {
         debug_assert_eq!(
             self.actual,

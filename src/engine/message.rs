@@ -400,6 +400,7 @@ pub enum ExitReason {
     /// An agent was given up and the settings say to exit.
     GaveUp,
     /// Another executable takes over, in the same process; the children go on.
+    #[cfg(feature = "adopt")]
     Replaced,
 }
 

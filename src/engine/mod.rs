@@ -13,6 +13,7 @@
 //! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
 //! 8. Disk effects go out one at a time, and their answers always count.
 
+#[cfg_attr(not(feature = "adopt"), path = "adoption/none.rs")]
 mod adoption;
 pub(crate) mod certificates;
 mod child;
@@ -413,6 +414,7 @@ impl Engine {
     }
 
     /// Another executable takes over: what is under way is put off, and the child goes on.
+    #[cfg(feature = "adopt")]
     pub(crate) fn put_off(&mut self, now: Now) -> Outcome {
         if let Some(transaction) = &self.transaction
             && let Some(ticket) = transaction.tool()
@@ -424,6 +426,7 @@ impl Engine {
     }
 
     /// Whether nothing is on its way to the disk.
+    #[cfg(feature = "adopt")]
     pub(crate) fn disk_is_idle(&self) -> bool {
         self.disk.is_idle()
     }

@@ -196,6 +196,8 @@ impl Engine {
         let is_open = self.reload.open && self.reload.told == Some(pid);
         if is_open && self.settings.profile.proof.counts_reloads() {
             Some("the reload before has not shown its end".to_owned())
+        } else if self.runs_old_program() {
+            Some("its program was replaced since it was started".to_owned())
         } else if self.reload.failures >= FAILURES_MAX {
             Some("HUP came to nothing before where a new process ran the same config".to_owned())
         } else {

@@ -280,8 +280,10 @@ impl Engine {
             Command::Restart { .. } => Some(self.order_restart(now)),
             Command::Reload { .. } => Some(self.order_reload(now)),
             // The host answers these itself.
-            Command::Status | Command::RenewCertificate { .. } | Command::Register(_) => None,
-            Command::Upgrade => None,
+            Command::Status
+            | Command::RenewCertificate { .. }
+            | Command::Register(_)
+            | Command::Upgrade => None,
         };
         if let Some(reply) = reply {
             self.out.replies.push((id, reply));

@@ -20,6 +20,8 @@ pub struct ChildNote {
     pub link: Option<String>,
     /// The live pair of each certificate at the time it was told, by the certificate's name. Filled in by the port.
     pub pairs: BTreeMap<String, String>,
+    /// Whether the file of its program was replaced or removed since it was started. Filled in by the port when found.
+    pub outdated: bool,
 }
 
 /// A child of an earlier life that is still there.

@@ -131,6 +131,7 @@ impl Client {
         self.post("/v1/reload", order).await
     }
 
+    #[cfg(feature = "adopt")]
     /// Orders that the executable at the supervisor's path takes over.
     pub async fn upgrade(&self) -> Result<AcceptedDocument, ClientError> {
         let nothing = serde_json::json!({});

@@ -13,6 +13,7 @@ mod fifo;
 mod leftover;
 mod lines;
 mod marker;
+#[cfg_attr(not(feature = "adopt"), path = "note/none.rs")]
 mod note;
 mod output;
 mod peek;

@@ -87,6 +87,7 @@ impl RawNote {
             start: self.start,
             link: self.link,
             pairs: self.pairs,
+            outdated: is_outdated(pid),
         })
     }
 }
@@ -101,6 +102,12 @@ fn obstacle(pid: u32) -> Result<(), String> {
         Some('T' | 't') => Err("somebody has stopped it".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// Whether the file of its program is not there any more. That of a script is the shell's.
+fn is_outdated(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe"))
+        .is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"))
 }
 
 /// What a variable of ours holds, as a hash: values may be secrets.

@@ -32,8 +32,8 @@ const DRAIN: usize = 2 * 1024 * 1024;
 /// How long a standard output that is not ready may hold the thread before the bytes are dropped.
 const SLOW_OUTPUT_MS: u16 = 2000;
 
-/// How often an unfinished line is looked at, and how long it may stand still before it is taken out of its pipe. A program that
-/// writes in blocks ends many of them inside a line, and soon goes on; one that asks a question does not.
+/// How often an unfinished line is looked at, and how long it may stand still before it is taken out of its pipe. A
+/// program that writes in blocks ends many of them inside a line, and soon goes on; one that asks a question does not.
 const LINGER_MS: u16 = 50;
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -147,9 +147,10 @@ impl Reader {
                 sources.push(Source::Tool(*id));
             }
         }
-        let wait = match lingering.is_empty() {
-            true => PollTimeout::NONE,
-            false => PollTimeout::from(LINGER_MS),
+        let wait = if lingering.is_empty() {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::from(LINGER_MS)
         };
         match poll(&mut fds, wait) {
             Ok(_) => {}

@@ -4,7 +4,6 @@
 //! over is stopped before a new one starts, with the reason in the log.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -351,9 +350,10 @@ fn post(port: u16, body: &str) -> Result<(), String> {
     stream
         .read_to_string(&mut answer)
         .map_err(|error| format!("read: {error}"))?;
-    match answer.starts_with("HTTP/1.1 200") {
-        true => Ok(()),
-        false => Err(answer.lines().next().unwrap_or_default().to_owned()),
+    if answer.starts_with("HTTP/1.1 200") {
+        Ok(())
+    } else {
+        Err(answer.lines().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -459,13 +459,9 @@ fn under_load(rig: &Rig, port: u16, out: impl Fn() -> String) {
     wait_until("everything to come out", || has_all(&out(), count).is_ok());
     assert_eq!(rig.child(), child);
     assert_eq!(supervisor.stop().code(), Some(0));
-    let mut line = String::new();
-    write!(
-        line,
-        "{count} requests over 5 deaths, 0 refused; start to answer at most {slowest:?}"
-    )
-    .unwrap();
-    eprintln!("{line}");
+    let line =
+        format!("{count} requests over 5 deaths, 0 refused; start to answer at most {slowest:?}");
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 #[test]
@@ -607,6 +603,7 @@ fn an_upgrade_replaces_the_executable_and_nothing_else() {
         assert_eq!(pid(&status), child);
         assert_eq!(rig.status().unwrap()["previous_end"], Value::Null);
     }
+    supervisor.logs("its program was replaced, and a restart runs the new one");
     let count = load.taken();
     wait_until("everything to come out", || {
         has_all(&logs(&rig, "one"), count).is_ok()

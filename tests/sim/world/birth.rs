@@ -145,9 +145,10 @@ impl World {
             let child = self.children.get(pid).unwrap();
             Leftover {
                 child: identity(*pid),
-                note: match child.ending {
-                    true => Err("it was told to end already".to_owned()),
-                    false => Ok(child.note.clone()),
+                note: if child.ending {
+                    Err("it was told to end already".to_owned())
+                } else {
+                    Ok(child.note.clone())
                 },
             }
         });

@@ -124,8 +124,8 @@ impl World {
             && status.status == RemoteConfigStatuses::Applied as i32
             && !again
         {
-            // On proof, before it is last good, it is what runs, and may yet turn out to be bad. It stays reported while
-            // the order of a person to run something else has not come to its end.
+            // On proof, before it is last good, it is what runs, and may yet turn out to be bad. It stays reported
+            // while the order of a person to run something else has not come to its end.
             let on_proof = self.config.agents[0].apply.report == ReportWhen::OnProof;
             let runs = self.current().as_deref() == Some(text.as_str()) || self.ordered;
             let turns_bad = matches!(
