@@ -340,6 +340,7 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
         reload: if hup { Reload::Hup } else { Reload::Restart },
         proof_timeout,
         empty_config: EmptyConfig::Stop,
+        flow: super::flow::NO_FLOW,
         ..APPLY
     }
 }

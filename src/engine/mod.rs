@@ -23,6 +23,11 @@ mod connection;
 pub(crate) mod desired;
 pub(crate) mod disk;
 mod evidence;
+#[cfg(feature = "flow")]
+mod flow;
+#[cfg(not(feature = "flow"))]
+#[path = "no_flow.rs"]
+mod flow;
 pub mod host;
 pub(crate) mod lifecycle;
 pub mod message;
@@ -54,6 +59,7 @@ use crate::engine::child_link::ChildLink;
 #[cfg(feature = "connection")]
 use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
+use crate::engine::flow::FlowWatch;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
@@ -84,7 +90,7 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 20] = [
+const COUNTED: [&str; 23] = [
     "adoptions",
     "certificate_reloads",
     "certificate_waits",
@@ -95,6 +101,9 @@ const COUNTED: [&str; 20] = [
     "disk_faults",
     "failed_applies",
     "failed_reloads",
+    "flow_collapses",
+    "flow_passes",
+    "flow_unknown",
     "ignored_session_events",
     "malformed_frames",
     "rejected_again",
@@ -176,6 +185,7 @@ pub struct Engine {
     health_probe: Prober,
     proof_probe: Prober,
     reload: ReloadMemory,
+    flow: FlowWatch,
     uplink: Uplink,
     session: Option<Session>,
     /// Offered connection settings, where the settings accept any.
@@ -265,6 +275,7 @@ impl Engine {
             health_probe: Prober::default(),
             proof_probe: Prober::default(),
             reload: ReloadMemory::default(),
+            flow: FlowWatch::default(),
             uplink: Uplink::new(server),
             session,
             connection: None,
@@ -331,12 +342,16 @@ impl Engine {
             }
             AgentEvent::ToolDone { ticket, outcome } => self.on_tool(now, ticket, &outcome),
             AgentEvent::HttpProbed { ticket, outcome } => self.on_http(now, ticket, outcome),
+            #[cfg(feature = "flow")]
+            AgentEvent::CountersRead { ticket, result } => {
+                self.on_counters(now, ticket, result);
+            }
             AgentEvent::OutputWatched { ticket, result } => {
                 self.on_output_watched(now, ticket, result);
             }
             AgentEvent::OutputSaid { ticket, said } => self.on_output_said(ticket, said),
             AgentEvent::Link { link, event } => self.on_link(now, link, event),
-            AgentEvent::Local { connection, event } => self.on_local(connection, event),
+            AgentEvent::Local { connection, event } => self.on_local(now, connection, event),
         }
         self.finish(now)
     }
@@ -370,6 +385,7 @@ impl Engine {
             self.rollout_due(),
             self.health_probe.due(),
             self.proof_probe.due(),
+            self.flow_due(),
             self.disk.due(now.mono),
             self.debt_due(),
             self.adoption_due(),
@@ -519,6 +535,7 @@ impl Engine {
         self.drive(now);
         self.pay_debt(now);
         self.probe(now.mono);
+        self.flow_look(now.mono);
         self.serve_link(now);
         if let Some((ticket, work)) = self.disk.issue(now.mono, &mut self.tickets) {
             self.out.effects.push(AgentEffect::Disk { ticket, work });

@@ -287,6 +287,7 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "last_good": agent.last_good.as_ref().map(crate::units::RevisionId::as_str),
         "on_default": agent.on_default,
         "rejected": agent.rejected.len(),
+        "flow": agent.flow,
     });
     component(level, message, timestamp, details)
 }

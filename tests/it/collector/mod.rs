@@ -6,6 +6,7 @@ mod auth;
 mod bench;
 mod beside;
 mod connection;
+mod flow;
 mod generic;
 mod health;
 mod hostile;
