@@ -274,6 +274,11 @@ impl Ports {
                 self.probe(agent.clone(), ticket, url, timeout);
                 None
             }
+            #[cfg(feature = "flow")]
+            AgentEffect::ReadCounters { ticket, question } => {
+                self.read_counters(agent.clone(), ticket, question);
+                None
+            }
             AgentEffect::WatchOutput {
                 ticket,
                 reloaded,
@@ -345,6 +350,28 @@ impl Ports {
         let task = async move {
             let outcome = probe::http_get(&url, timeout).await;
             Some(probed(agent, outcome))
+        };
+        self.tasks.spawn(task, lost);
+    }
+
+    #[cfg(feature = "flow")]
+    fn read_counters(
+        &mut self,
+        agent: AgentName,
+        ticket: Ticket,
+        question: crate::engine::message::CounterQuestion,
+    ) {
+        let read = move |agent, result| Event::Agent {
+            agent,
+            event: AgentEvent::CountersRead { ticket, result },
+        };
+        let lost = {
+            let agent = agent.clone();
+            move |reason: &str| Some(read(agent, Err(format!("the question broke: {reason}"))))
+        };
+        let task = async move {
+            let result = probe::read_counters(&question).await;
+            Some(read(agent, result))
         };
         self.tasks.spawn(task, lost);
     }

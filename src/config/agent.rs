@@ -51,6 +51,7 @@ pub(super) const APPLY: Apply = Apply {
         file_bytes: Limits::OFFERED.bytes as u64,
         total_bytes: 16 * MIB,
     },
+    flow: super::flow::FLOW,
 };
 
 /// Restarts for ever with growing delay: telemetry that comes back by itself is worth more than a quiet process table.
@@ -426,6 +427,7 @@ fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> Apply {
             0..=1_000,
         ),
         limits: limits(s),
+        flow: super::flow::check(s.sub("flow"), &mut profile.flow),
     };
     section.finish();
     apply

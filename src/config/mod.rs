@@ -22,6 +22,7 @@ mod clock;
 mod documents;
 mod expand;
 mod explain;
+mod flow;
 mod health_door;
 mod hint;
 mod load;
@@ -43,6 +44,9 @@ pub use auth::{Auth, OAuth2};
 pub use certificates::{Acme, Certificate, CertificateSource, Domains};
 pub use clock::ClockWatch;
 pub use explain::{DecidedBy, Explained, explain, nearest_key};
+#[cfg(feature = "flow")]
+pub use flow::part_by_path;
+pub use flow::{Flow, FlowCheck, FlowFormat, FlowMode, FlowRole, FlowSignal};
 pub use health_door::HealthDoor;
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
@@ -266,6 +270,8 @@ pub struct Apply {
     pub keep_revisions: usize,
     /// Limits of an offer.
     pub limits: OfferLimits,
+    /// Whether data still flows.
+    pub flow: FlowCheck,
 }
 
 /// When APPLIED is reported.

@@ -346,6 +346,7 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
         empty_config: EmptyConfig::Stop,
         // That program reads its files when it starts. Whoever edits one expects it to wait for a restart.
         watch_local_files: false,
+        flow: super::flow::NO_FLOW,
         ..APPLY
     }
 }

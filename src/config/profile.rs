@@ -20,6 +20,8 @@ mod probes;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "flow")]
+pub(super) use probes::probe_url;
 pub(super) use probes::{health, proof};
 
 /// The built-in profiles: name, text, default config.
@@ -177,6 +179,7 @@ fn take(mut root: Section<'_, '_, '_>, name: &str) -> Profile {
             alive_for: 3 * SECOND,
         }),
         health: health(root.sub("health")).unwrap_or(HealthProbe::Process),
+        flow: super::flow::flow(root.sub("flow")),
         default_config: root.text(
             "default_config",
             "config when nothing is stored or offered",

@@ -27,6 +27,8 @@ pub struct Profile {
     pub hup: bool,
     /// How health is seen.
     pub health: HealthProbe,
+    /// Where its own counters are; `None` when nobody knows.
+    pub flow: Option<super::Flow>,
     /// Where the program's own OpAMP is served.
     pub local_link: LocalLink,
     /// Config run when nothing is stored and nothing was offered; `None` leaves the program down.

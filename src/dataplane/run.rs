@@ -27,6 +27,10 @@ const STOP_BUDGET: Duration = Duration::from_secs(5);
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How often counters are reported while a link is configured; state is reported at once.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// How often while a config is news: whoever watches what flows under it wants to know soon.
+const REPORT_NEWS_EVERY: Duration = Duration::from_secs(5);
+/// Reports of a config that is news.
+const NEWS: u32 = 24;
 
 /// Runs until told to stop.
 pub(super) fn run(args: Args) -> Exit {
@@ -71,6 +75,7 @@ enum Turn {
     Stop,
     Handle(Event),
     Report,
+    Refresh,
     LinkEnded,
 }
 
@@ -104,8 +109,8 @@ async fn main(args: Args) -> Exit {
         }
     };
     let (reports, mut link) = open_link(args.link, identity, &plane);
-    let mut refresh = tokio::time::interval(REPORT_EVERY);
-    refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut news = NEWS;
+    let mut refresh = refreshing(REPORT_NEWS_EVERY);
     loop {
         let turn = tokio::select! {
             biased;
@@ -113,7 +118,7 @@ async fn main(args: Args) -> Exit {
             _ = signals.int.recv() => Turn::Stop,
             _ = signals.hup.recv() => Turn::Reload,
             () = changed.notified() => Turn::Report,
-            _ = refresh.tick(), if reports.is_some() => Turn::Report,
+            _ = refresh.tick(), if reports.is_some() => Turn::Refresh,
             () = &mut link => Turn::LinkEnded,
             event = plane.next() => Turn::Handle(event),
         };
@@ -127,7 +132,17 @@ async fn main(args: Args) -> Exit {
                 tracing::warn!("the link to the supervisor has ended");
                 link = Box::pin(std::future::pending());
             }
-            Turn::Reload => plane.reload().await,
+            Turn::Reload => {
+                plane.reload().await;
+                news = NEWS;
+                refresh = refreshing(REPORT_NEWS_EVERY);
+            }
+            Turn::Refresh => {
+                news = news.saturating_sub(1);
+                if news == 0 && refresh.period() != REPORT_EVERY {
+                    refresh = refreshing(REPORT_EVERY);
+                }
+            }
             Turn::Report => {}
         }
         if let Some(reports) = &reports {
@@ -141,6 +156,13 @@ async fn main(args: Args) -> Exit {
         _ = tokio::time::timeout(GOODBYE_MAX, link).await;
     }
     Exit::Stopped
+}
+
+/// Ticks from one `period` on.
+fn refreshing(period: Duration) -> tokio::time::Interval {
+    let mut refresh = tokio::time::interval(period);
+    refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    refresh
 }
 
 /// The link as a future of this task: it is driven while nothing else is done, and ends with the loop.

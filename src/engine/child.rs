@@ -167,7 +167,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_local(&mut self, connection: u64, event: LocalEvent) {
+    pub(super) fn on_local(&mut self, now: Now, connection: u64, event: LocalEvent) {
         match event {
             LocalEvent::Opened { .. } => {
                 if let Some(old) = self.child.opened(connection) {
@@ -186,6 +186,9 @@ impl Engine {
                     frame: answer,
                 });
                 self.effective_stale |= heard.effective;
+                if heard.health {
+                    self.flow_heard(now.mono);
+                }
             }
             LocalEvent::Closed => {
                 if self.child.closed(connection) {

@@ -534,5 +534,7 @@ pub(crate) fn offered(files: &[RevisionFile]) -> Vec<OfferedFile> {
 }
 
 mod sections;
+#[cfg(feature = "flow")]
+pub(crate) use sections::{Tree, meaning, trees};
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@ mod certificate;
 mod clock;
 mod disk;
 mod layers;
+#[cfg(feature = "flow")]
+mod flow;
 mod leftover;
 mod offered;
 mod process;
@@ -34,6 +36,8 @@ pub use disk::{
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
 };
 pub use layers::{DriftedFile, LayersSnapshot, WatchedBy};
+#[cfg(feature = "flow")]
+pub use flow::{Count, CountKey, CounterQuestion, Reading};
 pub use leftover::{ChildNote, Leftover};
 pub use offered::Offered;
 pub use process::{
@@ -174,6 +178,14 @@ pub enum AgentEvent {
         ticket: Ticket,
         /// Status code and the beginning of the body, or why there is none.
         outcome: Result<HttpAnswer, String>,
+    },
+    /// The child's own counters were read, or could not be.
+    #[cfg(feature = "flow")]
+    CountersRead {
+        /// Of the effect.
+        ticket: Ticket,
+        /// What they say, or why nobody knows.
+        result: Result<Reading, String>,
     },
     /// Something happened on a link to the server.
     Link {
@@ -452,6 +464,14 @@ pub enum AgentEffect {
         url: String,
         /// How long it may take.
         timeout: Duration,
+    },
+    /// Read the child's own counters over HTTP on loopback.
+    #[cfg(feature = "flow")]
+    ReadCounters {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// Where, and which.
+        question: CounterQuestion,
     },
     /// Watch what the child writes from now on for one of these texts, until the first, or the child's end, or the next
     /// such order.

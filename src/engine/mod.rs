@@ -26,6 +26,11 @@ pub(crate) mod disk;
 #[cfg(feature = "layers")]
 mod drift;
 mod evidence;
+#[cfg(feature = "flow")]
+mod flow;
+#[cfg(not(feature = "flow"))]
+#[path = "no_flow.rs"]
+mod flow;
 pub mod host;
 mod layers;
 pub(crate) mod lifecycle;
@@ -59,6 +64,7 @@ use crate::engine::child_link::ChildLink;
 use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
 use crate::engine::layers::Layers;
+use crate::engine::flow::FlowWatch;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
@@ -102,6 +108,9 @@ const COUNTED: [&str; 23] = [
     "drifts",
     "failed_applies",
     "failed_reloads",
+    "flow_collapses",
+    "flow_passes",
+    "flow_unknown",
     "ignored_session_events",
     "local_changes",
     "malformed_frames",
@@ -184,6 +193,7 @@ pub struct Engine {
     health_probe: Prober,
     proof_probe: Prober,
     reload: ReloadMemory,
+    flow: FlowWatch,
     uplink: Uplink,
     session: Option<Session>,
     /// Offered connection settings, where the settings accept any.
@@ -278,6 +288,7 @@ impl Engine {
             health_probe: Prober::default(),
             proof_probe: Prober::default(),
             reload: ReloadMemory::default(),
+            flow: FlowWatch::default(),
             uplink: Uplink::new(server),
             session,
             connection: None,
@@ -345,6 +356,10 @@ impl Engine {
             }
             AgentEvent::ToolDone { ticket, outcome } => self.on_tool(now, ticket, &outcome),
             AgentEvent::HttpProbed { ticket, outcome } => self.on_http(now, ticket, outcome),
+            #[cfg(feature = "flow")]
+            AgentEvent::CountersRead { ticket, result } => {
+                self.on_counters(now, ticket, result);
+            }
             AgentEvent::OutputWatched { ticket, result } => {
                 self.on_output_watched(now, ticket, result);
             }
@@ -352,7 +367,7 @@ impl Engine {
             AgentEvent::FilesWatched { ticket, by } => self.on_files_watched(now, ticket, by),
             AgentEvent::FilesTouched { ticket } => self.on_files_touched(now, ticket),
             AgentEvent::Link { link, event } => self.on_link(now, link, event),
-            AgentEvent::Local { connection, event } => self.on_local(connection, event),
+            AgentEvent::Local { connection, event } => self.on_local(now, connection, event),
         }
         self.finish(now)
     }
@@ -386,6 +401,7 @@ impl Engine {
             self.rollout_due(),
             self.health_probe.due(),
             self.proof_probe.due(),
+            self.flow_due(),
             self.disk.due(now.mono),
             self.debt_due(),
             self.adoption_due(),
@@ -539,6 +555,7 @@ impl Engine {
         self.pay_debt(now);
         self.drive_layers(now);
         self.probe(now.mono);
+        self.flow_look(now.mono);
         self.serve_link(now);
         if let Some((ticket, work)) = self.disk.issue(now.mono, &mut self.tickets) {
             self.out.effects.push(AgentEffect::Disk { ticket, work });

@@ -6,6 +6,7 @@
 use opamp_client::messages::ComponentHealth;
 
 use crate::engine::disk::Purpose;
+use crate::engine::flow::FlowWatch;
 use crate::engine::message::{
     AgentSnapshot, Command, CommandId, DiskWork, LinkSnapshot, OfferedFile, Origin, Refusal,
     RefusalKind, Reply, Step,
@@ -160,6 +161,9 @@ impl Engine {
         if self.is_adopted() {
             attributes.push(("adjutant.adopted", "true".to_owned()));
         }
+        if !self.flow_words().is_empty() {
+            attributes.push(("adjutant.flow", self.flow_words().to_owned()));
+        }
         if let Some(end) = &self.previous_end {
             attributes.push(("adjutant.previous_end", end.clone()));
         }
@@ -245,6 +249,8 @@ impl Engine {
                 self.phase
             },
             phase_error: report::bounded(&self.phase_error),
+            flow: self.flow_told(),
+            flow_baseline: self.flow_baseline(),
             current: current.map(stored_of),
             last_good: self.last_good.clone(),
             revisions,
@@ -460,6 +466,10 @@ impl Engine {
     ) -> Outcome {
         let before = self.spawn_spec();
         self.life.set_policy(settings.restart, grace);
+        if self.settings.profile.flow != settings.profile.flow {
+            // What was counted may be counted in another way from here on.
+            self.flow = FlowWatch::default();
+        }
         self.settings = settings;
         let mask = super::session::mask(self.capabilities, &self.settings);
         match (&mut self.session, &server) {

@@ -4,6 +4,9 @@
 //! reads at most [`BODY_MAX`] bytes of the answer. Dropping the future closes the connection.
 //! Must never: retry, send credentials, or take a status code for an error: 503 is an answer.
 
+#[cfg(feature = "flow")]
+mod counters;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -16,6 +19,9 @@ use crate::engine::message::HttpAnswer;
 use crate::sys::http::{Stream, exchange};
 use crate::units::format_duration;
 
+#[cfg(feature = "flow")]
+pub use counters::read_counters;
+
 /// Bytes of a body that are kept; the rest is not read.
 const BODY_MAX: usize = 64 * 1024;
 
@@ -27,8 +33,18 @@ const BODY_MAX: usize = 64 * 1024;
 /// # Cancel safety
 /// Dropping the future ends the probe.
 pub async fn http_get(url: &str, timeout: Duration) -> Result<HttpAnswer, String> {
+    let answer = fetch(url, timeout, BODY_MAX).await;
+    answer.map(|(answer, _)| answer)
+}
+
+/// The same, with another bound of the body, and whether that was all of it.
+async fn fetch(
+    url: &str,
+    timeout: Duration,
+    body_max: usize,
+) -> Result<(HttpAnswer, bool), String> {
     let failed = |reason: String| format!("GET {url}: {reason}");
-    match tokio::time::timeout(timeout, get(url)).await {
+    match tokio::time::timeout(timeout, get(url, body_max)).await {
         Ok(answer) => answer.map_err(failed),
         Err(_) => Err(failed(format!(
             "no answer within {}",
@@ -37,7 +53,7 @@ pub async fn http_get(url: &str, timeout: Duration) -> Result<HttpAnswer, String
     }
 }
 
-async fn get(url: &str) -> Result<HttpAnswer, String> {
+async fn get(url: &str, body_max: usize) -> Result<(HttpAnswer, bool), String> {
     match Target::parse(url)? {
         Target::Tcp {
             address,
@@ -47,13 +63,13 @@ async fn get(url: &str) -> Result<HttpAnswer, String> {
             let stream = connect(&address)
                 .await
                 .map_err(|error| format!("connect to {address}: {error}"))?;
-            ask(Box::new(stream), &host, &path).await
+            ask(Box::new(stream), &host, &path, body_max).await
         }
         Target::Unix { socket, path } => {
             let stream = UnixStream::connect(&socket)
                 .await
                 .map_err(|error| format!("connect to {socket}: {error}"))?;
-            ask(Box::new(stream), "localhost", &path).await
+            ask(Box::new(stream), "localhost", &path, body_max).await
         }
     }
 }
@@ -121,20 +137,26 @@ impl Target {
     }
 }
 
-async fn ask(stream: Box<dyn Stream>, host: &str, path: &str) -> Result<HttpAnswer, String> {
+async fn ask(
+    stream: Box<dyn Stream>,
+    host: &str,
+    path: &str,
+    body_max: usize,
+) -> Result<(HttpAnswer, bool), String> {
     let request = Request::get(path)
         .header(HOST, host)
         .header(USER_AGENT, concat!("adjutant/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .body(Full::default())
         .map_err(|error| error.to_string())?;
-    let answer = exchange(stream, request, BODY_MAX)
+    let answer = exchange(stream, request, body_max)
         .await
         .map_err(|error| error.to_string())?;
-    Ok(HttpAnswer {
+    let page = HttpAnswer {
         status: answer.status,
         body: String::from_utf8_lossy(&answer.body).into_owned(),
-    })
+    };
+    Ok((page, answer.whole))
 }
 
 #[cfg(test)]

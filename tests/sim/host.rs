@@ -214,6 +214,39 @@ fn offers_that_bring_no_config_are_answered_and_change_nothing() {
     settled(&mut world);
 }
 
+#[cfg(feature = "flow")]
+#[test]
+fn config_under_which_data_stops_to_flow_goes_back_and_one_without_a_baseline_stays() {
+    let mut world = calm(21);
+    world.offer(Behaviour::Flows.text(1));
+    world.run(Duration::from_mins(5));
+    world.offer(Behaviour::Flows.text(2));
+    world.run(Duration::from_mins(5));
+    let good = world.current();
+    assert_eq!(good, Some(Behaviour::Flows.text(2)));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    world.offer(Behaviour::Starves.text(3));
+    world.run(Duration::from_mins(3));
+    let (status, message) = world.server_status().unwrap();
+    assert_eq!(status, FAILED);
+    let words = "data stopped to flow: records do not come in any more: 0.00 a second";
+    assert!(message.starts_with(words), "{message}");
+    assert_eq!(world.current(), good);
+    // After the rollback the baseline of the good config goes on, so the next one is found out as well.
+    world.offer(Behaviour::Starves.text(4));
+    world.run(Duration::from_mins(3));
+    assert_eq!(world.current(), good);
+    settled(&mut world);
+
+    let mut world = calm(22);
+    world.offer(Behaviour::Flows.text(1));
+    world.run(Duration::from_secs(70));
+    world.offer(Behaviour::Starves.text(2));
+    world.run(Duration::from_mins(3));
+    assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+    settled(&mut world);
+}
+
 #[test]
 fn changed_file_of_what_runs_is_put_back_and_the_child_is_left_alone() {
     let mut world = calm(13);
@@ -459,7 +492,7 @@ fn chaos(seed: u64) {
             1 | 2 => world.server_up(true),
             3 => world.order_restart(),
             _ => {
-                let index = usize::try_from(world.below(10)).unwrap();
+                let index = usize::try_from(world.below(12)).unwrap();
                 let behaviour = Behaviour::ALL[index].0;
                 let number = if world.below(3) == 0 { 1 } else { round };
                 world.offer(behaviour.text(number));

@@ -38,9 +38,9 @@ use adjutant::units::{AgentName, CertificateName, LinkId, Moment, Now, Ticket, W
 use nix::libc;
 use opamp_client::frame::{self, FrameRules};
 use opamp_client::messages::{
-    AgentConfigFile, AgentConfigMap, AgentDescription, AgentRemoteConfig, AgentToServer,
+    AgentConfigFile, AgentConfigMap, AgentDescription, AgentRemoteConfig, AgentToServer, AnyValue,
     ComponentHealth, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
-    ServerToAgentCommand,
+    ServerToAgentCommand, any_value,
 };
 
 use super::authority::Authority;
@@ -68,10 +68,14 @@ pub(crate) enum Behaviour {
     Silent,
     Refused,
     HangsValidator,
+    /// Good, and counts what flows.
+    Flows,
+    /// Healthy, and nothing comes in: found out only where something flowed for a while before.
+    Starves,
 }
 
 impl Behaviour {
-    pub(crate) const ALL: [(Self, &'static str); 10] = [
+    pub(crate) const ALL: [(Self, &'static str); 12] = [
         (Self::Ok, "ok"),
         (Self::Slow, "slow"),
         (Self::Invalid, "invalid"),
@@ -82,6 +86,8 @@ impl Behaviour {
         (Self::Silent, "silent"),
         (Self::Refused, "refused"),
         (Self::HangsValidator, "hangs-validator"),
+        (Self::Flows, "flows"),
+        (Self::Starves, "starves"),
     ];
 
     fn of(text: &str) -> Self {
@@ -97,7 +103,7 @@ impl Behaviour {
     }
 
     pub(crate) fn is_good(self) -> bool {
-        matches!(self, Self::Ok | Self::Slow)
+        matches!(self, Self::Ok | Self::Slow | Self::Flows | Self::Starves)
     }
 }
 
@@ -437,6 +443,15 @@ impl World {
                         let to = note.fields.iter().find(|(key, _)| *key == "to");
                         self.phases.push(to.unwrap().1.clone());
                     }
+                    let stopped = |(_, words): &(_, String)| words.contains("data stopped to flow");
+                    if note.message == "config did not hold"
+                        && note.fields.iter().any(stopped)
+                        && self
+                            .current()
+                            .is_some_and(|text| Behaviour::of(&text) == Behaviour::Flows)
+                    {
+                        self.violated("rolled back for a flow that is there");
+                    }
                     self.say(format!("note {} {:?}", note.message, note.fields));
                 }
                 Effect::LastWords(words) => self.say(format!("last words: {words}")),
@@ -493,6 +508,10 @@ impl World {
                 self.tools.remove(&ticket);
             }
             AgentEffect::WatchFiles { ticket, paths } => self.watch_files(ticket, &paths),
+            #[cfg(feature = "flow")]
+            AgentEffect::ReadCounters { .. } => {
+                unreachable!("the profile counts over its own link")
+            }
             AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
             AgentEffect::Dial {

@@ -54,23 +54,10 @@ fn first_of<'n>(names: &'n [(String, PathBuf)], name: &str) -> Option<&'n Path> 
 
 /// A JSON schema (draft 2020-12) of a profile, for editors.
 pub(super) fn schema(keys: &[Key]) -> Value {
-    let mut properties = Map::new();
+    let mut root = object(Map::new());
     for key in keys {
-        match key.path.split_once('.') {
-            None => {
-                properties.insert(key.path.clone(), of_key(key));
-            }
-            Some((section, name)) => {
-                let entry = properties
-                    .entry(section)
-                    .or_insert_with(|| object(Map::new()));
-                if let Some(Value::Object(inner)) = entry.get_mut("properties") {
-                    inner.insert(name.to_owned(), of_key(key));
-                }
-            }
-        }
+        put(&mut root, &key.path, key);
     }
-    let mut root = object(properties);
     if let Value::Object(root) = &mut root {
         let draft = "https://json-schema.org/draft/2020-12/schema";
         root.insert("$schema".to_owned(), json!(draft));
@@ -80,6 +67,34 @@ pub(super) fn schema(keys: &[Key]) -> Value {
         );
     }
     root
+}
+
+/// Puts a key at the end of its path; below `<name>` is what any name may hold.
+fn put(section: &mut Value, path: &str, key: &Key) {
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
+    let slot = match section.as_object_mut() {
+        Some(section) if name == "<name>" => section.get_mut("additionalProperties"),
+        Some(section) => match section.get_mut("properties") {
+            Some(Value::Object(properties)) => {
+                Some(properties.entry(name).or_insert(Value::Bool(false)))
+            }
+            _ => None,
+        },
+        None => None,
+    };
+    let Some(slot) = slot else { return };
+    match rest {
+        None => *slot = of_key(key),
+        Some(rest) => {
+            if !slot.is_object() {
+                *slot = object(Map::new());
+            }
+            put(slot, rest, key);
+        }
+    }
 }
 
 fn object(properties: Map<String, Value>) -> Value {

@@ -192,7 +192,7 @@ pub(in crate::config) fn health(mut section: Section<'_, '_, '_>) -> Option<Heal
     probe
 }
 
-fn probe_url(text: &str) -> Result<String, String> {
+pub(in crate::config) fn probe_url(text: &str) -> Result<String, String> {
     if text.starts_with("http://") {
         Ok(text.to_owned())
     } else {

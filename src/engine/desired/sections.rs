@@ -64,6 +64,37 @@ fn shape(node: &Node) -> String {
     }
 }
 
+/// A file that somebody wrote, read.
+#[cfg(feature = "flow")]
+#[derive(Debug)]
+pub(crate) struct Tree(Node);
+
+#[cfg(feature = "flow")]
+impl Tree {
+    /// The nodes at the end of a path of keys joined by dots.
+    pub(crate) fn find(&self, path: &str) -> Vec<&Node> {
+        let path: Vec<&str> = path.split('.').filter(|key| !key.is_empty()).collect();
+        let found = at(&self.0, &path).into_iter();
+        found.map(|(_, node)| node).collect()
+    }
+}
+
+/// What a node says, whatever stands around it.
+#[cfg(feature = "flow")]
+pub(crate) fn meaning(node: &Node) -> String {
+    shape(node)
+}
+
+/// Every file that somebody wrote and that can be read, in order.
+#[cfg(feature = "flow")]
+pub(crate) fn trees(settings: &Agent, files: &[RevisionFile]) -> Vec<Tree> {
+    let written = files
+        .iter()
+        .filter(|file| matches!(file.layer, LayerKind::Local | LayerKind::Remote));
+    let read = written.filter_map(|file| parse(settings, file).ok().flatten());
+    read.map(Tree).collect()
+}
+
 /// The nodes at the end of a path, each with the keys that `*` stood for.
 fn at<'n>(root: &'n Node, path: &[&str]) -> Vec<(Vec<String>, &'n Node)> {
     if path.is_empty() {

@@ -101,6 +101,10 @@ pub struct AgentSnapshot {
     pub phase: &'static str,
     /// What keeps the rollout in its phase, such as a disk that refuses; empty otherwise.
     pub phase_error: String,
+    /// What is known about the flow of data; none where nobody looks.
+    pub flow: Option<String>,
+    /// How long was looked at what flows under the config that runs.
+    pub flow_baseline: Duration,
     /// What `current` points to.
     pub current: Option<StoredRevision>,
     /// What `last-good` points to.

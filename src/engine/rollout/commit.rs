@@ -31,7 +31,8 @@ impl Engine {
             .as_ref()
             .map(|revision| revision.id.clone());
         transaction.stage = Stage::MarkingCommitted;
-        self.mark(now, Step::Committed, "");
+        let flow = self.flow_words().to_owned();
+        self.mark(now, Step::Committed, &flow);
     }
 
     pub(super) fn committed(&mut self, now: Now) {
@@ -39,6 +40,7 @@ impl Engine {
             return;
         };
         self.count("commits");
+        self.flow_commits();
         if let Some(revision) = &transaction.revision {
             self.forgive(revision.hash);
         }

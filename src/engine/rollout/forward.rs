@@ -354,6 +354,7 @@ impl Engine {
         anew: bool,
     ) -> String {
         self.child.expect_proof();
+        self.flow_pauses();
         if self.stopping {
             return "stopping".to_owned();
         }

@@ -235,6 +235,19 @@ impl Transaction {
         self.job.offer.as_ref()
     }
 
+    /// Whether the child has proven it and its window has not ended.
+    #[cfg(feature = "flow")]
+    pub(crate) fn is_on_probation(&self) -> bool {
+        matches!(self.stage, Stage::Probation { .. })
+    }
+
+    /// Who wants it, and whether it was chosen among the stored ones.
+    #[cfg(feature = "flow")]
+    pub(crate) fn wants(&self) -> (Origin, bool) {
+        let stored = matches!(self.job.source, Source::Stored(_));
+        (self.job.origin, stored)
+    }
+
     /// Whether the child has proven it.
     pub(crate) fn is_proven(&self) -> bool {
         self.proven

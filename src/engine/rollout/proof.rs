@@ -11,6 +11,7 @@ use crate::config::{AfterRollback, ReportWhen};
 use crate::engine::Engine;
 use crate::engine::desired::{self};
 use crate::engine::evidence::seen_of;
+use crate::engine::flow::Judged;
 use crate::engine::message::{NoteLevel, Origin, Outcome, Revision, Step};
 use crate::engine::watch::{Verdict, Watch};
 use crate::units::{Moment, Now, RevisionHash};
@@ -140,6 +141,7 @@ impl Engine {
     }
 
     pub(super) fn begin_probation(&mut self, now: Now) {
+        self.flow_begins(now.mono);
         let Some(transaction) = &mut self.transaction else {
             return;
         };
@@ -185,6 +187,7 @@ impl Engine {
                 until: now.mono.after(self.settings.apply.probation),
                 unhealthy_since: None,
             };
+            self.flow_begins(now.mono);
             return false;
         }
         let since = if healthy {
@@ -204,11 +207,17 @@ impl Engine {
             );
             return true;
         }
-        if now.mono >= until {
-            self.mark_good();
-            return true;
+        match self.flow_judged(now.mono, now.mono >= until) {
+            Judged::Wait => false,
+            Judged::Back(reason) => {
+                self.go_back(now, &reason);
+                true
+            }
+            Judged::Pass => {
+                self.mark_good();
+                true
+            }
         }
-        false
     }
 
     pub(super) fn drive_settling(&mut self, now: Now) -> bool {
@@ -364,7 +373,7 @@ impl Engine {
                 until,
                 unhealthy_since,
             } => sooner(
-                Some(*until),
+                Some(*until).filter(|_| !self.flow_waits()),
                 unhealthy_since.map(|since| since.after(self.patience())),
             ),
             Stage::MarkingGood { retry_at } | Stage::Returning { retry_at } => *retry_at,

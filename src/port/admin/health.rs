@@ -291,6 +291,7 @@ fn rollout(agent: &AgentSnapshot, timestamp: &str) -> Component {
         "rejected": agent.rejected.len(),
         "refused_local_files": agent.layers.refused,
         "drift": agent.layers.drift.len(),
+        "flow": agent.flow,
     });
     component(level, message, timestamp, details)
 }

@@ -126,6 +126,8 @@ pub(crate) fn agent(name: &str) -> AgentSnapshot {
         crash_loop: None,
         phase: "idle",
         phase_error: String::new(),
+        flow: None,
+        flow_baseline: Duration::ZERO,
         last_good: Some(current.id.clone()),
         revisions: vec![current.clone(), older],
         current: Some(current),

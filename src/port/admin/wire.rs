@@ -134,6 +134,12 @@ pub struct AgentDocument {
     /// What keeps the rollout in its phase; empty otherwise.
     #[serde(default)]
     pub phase_error: String,
+    /// What is known about the flow of data; none where nobody looks.
+    #[serde(default)]
+    pub flow: Option<String>,
+    /// Seconds of looks at what flows under the config that runs.
+    #[serde(default)]
+    pub flow_baseline_seconds: f64,
     /// What `current` points to.
     pub current: Option<RevisionDocument>,
     /// What `last-good` points to.

@@ -7,6 +7,7 @@ mod bench;
 mod beside;
 mod connection;
 mod fault;
+mod flow;
 mod generic;
 mod health;
 mod hostile;

@@ -81,7 +81,7 @@ impl World {
         let talks_at = match Behaviour::of(&child.text) {
             Behaviour::Slow => Some(self.now + 9_000),
             Behaviour::Ok | Behaviour::NeverHealthy | Behaviour::DiesLater => Some(self.now + 60),
-            Behaviour::Refused => Some(self.now + 60),
+            Behaviour::Refused | Behaviour::Flows | Behaviour::Starves => Some(self.now + 60),
             _ => None,
         };
         self.children.get_mut(&pid).unwrap().talks_at = talks_at;
@@ -90,7 +90,11 @@ impl World {
             Behaviour::DiesAtStart => self.later(40, die(1)),
             Behaviour::BlamesConfig => self.later(40, die(78)),
             Behaviour::Refused if !by_hup => self.later(40, die(78)),
-            Behaviour::Ok | Behaviour::Refused | Behaviour::NeverHealthy => self.later(60, talk),
+            Behaviour::Ok
+            | Behaviour::Refused
+            | Behaviour::NeverHealthy
+            | Behaviour::Flows
+            | Behaviour::Starves => self.later(60, talk),
             Behaviour::DiesLater => {
                 self.later(60, talk);
                 self.later(3_060, die(1));
@@ -148,6 +152,10 @@ impl World {
             } else {
                 "backend is away".to_owned()
             },
+            component_health_map: books(
+                behaviour,
+                self.now.saturating_sub(child.talks_at.unwrap_or(self.now)),
+            ),
             ..ComponentHealth::default()
         };
         let message = AgentToServer {
@@ -170,6 +178,9 @@ impl World {
         }
         let event = LocalEvent::Frame(frame);
         self.agent_event(1, AgentEvent::Local { connection, event });
+        if matches!(behaviour, Behaviour::Flows | Behaviour::Starves) {
+            self.later(5_000, What::ChildTalks { pid, generation });
+        }
     }
 
     pub(crate) fn child_dies(&mut self, pid: u32, generation: u64, status: ExitStatus) {
@@ -327,4 +338,27 @@ pub(crate) fn identity(pid: u32) -> ChildIdentity {
         start_ticks: u64::from(pid),
         started: WallTime::from_unix_millis(EPOCH_MS),
     }
+}
+
+/// What a child has counted in so many milliseconds, where it counts.
+fn books(behaviour: Behaviour, millis: u64) -> BTreeMap<String, ComponentHealth> {
+    let count = match behaviour {
+        Behaviour::Flows => i64::try_from(millis / 50).unwrap(),
+        Behaviour::Starves => 0,
+        _ => return BTreeMap::new(),
+    };
+    let part = |key: &str| ComponentHealth {
+        healthy: true,
+        attributes: vec![KeyValue {
+            key: format!("adjutant.records.{key}"),
+            value: Some(AnyValue {
+                value: Some(any_value::Value::IntValue(count)),
+            }),
+        }],
+        ..ComponentHealth::default()
+    };
+    BTreeMap::from([
+        ("source.app".to_owned(), part("received")),
+        ("upload.out".to_owned(), part("delivered")),
+    ])
 }

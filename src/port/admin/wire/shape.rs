@@ -128,6 +128,8 @@ impl From<&AgentSnapshot> for AgentDocument {
             crash_loop: agent.crash_loop,
             phase: agent.phase.to_owned(),
             phase_error: agent.phase_error.clone(),
+            flow: agent.flow.clone(),
+            flow_baseline_seconds: agent.flow_baseline.as_secs_f64(),
             current: agent.current.as_ref().map(RevisionDocument::from),
             last_good: agent.last_good.as_ref().map(ToString::to_string),
             revisions: revisions(agent),

@@ -2,6 +2,7 @@
 //! when a config is applied,
 //! then what is committed is what runs, whatever the program answered, and what does not run is rolled back.
 
+mod flow;
 mod programs;
 
 use std::fs;

@@ -12,7 +12,7 @@ use super::super::proc;
 use super::super::rig::{Done, Rig, wait_until};
 use crate::peers;
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -1,0 +1,258 @@
+//! Given a Collector whose otlp receiver is under load, with a committed config and a baseline of what flows,
+//! when a config is offered under which it is healthy and nothing flows,
+//! then the committed config runs again without help, and the server reads which signal stopped, from what to what;
+//! a config under which data flows commits, and so does one of a host on which nothing flowed before.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::bench::{Bench, Reload, Supervisor};
+use crate::fleet::Kind;
+use crate::peers::{free_port, otelcol};
+
+/// What a client of the Collector does all the time: some records a second, whoever listens.
+#[derive(Debug)]
+struct Load {
+    port: Arc<AtomicU16>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Ten records.
+fn records() -> String {
+    let one = r#"{"body":{"stringValue":"one"}}"#;
+    let ten = [one; 10].join(",");
+    format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{ten}]}}]}}]}}"#)
+}
+
+impl Load {
+    fn on(port: u16) -> Self {
+        let port = Arc::new(AtomicU16::new(port));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (to, until) = (Arc::clone(&port), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let body = records();
+            while !until.load(Ordering::Relaxed) {
+                // Nobody there, or a no, is what some of the configs are about.
+                send(to.load(Ordering::Relaxed), &body).ok();
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+        });
+        Self {
+            port,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+fn send(port: u16, body: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/logs HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}
+
+/// Short spans, so that a test is; everything else is as by default.
+fn settings(reload: Reload, flow: &str) -> String {
+    let reload = match reload {
+        Reload::Hup => "hup",
+        Reload::Restart => "restart",
+    };
+    format!(
+        "server: {{endpoint: SERVER}}
+storage: {{directory: STATE}}
+http: {{listen: []}}
+stop: {{grace: 1s, budget: 5s}}
+agents:
+  collector:
+    profile: otelcol
+    executable: {}
+    apply:
+      reload: {reload}
+      probation: 3s
+      flow: {{interval: 500ms, min_baseline: 6s, window: 6s{flow}}}
+",
+        otelcol().display()
+    )
+}
+
+struct Under {
+    bench: Bench,
+    supervisor: Supervisor,
+    uid: String,
+    config: String,
+    /// Where the receiver listens.
+    port: u16,
+    revision: String,
+}
+
+impl Under {
+    /// A committed config with a baseline; `load` is whether anything comes.
+    fn new(reload: Reload, flow: &str, load: bool) -> (Self, Option<Load>) {
+        let mut bench = Bench::new(Kind::Dev);
+        let supervisor = bench.run_text(&settings(reload, flow));
+        let uid = bench.connected(&supervisor);
+        let (port, metrics) = (free_port(), free_port());
+        let out = bench.path("out.json");
+        let config = format!(
+            "receivers:
+  otlp: {{protocols: {{http: {{endpoint: '127.0.0.1:{port}'}}}}}}
+exporters:
+  file: {{path: '{}', flush_interval: 50ms}}
+service:
+  telemetry:
+    metrics:
+      readers: [{{pull: {{exporter: {{prometheus: {{host: 127.0.0.1, port: {metrics}}}}}}}}}]
+  pipelines:
+    logs: {{receivers: [otlp], exporters: [file]}}
+",
+            out.display()
+        );
+        let load = load.then(|| Load::on(port));
+        let good = bench.push(&uid, &config);
+        bench.status(&uid, &good, "APPLIED");
+        let status = supervisor.phase("committed");
+        let revision = status["current"]["id"].as_str().unwrap().to_owned();
+        let first = words(&status);
+        assert!(
+            first.contains("no verdict"),
+            "nothing to compare with: {first}"
+        );
+        let under = Self {
+            bench,
+            supervisor,
+            uid,
+            config,
+            port,
+            revision,
+        };
+        (under, load)
+    }
+
+    /// Waits until enough was seen for a verdict.
+    fn has_baseline(&self) {
+        self.supervisor.until("a baseline of 20 s", |status| {
+            let seen = status["flow_baseline_seconds"].as_f64();
+            seen.is_some_and(|seen| seen >= 20.0)
+        });
+    }
+
+    fn goes_back(&self, bad: &str, wanted: &[&str]) {
+        let hash = self.bench.push(&self.uid, bad);
+        let error = self.bench.status(&self.uid, &hash, "FAILED");
+        for words in wanted {
+            assert!(error.contains(words), "{words:?} in {error}");
+        }
+        let status = self
+            .supervisor
+            .until("the committed config again", |status| {
+                status["healthy"] == true && status["current"]["id"] == self.revision.as_str()
+            });
+        assert_eq!(status["rejected"], 1);
+        assert_eq!(status["counters"]["flow_collapses"], 1);
+        assert_eq!(status["crashes"], 0, "it was well all the time");
+        // Remembered as bad.
+        let files = [("config.yaml", bad)];
+        self.bench
+            .server()
+            .push(&self.uid, &files, Some("0123456789abcdef"));
+        let again = self.bench.status(&self.uid, "0123456789abcdef", "FAILED");
+        assert!(again.starts_with("rejected before"), "{again}");
+    }
+}
+
+/// What the last transaction said about the flow.
+fn words(status: &serde_json::Value) -> String {
+    let last = &status["history"][0];
+    assert_eq!(last["step"], "committed", "{status:#}");
+    last["reason"].as_str().unwrap().to_owned()
+}
+
+const IN: &[&str] = &["data stopped to flow: logs do not come in any more: 0.00 a second"];
+const OUT: &[&str] = &["data stopped to flow: logs do not go out any more: 0.00 a second"];
+
+#[test]
+fn a_receiver_on_another_port_is_rolled_back_after_a_restart() {
+    let (under, _load) = Under::new(Reload::Restart, "", true);
+    under.has_baseline();
+    let bad = under
+        .config
+        .replace(&format!(":{}'", under.port), &format!(":{}'", free_port()));
+    under.goes_back(&bad, IN);
+}
+
+#[test]
+fn an_exporter_to_nowhere_is_rolled_back_after_a_hup() {
+    let (under, _load) = Under::new(Reload::Hup, "", true);
+    under.has_baseline();
+    let bad = under
+        .config
+        .replace("exporters: [file]", "exporters: [otlp_http]")
+        .replace(
+            "exporters:\n",
+            "exporters:\n  otlp_http: {endpoint: 'http://127.0.0.1:1'}\n",
+        );
+    under.goes_back(&bad, OUT);
+}
+
+#[test]
+fn a_config_under_which_data_flows_commits() {
+    let (under, _load) = Under::new(Reload::Hup, "", true);
+    under.has_baseline();
+    let good = format!("{}  extensions: []\n", under.config.replace("50ms", "60ms"));
+    let hash = under.bench.push(&under.uid, &good);
+    under.bench.status(&under.uid, &hash, "APPLIED");
+    let status = under.supervisor.phase("committed");
+    assert_eq!(words(&status), "flow: as before");
+    assert_eq!(status["counters"]["flow_passes"], 1);
+    assert_eq!(status["counters"]["rollbacks"], 0);
+}
+
+#[test]
+fn on_a_quiet_host_every_config_commits_without_a_verdict() {
+    let (under, _) = Under::new(Reload::Restart, "", false);
+    under.has_baseline();
+    let other = under
+        .config
+        .replace(&format!(":{}'", under.port), &format!(":{}'", free_port()));
+    let hash = under.bench.push(&under.uid, &other);
+    under.bench.status(&under.uid, &hash, "APPLIED");
+    let status = under.supervisor.phase("committed");
+    assert_eq!(words(&status), "flow: no verdict, too little flows to tell");
+}
+
+#[test]
+fn with_warn_a_collapse_is_told_and_kept() {
+    let (under, _load) = Under::new(Reload::Restart, ", mode: warn", true);
+    under.has_baseline();
+    let bad = under
+        .config
+        .replace(&format!(":{}'", under.port), &format!(":{}'", free_port()));
+    let hash = under.bench.push(&under.uid, &bad);
+    under.bench.status(&under.uid, &hash, "APPLIED");
+    let status = under.supervisor.phase("committed");
+    assert!(words(&status).starts_with("flow: collapsed, kept all the same, logs do not come in"));
+    let log = under.supervisor.log();
+    assert!(
+        log.iter()
+            .any(|line| line.contains("data stopped to flow under a config that is kept"))
+    );
+}
