@@ -267,6 +267,10 @@ impl Ports {
                 self.probe(agent.clone(), ticket, url, timeout);
                 None
             }
+            AgentEffect::LookAtRoom { ticket, pid } => {
+                let room = self.children.room(pid);
+                Some(AgentEvent::RoomSeen { ticket, room })
+            }
             AgentEffect::WatchOutput {
                 ticket,
                 reloaded,

@@ -27,6 +27,8 @@ mod histories;
 mod host;
 #[path = "sim/life.rs"]
 mod life;
+#[path = "sim/order.rs"]
+mod order;
 #[path = "sim/registration.rs"]
 mod registration;
 #[path = "sim/remains.rs"]

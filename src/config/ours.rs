@@ -14,6 +14,7 @@ use crate::yaml::Node;
 use super::agent::agents;
 use super::auth::auth;
 use super::certificates::certificates;
+use super::process;
 use super::profile;
 use super::proxy::proxy;
 use super::read::{Reader, Section};
@@ -93,6 +94,17 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let log = log(root.sub("log"));
     let mut agents = agents(&mut root, &profiles, &log);
     check_log_budget(&mut root, &log, &agents);
+    for agent in &agents {
+        if let Some(directory) = &agent.process.directory
+            && process::inside_a_revision(&storage, directory)
+        {
+            let key = format!("agents.{}.working_directory", agent.name);
+            root.problem(
+                "agents",
+                format!("{key}: a revision goes away, name another directory"),
+            );
+        }
+    }
     let certificates = certificates(&mut root, &agents);
     for agent in &mut agents {
         let files = certificates
@@ -101,6 +113,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         agent.domain_files = files.map(str::to_owned).collect();
     }
     let clock = super::clock::health(root.sub("health"));
+    let cgroup_root = process::cgroup_root(&mut root);
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
@@ -151,6 +164,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         certificates,
         clock,
         stop,
+        cgroup_root,
         give_up,
         termination_message,
         listen,

@@ -139,6 +139,13 @@ pub enum AgentEvent {
         /// What came of it.
         outcome: ToolOutcome,
     },
+    /// Whether a child has room for a reload, or what it is short of.
+    RoomSeen {
+        /// Of the look.
+        ticket: Ticket,
+        /// The shortage.
+        room: Result<(), String>,
+    },
     /// The output of the child is watched from here on, or cannot be.
     OutputWatched {
         /// Of the effect.
@@ -436,6 +443,13 @@ pub enum AgentEffect {
         url: String,
         /// How long it may take.
         timeout: Duration,
+    },
+    /// Look whether a child has room for a reload: descriptors, and what it watches files with.
+    LookAtRoom {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// The process; not reaped yet.
+        pid: u32,
     },
     /// Watch what the child writes from now on for one of these texts, until the first, or the child's end, or the next
     /// such order.
