@@ -147,10 +147,9 @@ impl Engine {
 
     /// How long ago the config last became another one; empty when that is not known.
     fn since_last_change(&self, now: Now) -> String {
-        let changes = |step| matches!(step, Step::Promoted | Step::RolledBack);
         let mut history = self.history.iter().rev();
-        let changed = history.find(|record| changes(record.step));
-        let ago = changed.map(|record| {
+        let last = history.find(|it| matches!(it.step, Step::Promoted | Step::RolledBack));
+        let ago = last.map(|record| {
             let (now, then) = (now.wall.unix_millis(), record.at.unix_millis());
             now.saturating_sub(then)
         });

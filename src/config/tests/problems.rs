@@ -100,8 +100,8 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:1:43: agents.a.report: unknown key here, it belongs at `agents.<name>.apply.report`",
                 "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, cgroup, \
                 config_files, description, env, executable, group, health, log_rotation, main_file, \
-                no_new_privileges, opamp_server_port, passthrough_logs, policy, profile, proof, restart, rlimits, \
-                start_after, start_wait, umask, user, validate, working_directory",
+                no_new_privileges, on_supervisor_death, opamp_server_port, passthrough_logs, policy, profile, proof, \
+                restart, rlimits, start_after, start_wait, umask, user, validate, working_directory",
             ],
         ),
         (

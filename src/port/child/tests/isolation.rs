@@ -119,7 +119,7 @@ fn a_child_runs_as_its_user_and_sees_no_more_of_the_state_than_it_needs() {
                 .unwrap();
             crate::sys::share::follow(&root.join("revisions")).unwrap();
             let script = format!("id -u; cat {}/config.yaml", later.display());
-            let tool = ToolSpec {
+            let spec = ToolSpec {
                 program: "/bin/sh".into(),
                 args: vec!["-c".to_owned(), script],
                 env: BTreeMap::new(),
@@ -130,7 +130,7 @@ fn a_child_runs_as_its_user_and_sees_no_more_of_the_state_than_it_needs() {
             };
             bench
                 .children
-                .run_tool(&bench.agent, &bench.dirs, Ticket(1), &tool);
+                .run_tool(&bench.agent, &bench.dirs, Ticket(1), &spec);
             let ChildrenEvent::ToolDone { outcome, .. } = bench.event().await else {
                 panic!("no tool");
             };
@@ -142,8 +142,8 @@ fn a_child_runs_as_its_user_and_sees_no_more_of_the_state_than_it_needs() {
             // Without a user everything is closed again.
             let child = bench.spawn_sh("id -u");
             assert_eq!(bench.exit_of(child.pid).await.tail, "0");
-            let mode = root.metadata().unwrap().permissions().mode() & 0o777;
-            assert_eq!(mode, 0o700);
+            let rights = root.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(rights, 0o700);
         },
     );
 }

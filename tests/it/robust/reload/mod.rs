@@ -339,7 +339,7 @@ fn a_child_that_crashes_and_comes_up_without_its_config_is_not_healthy() {
 fn a_child_near_its_limit_of_descriptors_gets_a_new_process_instead_of_a_hup() {
     let bench = Bench::limited("    rlimits: {nofile: 64}\n");
     let (_, pid, _) = bench.running();
-    assert_eq!(bench.commits(&json!({"name": "b", "open": 45})), "hup");
+    assert_eq!(bench.commits(&json!({"name": "b", "open": 52})), "hup");
     assert_eq!(bench.running().1, pid);
     // Now it has more than four fifths of them.
     bench.commits(&named("c"));
