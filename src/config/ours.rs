@@ -5,7 +5,7 @@
 //! Must never: accept a bare number where a unit belongs, or a relative path.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::units::Secret;
@@ -94,17 +94,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let log = log(root.sub("log"));
     let mut agents = agents(&mut root, &profiles, &log);
     check_log_budget(&mut root, &log, &agents);
-    for agent in &agents {
-        if let Some(directory) = &agent.process.directory
-            && process::inside_a_revision(&storage, directory)
-        {
-            let key = format!("agents.{}.working_directory", agent.name);
-            root.problem(
-                "agents",
-                format!("{key}: a revision goes away, name another directory"),
-            );
-        }
-    }
+    check_directories(&mut root, &storage, &agents);
     let certificates = certificates(&mut root, &agents);
     for agent in &mut agents {
         let files = certificates
@@ -207,6 +197,20 @@ fn log(mut section: Section<'_, '_, '_>) -> Log {
         to_files,
         rotation: OWN_ROTATION,
         max_total,
+    }
+}
+
+/// A child's own directory is no part of a revision.
+fn check_directories(root: &mut Section<'_, '_, '_>, storage: &Path, agents: &[Agent]) {
+    for agent in agents {
+        let directory = agent.process.directory.as_deref();
+        if directory.is_some_and(|it| process::inside_a_revision(storage, it)) {
+            let key = format!("agents.{}.working_directory", agent.name);
+            root.problem(
+                "agents",
+                format!("{key}: a revision goes away, name another directory"),
+            );
+        }
     }
 }
 
