@@ -279,6 +279,10 @@ impl Ports {
                 self.read_counters(agent.clone(), ticket, question);
                 None
             }
+            AgentEffect::LookAtRoom { ticket, pid } => {
+                let room = self.children.room(pid);
+                Some(AgentEvent::RoomSeen { ticket, room })
+            }
             AgentEffect::WatchOutput {
                 ticket,
                 reloaded,

@@ -19,6 +19,8 @@ needs=(
   pebble:pebble
   openssl:openssl
   nginx:nginx-light
+  rsyslogd:rsyslog
+  logger:bsdutils
   ps:procps
   unshare:util-linux
   ip:iproute2

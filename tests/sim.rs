@@ -29,6 +29,8 @@ mod host;
 mod life;
 #[path = "sim/offers.rs"]
 mod offers;
+#[path = "sim/order.rs"]
+mod order;
 #[path = "sim/registration.rs"]
 mod registration;
 #[path = "sim/remains.rs"]

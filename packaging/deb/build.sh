@@ -44,7 +44,7 @@ chmod 0755 "$root"
 put() { install -D -m "$1" "$2" "$root$3"; }
 put 0755 "$executable" /usr/bin/adjutant
 put 0644 packaging/systemd/adjutant.service /lib/systemd/system/adjutant.service
-for dropin in kernel-events low-ports; do
+for dropin in control-groups kernel-events low-ports; do
   put 0644 "packaging/systemd/$dropin.conf" "/usr/share/adjutant/systemd/$dropin.conf"
 done
 put 0644 packaging/deb/lintian-overrides /usr/share/lintian/overrides/adjutant

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::start::{choose, local_layers, system};
 use super::{AppError, AppErrorKind, BundleVerdict};
-use crate::config::{Agent, Config, LocalLink};
+use crate::config::{Agent, CgroupRoot, Config, LocalLink, Process};
 use crate::engine::Places;
 use crate::engine::desired::{self, Candidate};
 use crate::engine::message::{LocalFile, OfferedFile, RevisionFile, ToolEnd, ToolSpec};
@@ -97,13 +97,18 @@ fn tool(
         inherit: inherit.chain(&agent.policy.environment).cloned().collect(),
         timeout: agent.apply.validate_timeout,
         output_max: OUTPUT_MAX,
+        // A person asks, and the copy that is judged is that person's.
+        process: Process::default(),
     }
 }
 
 async fn ask(agent: &Agent, scratch: &Path, spec: &ToolSpec) -> Result<BundleVerdict, AppError> {
     let pid1 = std::process::id() == 1;
-    let mut children = Children::new(child::Options { pid1 })
-        .map_err(|error| system("prepare for child processes", error))?;
+    let mut children = Children::new(child::Options {
+        pid1,
+        cgroup_root: CgroupRoot::Off,
+    })
+    .map_err(|error| system("prepare for child processes", error))?;
     let dirs = ChildDirs::below(scratch, agent.log_rotation);
     children.run_tool(&agent.name, &dirs, Ticket(1), spec);
     let outcome = loop {

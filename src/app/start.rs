@@ -101,6 +101,7 @@ async fn assemble_and_run(
     let signals = HostSignals::new().map_err(|error| system("register signals", error))?;
     let mut children = Children::new(child::Options {
         pid1: facts.is_pid1,
+        cgroup_root: config.cgroup_root.clone(),
     })
     .map_err(|error| no_thread("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
@@ -309,6 +310,11 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let mut loaded = Vec::new();
     for agent in &config.agents {
+        #[cfg(feature = "isolation")]
+        child::check(&agent.process).map_err(|reason| AppError {
+            kind: AppErrorKind::Settings,
+            cause: anyhow::anyhow!("agents.{}.user: {reason}", agent.name),
+        })?;
         let layout = state.layout(&agent.name);
         let root = layout.root();
         let local = local_layers(agent);

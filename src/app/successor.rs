@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::config::Process;
 use crate::engine::message::ToolSpec;
 
 /// How long it may take to read the settings.
@@ -41,6 +42,7 @@ pub(super) fn question(settings: Option<&Path>) -> Option<ToolSpec> {
         inherit: names.collect(),
         timeout: TIMEOUT,
         output_max: OUTPUT_MAX,
+        process: Process::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::units::order;
-use crate::yaml::Limits;
+use crate::yaml::{Limits, Node};
 
 use super::load::{DEFAULT_AGENT, agent_name, executable};
 use super::ours::LATER;
@@ -94,14 +94,20 @@ pub(super) fn agents(
         .collect();
     }
     let count = named.len() as u64;
-    named
-        .into_iter()
+    let agents: Vec<Agent> = named
+        .iter()
         .filter_map(|(key, node)| {
             let name = key.text().unwrap_or_default();
             let section = root.entry("agents", name, Some(node));
             agent(section, name, profiles, (log, count))
         })
-        .collect()
+        .collect();
+    let listed: Vec<(&str, &Node)> = named
+        .iter()
+        .map(|(key, node)| (key.text().unwrap_or_default(), *node))
+        .collect();
+    super::start::check(root, &listed, &agents);
+    agents
 }
 
 fn agent(
@@ -159,10 +165,9 @@ fn agent(
     if profile.validate.is_none() {
         apply.validate = false;
     }
-    section.not_built(
-        &["packages", "cgroup", "user", "start_after", "certificates"],
-        LATER,
-    );
+    let start = super::start::order(&mut section);
+    let process = super::process::process(&mut section);
+    section.not_built(&["packages", "certificates"], LATER);
     section.finish();
     Some(Agent {
         name: agent_name?,
@@ -179,6 +184,8 @@ fn agent(
         passthrough_logs,
         log_rotation,
         on_our_death,
+        start,
+        process,
         domain_files: Vec::new(),
     })
 }

@@ -30,11 +30,13 @@ pub mod names;
 mod otel;
 mod ours;
 pub mod policy;
+mod process;
 mod profile;
 mod program;
 mod proxy;
 mod read;
 pub mod registration;
+mod start;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -50,6 +52,7 @@ pub use flow::{Flow, FlowCheck, FlowFormat, FlowMode, FlowRole, FlowSignal};
 pub use health_door::HealthDoor;
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
+pub use process::{Account, CgroupLimits, CgroupRoot, Limit, LimitKind, Process};
 pub use profile::{ProfileFile, built_in, built_in_names, check_profile, profile_keys};
 pub use program::{
     Composition, ConfFiles, Expansion, HealthProbe, LocalLink, Profile, Proof, Tested,
@@ -81,6 +84,8 @@ pub struct Config {
     pub clock: Option<ClockWatch>,
     /// How long stopping may take.
     pub stop: Stop,
+    /// Below which control group each child gets its own.
+    pub cgroup_root: CgroupRoot,
     /// What happens when an agent's restarts are used up.
     pub give_up: GiveUp,
     /// Where the reason of an end that was not asked for is written; `None` where the orchestrator has its usual file.
@@ -194,6 +199,10 @@ pub struct Agent {
     pub log_rotation: Rotation,
     /// What becomes of the child when we die.
     pub on_our_death: OnDeath,
+    /// After which other agents it starts.
+    pub start: StartOrder,
+    /// As whom and within which limits it runs.
+    pub process: Process,
     /// Entries of its bundles that name domains of certificates: read by us, not by the program.
     pub domain_files: Vec<String>,
 }
@@ -207,6 +216,24 @@ pub enum OnDeath {
     Restart,
     /// The kernel sends it the stop signal at once.
     End,
+}
+
+/// After which other agents one starts; it stops before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartOrder {
+    /// Those that come first.
+    pub after: Vec<AgentName>,
+    /// How long they may take to be well before it is started anyway.
+    pub wait: Duration,
+}
+
+impl Default for StartOrder {
+    fn default() -> Self {
+        Self {
+            after: Vec::new(),
+            wait: Duration::from_secs(30),
+        }
+    }
 }
 
 /// One layer of an agent's config.
@@ -429,6 +456,15 @@ pub trait Environment {
     /// Whether somebody outside collects our standard streams, as container runtimes do.
     fn in_container(&self) -> bool {
         false
+    }
+
+    /// A user with its groups; else the key that is wrong, `user` or `group`, and why.
+    ///
+    /// # Errors
+    /// Where there is no such user or group.
+    #[cfg(feature = "isolation")]
+    fn account(&self, user: &str, group: Option<&str>) -> Result<Account, (&'static str, String)> {
+        process::find_account(user, group)
     }
 
     /// The directory that relative paths of the `agent:` form count from.

@@ -21,8 +21,8 @@ use super::read::{Reader, Section};
 use super::registration;
 use super::tls::tls;
 use super::{
-    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath, Policy,
-    Profile, Reload, ReportWhen, Server, Stop,
+    Agent, Apply, CgroupRoot, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath,
+    Policy, Process, Profile, Reload, ReportWhen, Server, StartOrder, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -135,6 +135,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
             grace: 7 * SECOND,
             budget: 9 * SECOND,
         },
+        cgroup_root: CgroupRoot::Auto,
         give_up: GiveUp::Hold,
         listen: Vec::new(),
         termination_message: None,
@@ -280,6 +281,8 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         } else {
             OnDeath::Restart
         },
+        start: StartOrder::default(),
+        process: Process::default(),
         domain_files: Vec::new(),
         profile,
     })

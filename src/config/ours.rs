@@ -5,7 +5,7 @@
 //! Must never: accept a bare number where a unit belongs, or a relative path.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::units::Secret;
@@ -14,6 +14,7 @@ use crate::yaml::Node;
 use super::agent::agents;
 use super::auth::auth;
 use super::certificates::certificates;
+use super::process;
 use super::profile;
 use super::proxy::proxy;
 use super::read::{Reader, Section};
@@ -93,6 +94,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     let log = log(root.sub("log"));
     let mut agents = agents(&mut root, &profiles, &log);
     check_log_budget(&mut root, &log, &agents);
+    check_directories(&mut root, &storage, &agents);
     let certificates = certificates(&mut root, &agents);
     for agent in &mut agents {
         let files = certificates
@@ -101,6 +103,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         agent.domain_files = files.map(str::to_owned).collect();
     }
     let clock = super::clock::health(root.sub("health"));
+    let cgroup_root = process::cgroup_root(&mut root);
     let stop = stop(root.sub("stop"));
     let give_up = root.choice(
         "on_give_up",
@@ -151,6 +154,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         certificates,
         clock,
         stop,
+        cgroup_root,
         give_up,
         termination_message,
         listen,
@@ -193,6 +197,20 @@ fn log(mut section: Section<'_, '_, '_>) -> Log {
         to_files,
         rotation: OWN_ROTATION,
         max_total,
+    }
+}
+
+/// A child's own directory is no part of a revision.
+fn check_directories(root: &mut Section<'_, '_, '_>, storage: &Path, agents: &[Agent]) {
+    for agent in agents {
+        let directory = agent.process.directory.as_deref();
+        if directory.is_some_and(|it| process::inside_a_revision(storage, it)) {
+            let key = format!("agents.{}.working_directory", agent.name);
+            root.problem(
+                "agents",
+                format!("{key}: a revision goes away, name another directory"),
+            );
+        }
     }
 }
 

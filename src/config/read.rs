@@ -159,6 +159,11 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         self.reader.problem(node, &path, message);
     }
 
+    /// Records a problem of a value that was found already.
+    pub(super) fn problem_at(&mut self, node: &Node, path: &str, message: impl Display) {
+        self.reader.problem(Some(node), path, message);
+    }
+
     /// Takes note of a key and returns its value unless it is absent or null.
     fn take(
         &mut self,

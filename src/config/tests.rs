@@ -53,6 +53,21 @@ impl Environment for Env {
         self.root
     }
 
+    #[cfg(feature = "isolation")]
+    fn account(&self, user: &str, group: Option<&str>) -> Result<Account, (&'static str, String)> {
+        match (user, group) {
+            ("telegraf", None | Some("adm")) => Ok(Account {
+                name: user.to_owned(),
+                uid: 998,
+                gid: if group.is_some() { 4 } else { 997 },
+                groups: vec![997, 4],
+                home: Some(PathBuf::from("/etc/telegraf")),
+            }),
+            ("telegraf", Some(other)) => Err(("group", format!("there is no group {other:?}"))),
+            (other, _) => Err(("user", format!("there is no user {other:?} on this host"))),
+        }
+    }
+
     fn working_directory(&self) -> PathBuf {
         PathBuf::from("/srv/here")
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{HealthProbe, OnDeath, Reload};
+use crate::config::{HealthProbe, OnDeath, Process, Reload};
 use crate::engine::message::{
     ChildIdentity, ChildNote, DiskWork, Leftover, NoteLevel, SpawnSpec, Step,
 };
@@ -46,6 +46,7 @@ pub(super) fn fingerprint(spec: &SpawnSpec) -> String {
         inherit,
         passthrough: _,
         death_signal,
+        process,
         note: _,
     } = spec;
     let program = program.to_string_lossy();
@@ -67,6 +68,10 @@ pub(super) fn fingerprint(spec: &SpawnSpec) -> String {
     let death_signal = death_signal.map(|signal| signal.to_string());
     if let Some(signal) = &death_signal {
         parts.push(("death_signal", "", signal.as_bytes()));
+    }
+    let process = (*process != Process::default()).then(|| format!("{process:?}"));
+    if let Some(process) = &process {
+        parts.push(("process", "", process.as_bytes()));
     }
     RevisionHash::of(parts).to_hex()
 }

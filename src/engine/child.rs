@@ -9,7 +9,7 @@ use crate::config::{HealthProbe, OnDeath};
 use crate::engine::adoption;
 use crate::engine::lifecycle::{Fact, Order};
 use crate::engine::message::{
-    AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, ToolSpec,
+    AgentEffect, ChildNote, Exit, LocalEvent, NoteLevel, SpawnSpec, Step, ToolSpec,
 };
 use crate::engine::watch::Watch;
 use crate::engine::{Engine, HostRequest, PROBE_OUTPUT_MAX, desired, report};
@@ -56,6 +56,7 @@ impl Engine {
             death_signal: (self.settings.on_our_death == OnDeath::End)
                 .then_some(self.settings.profile.stop_signal),
             note: ChildNote::default(),
+            process: self.settings.process.clone(),
         };
         spec.note = self.child_note(false, adoption::fingerprint(&spec));
         spec
@@ -83,6 +84,7 @@ impl Engine {
             inherit: self.inherit(),
             timeout,
             output_max: PROBE_OUTPUT_MAX,
+            process: self.settings.process.clone(),
         })
     }
 
@@ -90,7 +92,7 @@ impl Engine {
         for fact in facts {
             match fact {
                 Fact::Started => self.on_started(now),
-                Fact::Crashed(exit) => self.on_crashed(&exit),
+                Fact::Crashed(exit) => self.on_crashed(now, &exit),
                 Fact::NotStarted(reason) => {
                     self.note(
                         NoteLevel::Warn,
@@ -138,7 +140,24 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_crashed(&mut self, exit: &Exit) {
+    /// What it ran; empty for nothing.
+    fn running_revision(&self) -> String {
+        let current = self.current.as_ref();
+        current.map_or_else(String::new, |current| current.id.to_string())
+    }
+
+    /// How long ago the config last became another one; empty when that is not known.
+    fn since_last_change(&self, now: Now) -> String {
+        let mut history = self.history.iter().rev();
+        let last = history.find(|it| matches!(it.step, Step::Promoted | Step::RolledBack));
+        let ago = last.map(|record| {
+            let (now, then) = (now.wall.unix_millis(), record.at.unix_millis());
+            now.saturating_sub(then)
+        });
+        ago.map_or_else(String::new, |ago| ago.to_string())
+    }
+
+    pub(super) fn on_crashed(&mut self, now: Now, exit: &Exit) {
         self.health_probe.stop();
         self.count("crashes");
         self.note(
@@ -148,6 +167,10 @@ impl Engine {
                 ("status", exit.status.to_string()),
                 ("oom_killed", exit.oom_killed.to_string()),
                 ("crashes", self.life.crashes.to_string()),
+                ("cpu_ms", exit.cpu.as_millis().to_string()),
+                ("memory_bytes_max", exit.max_resident.to_string()),
+                ("revision", self.running_revision()),
+                ("config_changed_ms_ago", self.since_last_change(now)),
             ],
         );
         let profile = self.settings.profile.clone();

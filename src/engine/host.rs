@@ -8,6 +8,7 @@
 mod command;
 #[cfg_attr(not(feature = "adopt"), path = "host/handover/none.rs")]
 mod handover;
+mod order;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,6 +84,7 @@ pub struct Host {
     has_server: bool,
     saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
     next_ticket: u64,
+    order: order::Order,
     stop: Stop,
     give_up: GiveUp,
     /// Until when the first children are waited for; none once the host counts as started.
@@ -100,6 +102,7 @@ pub struct Host {
 impl Host {
     /// A host that has not started anything yet.
     pub fn new(setup: HostSetup) -> Self {
+        let order = order::Order::new(setup.agents.iter().map(|(agent, _)| &agent.settings));
         let (setups, leftovers): (Vec<_>, Vec<_>) = setup.agents.into_iter().unzip();
         let mut engines: Vec<Engine> = setups.into_iter().map(Engine::new).collect();
         let registration = Registration::new(setup.registration);
@@ -120,6 +123,7 @@ impl Host {
             has_server: setup.has_server,
             saves: BTreeMap::new(),
             next_ticket: 0,
+            order,
             stop: setup.stop,
             give_up: setup.give_up,
             ready_by: None,
@@ -151,14 +155,19 @@ impl Host {
             engine.know_certificates(&known);
         }
         self.known = known;
+        self.hold_back();
         let leftovers = std::mem::take(&mut self.leftovers);
         for (index, leftover) in leftovers.into_iter().enumerate() {
             if let Some(engine) = self.engines.get_mut(index) {
                 let name = engine.name().clone();
                 let outcome = engine.start(now, leftover);
+                if !engine.is_held_back() {
+                    self.order.has_begun(&name);
+                }
                 self.collect(now, &name, outcome, &mut effects);
             }
         }
+        self.follow_order(now, &mut effects);
         self.follow_certificates(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
         self.clock.start(now);
@@ -208,6 +217,8 @@ impl Host {
         }
         self.follow_certificates(now, &mut effects);
         self.follow_clock(now, &mut effects);
+        self.follow_order(now, &mut effects);
+        self.follow_stop(now, &mut effects);
         self.settle(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
         effects
@@ -256,6 +267,7 @@ impl Host {
         let registration = self.registration.due(now);
         let clock = self.clock.due();
         let handover = self.handover_due();
+        let order = self.order_due();
         let host = [
             stopping,
             self.ready_by,
@@ -263,6 +275,7 @@ impl Host {
             registration,
             clock,
             handover,
+            order,
         ];
         engines.chain(host.into_iter().flatten()).min()
     }
@@ -440,7 +453,7 @@ impl Host {
         self.certificates.stop();
         self.clock.stop();
         self.registration.stop();
-        self.each(now, effects, Engine::stop);
+        self.begin_ordered_stop(now, effects);
     }
 
     /// Looks at the clock when it is time, and tells the engines what is new.

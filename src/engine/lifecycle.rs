@@ -100,6 +100,8 @@ pub(crate) struct Lifecycle {
     pub(crate) last_words: Option<String>,
     /// Whether the last stop took a KILL.
     killed: bool,
+    /// Nothing is started, whatever is wanted.
+    barred: bool,
 }
 
 impl Lifecycle {
@@ -118,6 +120,7 @@ impl Lifecycle {
             last_exit: None,
             last_words: None,
             killed: false,
+            barred: false,
         }
     }
 
@@ -125,6 +128,21 @@ impl Lifecycle {
     pub(crate) fn set_policy(&mut self, policy: Restart, grace: Duration) {
         self.policy = policy;
         self.grace = grace;
+    }
+
+    /// How long the next stop waits before KILL.
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
+    /// Starts nothing from here on. What runs is not touched.
+    pub(crate) fn bar(&mut self) {
+        self.barred = true;
+    }
+
+    /// Starts again what is wanted from here on; what was wanted meanwhile has to be wanted again.
+    pub(crate) fn unbar(&mut self) {
+        self.barred = false;
     }
 
     /// A child of an earlier life is still there: it goes by the ladder before a new one starts.
@@ -438,6 +456,10 @@ impl Lifecycle {
     }
 
     fn spawn(&mut self, tickets: &mut Tickets) -> Vec<Order> {
+        if self.barred {
+            self.actual = Actual::Down;
+            return Vec::new();
+        }
         let ticket = tickets.next();
         self.actual = Actual::Starting { ticket };
         vec![Order::Spawn(ticket)]

@@ -146,6 +146,13 @@ pub enum AgentEvent {
         /// What came of it.
         outcome: ToolOutcome,
     },
+    /// Whether a child has room for a reload, or what it is short of.
+    RoomSeen {
+        /// Of the look.
+        ticket: Ticket,
+        /// The shortage.
+        room: Result<(), String>,
+    },
     /// The output of the child is watched from here on, or cannot be.
     OutputWatched {
         /// Of the effect.
@@ -472,6 +479,13 @@ pub enum AgentEffect {
         ticket: Ticket,
         /// Where, and which.
         question: CounterQuestion,
+    },
+    /// Look whether a child has room for a reload: descriptors, and what it watches files with.
+    LookAtRoom {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// The process; not reaped yet.
+        pid: u32,
     },
     /// Watch what the child writes from now on for one of these texts, until the first, or the child's end, or the next
     /// such order.

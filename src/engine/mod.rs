@@ -46,6 +46,7 @@ mod reload;
 pub(crate) mod report;
 mod rollout;
 mod session;
+pub(crate) mod turn;
 pub(crate) mod uplink;
 mod view;
 pub(crate) mod watch;
@@ -235,6 +236,8 @@ pub struct Engine {
     phase: &'static str,
     phase_error: String,
     held: Option<String>,
+    /// Why it is held back from its first start.
+    turn: Option<String>,
     stopping: bool,
     goodbye: bool,
     effective_stale: bool,
@@ -313,6 +316,7 @@ impl Engine {
             phase: "idle",
             phase_error: String::new(),
             held: None,
+            turn: None,
             stopping: false,
             goodbye: false,
             effective_stale: true,
@@ -360,6 +364,7 @@ impl Engine {
             AgentEvent::CountersRead { ticket, result } => {
                 self.on_counters(now, ticket, result);
             }
+            AgentEvent::RoomSeen { ticket, room } => self.on_room_seen(now, ticket, room),
             AgentEvent::OutputWatched { ticket, result } => {
                 self.on_output_watched(now, ticket, result);
             }
@@ -399,7 +404,8 @@ impl Engine {
             self.uplink.due(),
             session,
             self.rollout_due(),
-            self.health_probe.due(),
+            // A child that is being stopped is not asked, however long it takes to go.
+            self.life.running().and_then(|_| self.health_probe.due()),
             self.proof_probe.due(),
             self.flow_due(),
             self.disk.due(now.mono),
@@ -411,22 +417,6 @@ impl Engine {
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// Stops the child; the link stays until the end, so that the stop is reported.
-    pub(crate) fn stop(&mut self, now: Now) -> Outcome {
-        self.stopping = true;
-        self.pending = None;
-        self.stop_connection();
-        if let Some(transaction) = &self.transaction
-            && let Some(ticket) = transaction.tool()
-        {
-            self.out.effects.push(AgentEffect::CancelTool { ticket });
-        }
-        self.suspend(now);
-        let orders = self.life.want_down(now.mono);
-        self.obey(orders);
-        self.finish(now)
     }
 
     /// Another executable takes over: what is under way is put off, and the child goes on.

@@ -29,14 +29,26 @@ impl Engine {
         self.phase = phase_of(self.history.make_contiguous());
         if let Some(leftover) = leftover {
             self.take_over(now, leftover);
+            if self.life.running().is_some() {
+                // It runs already: there is nothing that could wait.
+                self.turn = None;
+                self.life.unbar();
+            }
         }
+        if !self.is_held_back() {
+            self.bring_up(now);
+        }
+        self.begin_connection(now);
+        self.tick(now)
+    }
+
+    /// What a start does once it is this agent's turn.
+    pub(super) fn bring_up(&mut self, now: Now) {
         if self.frozen.is_some() {
             self.raise(now);
         } else {
             self.take_up(now);
         }
-        self.begin_connection(now);
-        self.tick(now)
     }
 
     fn take_up(&mut self, now: Now) {

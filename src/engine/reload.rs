@@ -20,6 +20,8 @@ pub(crate) struct ReloadMemory {
     told: Option<u32>,
     /// Whether that HUP has not been proven.
     open: bool,
+    /// The look at its room that has to come first.
+    looking: Option<Ticket>,
     /// The question or the watch that has to stand before the HUP goes out.
     preparing: Option<Ticket>,
     /// The watch over the child's output.
@@ -49,7 +51,7 @@ pub(crate) enum Heard<'a> {
 }
 
 impl Engine {
-    /// Tells the child to reload: at once, or as soon as what its proof needs is in place.
+    /// Tells the child to reload, if it has room for one, and as soon as what its proof needs is in place.
     pub(super) fn hup(&mut self, pid: u32) {
         self.reload.told = Some(pid);
         self.reload.open = true;
@@ -57,6 +59,31 @@ impl Engine {
         self.reload.said = None;
         self.reload.listening = None;
         self.reload.preparing = None;
+        let ticket = self.tickets.next();
+        self.reload.looking = Some(ticket);
+        self.out
+            .effects
+            .push(AgentEffect::LookAtRoom { ticket, pid });
+    }
+
+    /// Whether the child has room: then the HUP, else a new process. Some programs come up without their config, or not
+    /// at all, when a reload runs out of descriptors half-way.
+    pub(super) fn on_room_seen(&mut self, now: Now, ticket: Ticket, room: Result<(), String>) {
+        if self.reload.looking != Some(ticket) {
+            return self.count("stale_answers");
+        }
+        self.reload.looking = None;
+        let running = self.life.running().map(|child| child.pid);
+        match (running, room) {
+            (Some(pid), Ok(())) if self.reload.told == Some(pid) && !self.stopping => {
+                self.prepare_hup(pid);
+            }
+            (_, Ok(())) => {}
+            (_, Err(shortage)) => self.cannot_prove(now, &shortage),
+        }
+    }
+
+    fn prepare_hup(&mut self, pid: u32) {
         match &self.settings.profile.proof {
             Proof::Http {
                 url,
@@ -176,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// A HUP could not be proven, so there is none.
+    /// A HUP could not be proven or would fail, so there is none.
     fn cannot_prove(&mut self, now: Now, reason: &str) {
         self.reload.forget_hup();
         if self.stopping || self.life.running().is_none() {
@@ -326,6 +353,7 @@ impl ReloadMemory {
     fn forget_hup(&mut self) {
         self.told = None;
         self.open = false;
+        self.looking = None;
         self.preparing = None;
         self.listening = None;
         self.said = None;

@@ -52,6 +52,9 @@ impl Engine {
                 "shutting down".to_owned(),
             );
         }
+        if let Some(reason) = &self.turn {
+            return bad("waiting", reason.clone());
+        }
         if self.disk.stalled(now.mono) {
             return bad(
                 "disk stalled",
@@ -98,7 +101,15 @@ impl Engine {
     pub(crate) fn has_begun(&self, now: Now) -> bool {
         let word = self.condition(now).word;
         self.life.running().is_some()
-            || !matches!(word.as_str(), "starting" | "stopping" | "restarting")
+            || !matches!(
+                word.as_str(),
+                "starting" | "stopping" | "restarting" | "waiting"
+            )
+    }
+
+    /// Whether all is well with it.
+    pub(crate) fn is_healthy(&self, now: Now) -> bool {
+        self.condition(now).healthy
     }
 
     /// In one line: its condition, why it is not well, and whether the server hears of it.
@@ -411,6 +422,9 @@ impl Engine {
     }
 
     fn order_restart(&mut self, now: Now) -> Reply {
+        if let Some(reason) = &self.turn {
+            return refusal(RefusalKind::Conflict, reason);
+        }
         let runs = self
             .current
             .as_ref()

@@ -5,7 +5,8 @@
 //! Promises: bound once, before the first child is started, so that an address never changes under a child; at most
 //! [`CONNECTIONS_MAX`] connections per agent and [`MESSAGE_BYTES_MAX`] per message; messages wait for the loop and
 //! so push back on the child; each connection that opened is reported closed, even if its task panics. On a Unix
-//! socket only our own user and root get in, and the peer's process id is passed on.
+//! socket only our own user, root and the user that the socket was given to get in, and the peer's process id is passed
+//! on.
 //! Must never: listen beyond loopback, serve a browser, or use a connection's number twice.
 
 use std::io;
@@ -205,7 +206,7 @@ impl LocalDoor {
         let Self {
             agent,
             listener,
-            socket: _socket,
+            socket,
             ..
         } = self;
         let own_uid = nix::unistd::geteuid().as_raw();
@@ -222,7 +223,8 @@ impl LocalDoor {
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let peer = stream.peer_cred().ok()?;
-                    let known = peer.uid() == own_uid || peer.uid() == 0;
+                    let mut owners = [own_uid, 0].into_iter().chain(owner(socket.as_ref()));
+                    let known = owners.any(|uid| uid == peer.uid());
                     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
                     known.then_some((Box::new(stream) as Box<dyn Stream + Send>, pid))
                 }),
@@ -291,6 +293,12 @@ async fn connection(
     }
     // Nobody listening means that the program ends.
     reports.send((key, LocalReport::Closed)).await.ok();
+}
+
+/// Whose the socket is: a child that runs as another user is given its own.
+fn owner(socket: Option<&SocketFile>) -> Option<u32> {
+    let found = std::fs::symlink_metadata(&socket?.path).ok()?;
+    Some(found.uid())
 }
 
 /// Binds a socket for our own user only. The directory is private, so that nobody connects before the mode is set, and

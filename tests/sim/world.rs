@@ -512,6 +512,21 @@ impl World {
             AgentEffect::ReadCounters { .. } => {
                 unreachable!("the profile counts over its own link")
             }
+            AgentEffect::LookAtRoom { ticket, .. } => {
+                let short = self.faults.spawns > 0.0 && self.chance(self.faults.spawns);
+                if short {
+                    // A reason of its own for a new process.
+                    self.protected = None;
+                }
+                let room = if short {
+                    Err("all of its descriptors are open".to_owned())
+                } else {
+                    Ok(())
+                };
+                let event = AgentEvent::RoomSeen { ticket, room };
+                let agent = Self::name();
+                self.later(0, What::Host(Event::Agent { agent, event }));
+            }
             AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
             AgentEffect::Dial {

@@ -54,12 +54,22 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
-            "api: {}\npackages: []\ntelemetry: ''\nagents: {a: {cgroup: false}}\n",
+            "api: {}\npackages: []\ntelemetry: ''\nagents: {a: {packages: false}}\n",
             &[
                 "s.yaml:1:6: api: not supported in this version, remove it",
                 "s.yaml:2:11: packages: not supported in this version, remove it",
                 "s.yaml:3:12: telemetry: not supported in this version, remove it",
-                "s.yaml:4:22: agents.a.cgroup: not supported in this version, remove it",
+                "s.yaml:4:24: agents.a.packages: not supported in this version, remove it",
+            ],
+        ),
+        (
+            "agents:\n  a: {start_after: [b, a, dd]}\n  b: {start_after: [c]}\n  c: {start_after: [a], start_wait: 2h}\n",
+            &[
+                "s.yaml:2:21: agents.a.start_after[0]: a circle, so none of them could be first: a after b after c \
+                after a",
+                "s.yaml:2:24: agents.a.start_after[1]: an agent cannot start after itself",
+                "s.yaml:2:27: agents.a.start_after[2]: no agent is named \"dd\"",
+                "s.yaml:4:37: agents.c.start_wait: out of bounds, write 0s to 1h",
             ],
         ),
         (
@@ -88,9 +98,10 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:1:14: agents.a.use_hup_config_reload: unknown key, it exists only in the `agent:` form, \
                 as `agent.use_hup_config_reload`",
                 "s.yaml:1:43: agents.a.report: unknown key here, it belongs at `agents.<name>.apply.report`",
-                "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, \
-                config_files, description, env, executable, health, log_rotation, main_file, on_supervisor_death, \
-                opamp_server_port, passthrough_logs, policy, profile, proof, restart, validate",
+                "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, cgroup, \
+                config_files, description, env, executable, group, health, log_rotation, main_file, \
+                no_new_privileges, on_supervisor_death, opamp_server_port, passthrough_logs, policy, profile, proof, \
+                restart, rlimits, start_after, start_wait, umask, user, validate, working_directory",
             ],
         ),
         (

@@ -38,10 +38,17 @@ impl Host {
             .iter()
             .map(|agent| agent.name.clone())
             .collect();
-        if known != listed {
+        let same = known.len() == listed.len() && listed.iter().all(|name| known.contains(name));
+        if !same {
             let message = "the list of agents changed; adjutant has to be restarted for that";
             effects.push(Effect::Note(note(NoteLevel::Warn, message)));
         }
+        self.order.set(
+            config
+                .agents
+                .iter()
+                .filter(|agent| known.contains(&agent.name)),
+        );
         self.has_server = config.server.is_some();
         let steps = self.registration.set_settings(now, config.registration);
         self.follow(now, steps, effects);

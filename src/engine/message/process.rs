@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ChildNote;
+use crate::config::Process;
 use crate::units::WallTime;
 
 /// A process that cannot be confused with a later one of the same number.
@@ -37,6 +38,8 @@ pub struct SpawnSpec {
     pub death_signal: Option<i32>,
     /// What is written down about it.
     pub note: ChildNote,
+    /// As whom and within which limits.
+    pub process: Process,
 }
 
 /// How to run a short-lived tool.
@@ -54,6 +57,8 @@ pub struct ToolSpec {
     pub timeout: Duration,
     /// Bytes of output that are kept, from the end.
     pub output_max: usize,
+    /// As for a child, but for the control group.
+    pub process: Process,
 }
 
 /// What came of a tool.

@@ -239,6 +239,7 @@ impl Engine {
             inherit: self.inherit(),
             timeout: self.settings.apply.validate_timeout,
             output_max: VALIDATOR_OUTPUT_MAX,
+            process: self.settings.process.clone(),
         };
         self.out.effects.push(AgentEffect::RunTool { ticket, spec });
         self.enter("validating");

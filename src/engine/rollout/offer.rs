@@ -58,7 +58,7 @@ impl Engine {
 
     /// Begins a job, or lets it wait until the running transaction has come to a safe place. The latest wins.
     pub(crate) fn propose(&mut self, now: Now, job: Job) {
-        if self.transaction.is_some() {
+        if self.transaction.is_some() || self.is_held_back() {
             if let Some(offer) = job.offer.clone() {
                 self.answer(&offer, Outcome::Applying, "");
             }
@@ -172,7 +172,7 @@ impl Engine {
     }
 
     /// A newer job takes the place of the running one, where that is safe. True when it did.
-    pub(super) fn supersede(&mut self, now: Now) -> bool {
+    pub(crate) fn supersede(&mut self, now: Now) -> bool {
         let Some(transaction) = &self.transaction else {
             return false;
         };

@@ -248,7 +248,9 @@ fn child(agent: &AgentSnapshot, timestamp: &str) -> Component {
         (true, _) if waiting => (Level::Ok, "waiting for config".to_owned()),
         (true, status) => (Level::Ok, status.to_owned()),
         // On its way up or down: not yet a failure, and not what one wants to page for.
-        (false, "starting" | "stopping" | "restarting") => (Level::Degraded, why(agent).to_owned()),
+        (false, "starting" | "stopping" | "restarting" | "waiting") => {
+            (Level::Degraded, why(agent).to_owned())
+        }
         (false, _) => (Level::Error, why(agent).to_owned()),
     };
     let details = json!({

@@ -8,6 +8,12 @@
 //! [`Children`] is the only one in the process that may wait for processes (`tokio::process`, `Command::output` and
 //! `Child::wait` would lose their statuses to it), and it must be driven on the main thread.
 
+#[cfg(feature = "isolation")]
+mod access;
+#[cfg(feature = "isolation")]
+mod cgroup;
+#[cfg(feature = "isolation")]
+mod confine;
 mod facts;
 mod fifo;
 mod leftover;
@@ -24,6 +30,8 @@ mod peek;
 mod raw;
 mod reader;
 mod reap;
+#[cfg(feature = "isolation")]
+mod room;
 mod spawn;
 mod tail;
 #[cfg(test)]
@@ -51,7 +59,7 @@ use self::output::{Destination, Output};
 use self::reap::{Ending, Tool};
 use self::spawn::Plan;
 use self::watch::Foreign;
-use crate::config::Rotation;
+use crate::config::{CgroupRoot, Rotation};
 use crate::engine::message::{
     ChildIdentity, ChildNote, Exit, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec,
 };
@@ -65,11 +73,13 @@ pub use self::spawn::{BASE_ENVIRONMENT, SpawnFailure};
 pub const MARKER: &str = "ADJUTANT_CHILD";
 
 /// How the machinery is set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Whether we are process 1, which gets every orphan anyway; otherwise we ask the kernel to give us those of our
     /// children.
     pub pid1: bool,
+    /// Below which control group each child gets its own.
+    pub cgroup_root: CgroupRoot,
 }
 
 /// Where one agent's child lives on disk.
@@ -152,6 +162,11 @@ struct Managed {
     agent: AgentName,
     record: PathBuf,
     certificates: PathBuf,
+    #[cfg_attr(
+        not(feature = "isolation"),
+        expect(dead_code, reason = "names the control group")
+    )]
+    marker: String,
     memory: Option<OomCounter>,
     /// We sent KILL: then a death by KILL says nothing about memory.
     killed: bool,
@@ -173,6 +188,8 @@ pub struct Children {
     output: Output,
     orphans: u64,
     next_tool: u64,
+    #[cfg(feature = "isolation")]
+    groups: cgroup::Groups,
 }
 
 impl Children {
@@ -199,6 +216,8 @@ impl Children {
             output: Output::start()?,
             orphans: 0,
             next_tool: 0,
+            #[cfg(feature = "isolation")]
+            groups: cgroup::Groups::find(&options.cgroup_root),
         })
     }
 
@@ -220,6 +239,8 @@ impl Children {
         }
         spawn::private_directory(&dirs.work)?;
         let [stdout, stderr] = self.open_output(agent, dirs, spec.passthrough)?;
+        #[cfg(feature = "isolation")]
+        access::settle(dirs, spec.process.account.as_ref())?;
         if let Some(leader) = leftover::orphaned_group(dirs) {
             kill_group(leader);
         }
@@ -235,10 +256,17 @@ impl Children {
             marker: Some((MARKER, &dirs.marker)),
             directory: &dirs.work,
             death_signal: spec.death_signal,
+            process: &spec.process,
+            #[cfg(feature = "isolation")]
+            group: self
+                .groups
+                .prepare(agent, &dirs.marker, &spec.process.cgroup),
         };
-        let pid = match spawn::start(&plan, stdout, stderr) {
+        let pid = match spawn::start(plan, stdout, stderr) {
             Ok(pid) => pid,
             Err(failure) => {
+                #[cfg(feature = "isolation")]
+                self.groups.ended(agent, &dirs.marker);
                 leftover::record_ended(&dirs.record);
                 return Err(failure);
             }
@@ -247,6 +275,7 @@ impl Children {
             agent: agent.clone(),
             record: dirs.record.clone(),
             certificates: dirs.certificates.clone(),
+            marker: dirs.marker.clone(),
             memory: OomCounter::of(pid),
             killed: false,
         };
@@ -299,6 +328,14 @@ impl Children {
         } else {
             kill(target, named)
         };
+        #[cfg(feature = "isolation")]
+        if group && named == Signal::SIGKILL {
+            let managed = self.managed.get(&pid).map(|it| (&it.agent, &it.marker));
+            let left = self.leftovers.get(&pid).map(|it| (&it.agent, &it.marker));
+            if let Some((agent, marker)) = managed.or(left) {
+                self.groups.kill(agent, marker);
+            }
+        }
         sent.map_err(|errno| failed(errno.desc().to_owned()))?;
         if let Some(note) = note
             && let Some((record, certificates)) = self.papers_of(pid)
@@ -348,6 +385,8 @@ impl Children {
             transient: true,
         };
         spawn::private_directory(&dirs.work)?;
+        #[cfg(feature = "isolation")]
+        access::settle(dirs, spec.process.account.as_ref())?;
         let (reader, writer) =
             output::tool_pipe().map_err(|error| failed(format!("make a pipe: {error}")))?;
         let second = writer
@@ -366,8 +405,11 @@ impl Children {
             marker: None,
             directory: &dirs.work,
             death_signal: None,
+            process: &spec.process,
+            #[cfg(feature = "isolation")]
+            group: None,
         };
-        match spawn::start(&plan, Stdio::from(writer), Stdio::from(second)) {
+        match spawn::start(plan, Stdio::from(writer), Stdio::from(second)) {
             Ok(pid) => {
                 let kill_at = Instant::now() + spec.timeout;
                 let tool = Tool::new(agent.clone(), ticket, id, kill_at);
@@ -409,6 +451,24 @@ impl Children {
     ) -> Result<OutputWatch, String> {
         let watch = self.output.watch(agent, reloaded, failed);
         watch.map_err(|stalled| stalled.to_string())
+    }
+
+    /// Whether a child of ours has room for a reload; else what it is short of.
+    ///
+    /// # Errors
+    /// The shortage, for people.
+    #[cfg(feature = "isolation")]
+    pub fn room(&self, pid: u32) -> Result<(), String> {
+        room::look(pid, Path::new("/proc"))
+    }
+
+    /// Without the feature nobody looks.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "isolation"))]
+    pub fn room(&self, _: u32) -> Result<(), String> {
+        Ok(())
     }
 
     /// Orphans reaped since the start: processes that we did not start.
@@ -496,6 +556,21 @@ impl Children {
                 transient: true,
             })?;
         Ok([Stdio::from(stdout), Stdio::from(stderr)])
+    }
+}
+
+/// Whether we may run children as somebody else; what stands in the way otherwise.
+///
+/// # Errors
+/// What an operator can do about it.
+#[cfg(feature = "isolation")]
+pub fn check(process: &crate::config::Process) -> Result<(), String> {
+    match &process.account {
+        Some(account) if !confine::may_become(account) => Err(format!(
+            "run its child as {}: only root may, or a process with the capabilities SETUID and SETGID",
+            account.name
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -135,6 +135,16 @@ pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// Has a process confine itself between `fork` and `exec`. Nothing safe offers that moment: the user, the limits and
+/// the group of a process that runs already could be missed by what it has started meanwhile.
+#[cfg(feature = "isolation")]
+pub(super) fn before_exec(command: &mut Command, confinement: super::confine::Confinement) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: the closure runs in the forked child and makes nothing but system calls on values that were made before
+    // the fork: it allocates nothing, takes no lock and unwinds nowhere (`Confinement::apply` promises it).
+    unsafe { command.pre_exec(move || confinement.apply()) };
+}
+
 fn span(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let micros = u64::try_from(time.tv_usec).unwrap_or_default();

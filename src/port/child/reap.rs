@@ -158,12 +158,16 @@ impl Children {
                 agent: left.agent,
                 record: left.record,
                 certificates: left.certificates,
+                marker: left.marker,
                 memory: left.memory,
                 killed: left.killed,
             };
             self.child_ended(pid, child, reaped);
         } else {
             self.orphans = self.orphans.saturating_add(1);
+            // It may have been the last of a group.
+            #[cfg(feature = "isolation")]
+            self.groups.sweep();
         }
     }
 
@@ -183,6 +187,8 @@ impl Children {
             cpu: reaped.cpu,
             max_resident: reaped.max_resident,
         };
+        #[cfg(feature = "isolation")]
+        self.groups.ended(&child.agent, &child.marker);
         let words = self.output.finish_child(&child.agent);
         self.endings
             .push(Ending::child(child.agent, pid, exit, words));

@@ -3,7 +3,8 @@
 //! Promises: the environment is built from [`BASE_ENVIRONMENT`], what the spec names and what it sets, never inherited;
 //! each process leads its own group, reads nothing, and starts with no signal blocked and, after [`prepare_host`], none
 //! ignored. Must be called on the main thread: a parent-death signal would fire when the spawning thread ends.
-//! Must never: wait for a process, or use code between `fork` and `exec`: std's `posix_spawn` does all that is needed.
+//! Must never: wait for a process, or use code between `fork` and `exec` unless the settings confine the process:
+//! std's `posix_spawn` does all that is needed otherwise.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::raw;
+use crate::config::Process;
 
 /// Names of our own variables that every process gets when they are set: where programs and certificates are found, how
 /// text and time are shown, how the outside is reached. No name of ours is among them, so no token of ours is.
@@ -129,29 +131,46 @@ pub(super) struct Plan<'a> {
     pub(super) directory: &'a Path,
     /// What the kernel sends it when we die.
     pub(super) death_signal: Option<i32>,
+    pub(super) process: &'a Process,
+    /// What it joins its control group by.
+    #[cfg(feature = "isolation")]
+    pub(super) group: Option<std::os::fd::OwnedFd>,
 }
 
 /// Starts the process and answers its id. It is reaped by the reaper and by nobody else.
-pub(super) fn start(plan: &Plan<'_>, stdout: Stdio, stderr: Stdio) -> Result<u32, SpawnFailure> {
-    let environment = environment(plan, |name| std::env::var_os(name));
+pub(super) fn start(plan: Plan<'_>, stdout: Stdio, stderr: Stdio) -> Result<u32, SpawnFailure> {
+    let environment = environment(&plan, |name| std::env::var_os(name));
     let path = environment.get(&OsString::from("PATH")).cloned();
+    let directory = plan.process.directory.as_deref().unwrap_or(plan.directory);
     let mut command = Command::new(plan.program);
-    if let Some(signal) = plan.death_signal {
-        raw::end_with_us(&mut command, signal);
-    }
     command
         .args(plan.args)
         .env_clear()
         .envs(environment)
-        .current_dir(plan.directory)
+        .current_dir(directory)
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(stdout)
-        .stderr(stderr)
-        .spawn()
-        // Dropping std's handle neither waits nor kills: the reaper is the one that waits.
-        .map(|child| child.id())
-        .map_err(|error| explain(plan.program, path, &error))
+        .stderr(stderr);
+    #[cfg(feature = "isolation")]
+    let confined = super::confine::confine(&mut command, plan.process, plan.group)
+        .map_err(|error| SpawnFailure::of("confine", plan.program, &error))?;
+    // After everything else: the kernel forgets it when the user changes.
+    if let Some(signal) = plan.death_signal {
+        raw::end_with_us(&mut command, signal);
+    }
+    // Dropping std's handle neither waits nor kills: the reaper is the one that waits.
+    let spawned = command.spawn().map(|child| child.id());
+    spawned.map_err(|error| {
+        #[cfg(feature = "isolation")]
+        if let Some(failure) = confined.and_then(|it| it.explain(plan.program, &error)) {
+            return failure;
+        }
+        if plan.process.directory.is_some() && !directory.is_dir() {
+            return SpawnFailure::of("go to the working directory", directory, &error);
+        }
+        explain(plan.program, path, &error)
+    })
 }
 
 fn environment(
@@ -164,6 +183,11 @@ fn environment(
         if let Some(value) = own(name) {
             environment.insert(name.into(), value);
         }
+    }
+    // Of the user it becomes, where that is known; what the settings say of them stays.
+    if let Some(account) = &plan.process.account {
+        let home = account.home.clone().unwrap_or_else(|| PathBuf::from("/"));
+        environment.insert("HOME".into(), home.into());
     }
     for (name, value) in plan.env {
         environment.insert(name.into(), value.into());

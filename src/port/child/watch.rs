@@ -29,7 +29,7 @@ pub(super) struct Foreign {
     pub(super) memory: Option<OomCounter>,
     /// We sent KILL.
     pub(super) killed: bool,
-    marker: String,
+    pub(super) marker: String,
     watch: AsyncFd<OwnedFd>,
 }
 
@@ -100,6 +100,8 @@ impl Children {
             if let Some(reaped) = raw::reap(pid) {
                 self.route(pid, reaped);
             } else if let Some(left) = self.leftovers.remove(&pid) {
+                #[cfg(feature = "isolation")]
+                self.groups.ended(&left.agent, &left.marker);
                 self.leftover_gone(left.agent, pid, &left.record);
             }
         }

@@ -58,7 +58,8 @@ pub fn state_directory(path: &Path) -> Finding {
             format!("a supervisor on it has to run as {}", user(owner)),
         );
     }
-    if mode & 0o077 != 0 {
+    // Passing through is what a child with a user of its own needs; it shows nothing.
+    if mode & 0o066 != 0 {
         return Finding::warn(
             STATE,
             format!("{shown} is open to others (mode {mode:04o})"),

@@ -68,6 +68,11 @@ impl<D: Disk> AgentStore<D> {
         &self.reader
     }
 
+    /// Where the revisions are.
+    pub fn revisions_dir(&self) -> PathBuf {
+        self.reader.layout().revisions()
+    }
+
     /// Does one piece of work; it is durable when this returns.
     ///
     /// # Errors

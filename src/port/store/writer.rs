@@ -86,11 +86,21 @@ pub fn start_agent_writer<D: Disk + 'static>(
     mut store: AgentStore<D>,
     answers: mpsc::Sender<AgentAnswer>,
 ) -> io::Result<Writer<DiskWork>> {
+    #[cfg(feature = "isolation")]
+    let revisions = store.revisions_dir();
     // The kernel shows 15 bytes of a thread's name.
     let name = format!("disk {agent}").chars().take(15).collect();
     Writer::start(
         name,
-        move |work| store.perform(work),
+        move |work| {
+            let done = store.perform(work);
+            #[cfg(feature = "isolation")]
+            if let Err(error) = crate::sys::share::follow(&revisions) {
+                let path = revisions.display();
+                tracing::warn!(%path, %error, "new revision not opened to the user of the child");
+            }
+            done
+        },
         move |ticket, answer| {
             answers
                 .blocking_send((agent.clone(), ticket, answer))

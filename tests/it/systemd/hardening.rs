@@ -115,6 +115,60 @@ fn kernel_events_need_their_drop_in_and_are_there_with_it() {
 }
 
 /// Enables a drop-in as its first lines say.
+#[test]
+#[ignore = "boots Debian with systemd: needs root and what tests/setup.sh makes"]
+fn with_its_drop_in_each_agent_has_a_control_group_of_its_own_and_nothing_is_left_in_it() {
+    let packages = Packages::new();
+    let machine = Machine::boot(packages.path(), &[]);
+    install(&machine, packages.first());
+    let group = |pid: i32| machine.ok(&format!("sed -n s/^0:://p /proc/{pid}/cgroup"));
+    let unit = group(machine.child());
+    assert!(unit.ends_with("/adjutant.service"), "{unit}");
+
+    enable(&machine, "control-groups");
+    put(
+        &machine,
+        "/etc/adjutant/supervisor.yaml",
+        "agents: {collector: {profile: adjutant}, other: {profile: generic, executable: /etc/adjutant/leaves, \
+         config_files: [/etc/adjutant/leaves], restart: {give_up_after: 1}, start_after: [collector]}}",
+    );
+    // It leaves its process group and outlives the process that started it.
+    put(
+        &machine,
+        "/etc/adjutant/leaves",
+        "#!/bin/sh\nsetsid sleep 4242 &\nexec sleep 4241",
+    );
+    machine.ok("chmod 755 /etc/adjutant/leaves");
+    machine.ok("systemctl daemon-reload && systemctl restart adjutant");
+    let pid = |command: &str| {
+        let line = format!(
+            "for it in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $it/cmdline)\" = '{command} ' ] && echo ${{it#/proc/}}; done 2>/dev/null"
+        );
+        machine.run(&line).out.trim().parse::<i32>().ok()
+    };
+    machine.until("both of the other's processes", || {
+        pid("sleep 4241").is_some() && pid("sleep 4242").is_some()
+    });
+    let (leader, left) = (pid("sleep 4241").unwrap(), pid("sleep 4242").unwrap());
+    let own = group(leader);
+    assert!(
+        own.starts_with(&format!("{unit}/adjutant-")) && own.ends_with("-other"),
+        "{own}"
+    );
+    assert_eq!(group(left), own);
+    machine.ok(&format!("kill -KILL {leader}"));
+    machine.until("the end of what it left", || {
+        pid("sleep 4242").is_none_or(|now| now != left)
+    });
+    assert!(
+        machine.journal().contains("left-over processes killed"),
+        "{}",
+        machine.journal()
+    );
+    machine.ok("systemctl stop adjutant");
+    assert_eq!((pid("sleep 4241"), pid("sleep 4242")), (None, None));
+}
+
 fn enable(machine: &Machine, name: &str) {
     let dropins = "/etc/systemd/system/adjutant.service.d";
     machine.ok(&format!(

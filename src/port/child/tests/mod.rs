@@ -5,6 +5,8 @@
 //! and has a deadline.
 
 mod exits;
+#[cfg(feature = "isolation")]
+mod isolation;
 mod leftovers;
 mod outputs;
 mod tools;
@@ -73,9 +75,10 @@ impl Drop for KillDescendants {
     }
 }
 
-pub(super) fn test_arguments(name: &str) -> [String; 3] {
+pub(super) fn test_arguments(name: &str) -> [String; 4] {
     let path = format!("port::child::tests::{name}");
-    [path, "--exact".to_owned(), "--nocapture".to_owned()]
+    // Whoever asks for one that needs a privilege has decided that already.
+    ["--exact", "--nocapture", "--include-ignored", &path].map(str::to_owned)
 }
 
 pub(super) fn assert_passed(output: &Output) {
@@ -103,6 +106,10 @@ impl Bench {
     }
 
     pub(super) fn at(root: tempfile::TempDir) -> Self {
+        Self::in_group(root, CgroupRoot::Off)
+    }
+
+    pub(super) fn in_group(root: tempfile::TempDir, cgroup_root: CgroupRoot) -> Self {
         let dirs = dirs(root.path());
         Self {
             root,
@@ -110,6 +117,7 @@ impl Bench {
             dirs,
             children: Children::new(Options {
                 pid1: std::process::id() == 1,
+                cgroup_root,
             })
             .unwrap(),
         }
@@ -198,6 +206,7 @@ pub(super) fn sh(script: &str) -> SpawnSpec {
         passthrough: false,
         death_signal: None,
         note: ChildNote::default(),
+        process: crate::config::Process::default(),
     }
 }
 

@@ -123,7 +123,11 @@ fn what_a_child_writes_while_nobody_reads_is_read_later() {
                 root,
                 agent,
                 dirs,
-                children: Children::new(Options { pid1: false }).unwrap(),
+                children: Children::new(Options {
+                    pid1: false,
+                    cgroup_root: CgroupRoot::Off,
+                })
+                .unwrap(),
             };
             bench.line_in(&done).await;
             let Found::Alive(Leftover { child: found, .. }) = find_leftover(&bench.dirs) else {
@@ -224,4 +228,62 @@ fn passthrough_goes_to_our_own_streams_unchanged() {
     );
     assert!(stdout.contains("{\"level\":\"info\"}\n"), "{stdout}");
     assert!(stderr.contains("plain words\n"), "{stderr}");
+}
+
+/// A Collector's JSON, logfmt and klog: what a level is stays as the program wrote it, because nothing is wrapped.
+const STRUCTURED: [&str; 3] = [
+    r#"{"level":"warn","ts":"2026-01-01T00:00:00Z","caller":"a.go:1","msg":"quota \\"x\\" é"}"#,
+    r#"time=2026-01-01T00:00:00Z level=error msg="cannot reach it" code=7"#,
+    "W0102 03:04:05.678901   12345 reflector.go:99] watch ended",
+];
+
+#[test]
+fn otel_50639_structured_lines_keep_level_and_shape_byte_for_byte() {
+    let name = "outputs::otel_50639_structured_lines_keep_level_and_shape_byte_for_byte";
+    if std::env::var_os(ALONE).is_some() {
+        isolated(name, async || {
+            let mut bench = Bench::new();
+            let lines = bench.path("lines");
+            let mut file = std::fs::File::create(&lines).unwrap();
+            io::Write::write_all(&mut file, STRUCTURED.join("\n").as_bytes()).unwrap();
+            let script = format!("cat {}; echo", lines.display());
+            bench.run_sh(&script).await;
+            assert_eq!(bench.log(), STRUCTURED.join("\n") + "\n");
+            let mut spec = sh(&script);
+            spec.passthrough = true;
+            let child = bench.spawn(&spec);
+            bench.exit_of(child.pid).await;
+        });
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(test_arguments(name))
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    assert_passed(&output);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains(&(STRUCTURED.join("\n") + "\n")), "{stdout}");
+}
+
+#[test]
+fn otel_37888_44127_a_line_of_10_mib_is_kept_whole_and_the_next_one_too() {
+    isolated(
+        "outputs::otel_37888_44127_a_line_of_10_mib_is_kept_whole_and_the_next_one_too",
+        async || {
+            let mut bench = Bench::new();
+            let exit = bench
+                .run_sh("head -c 10485760 /dev/zero | tr '\\0' y; echo; echo '{\"level\":\"info\"}'; exit 4")
+                .await;
+            assert_eq!(exit.status, ExitStatus::Code(4));
+            let log = bench.log();
+            let lengths: Vec<_> = log.lines().map(str::len).collect();
+            assert_eq!(lengths, [10 << 20, 16]);
+            assert!(log.ends_with("y\n{\"level\":\"info\"}\n"));
+            // The report of a crash stays small whatever came before it.
+            assert!(exit.tail.len() < 16 * 1024, "{}", exit.tail.len());
+            assert!(exit.tail.ends_with("{\"level\":\"info\"}"), "{}", exit.tail);
+            assert_eq!(bench.children.output_losses(), OutputLosses::default());
+        },
+    );
 }

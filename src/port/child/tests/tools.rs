@@ -12,6 +12,7 @@ fn tool(script: &str, timeout: Duration) -> ToolSpec {
         inherit: Vec::new(),
         timeout,
         output_max: 64,
+        process: crate::config::Process::default(),
     }
 }
 

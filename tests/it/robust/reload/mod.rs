@@ -4,6 +4,7 @@
 
 mod flow;
 mod programs;
+mod vector;
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -40,6 +41,15 @@ struct Told {
 impl Bench {
     /// The stand-in under a profile of its own, running `first`. `patience` is the time a proof may take.
     fn new(proof: &str, patience: &str, first: &Value) -> Self {
+        Self::with(proof, patience, "", first)
+    }
+
+    /// Under further settings.
+    fn limited(more: &str) -> Self {
+        Self::with(COUNTER, "20s", more, &named("a"))
+    }
+
+    fn with(proof: &str, patience: &str, more: &str, first: &Value) -> Self {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
             .local_addr()
@@ -54,7 +64,7 @@ agents:
     executable: '{{dir}}/stand_in.py'
     restart: {{initial_delay: 100ms}}
     apply: {{probation: 500ms, proof_timeout: {patience}}}
-"
+{more}"
         ));
         rig.program("stand_in.py", STAND_IN);
         let profile = rig.write(
@@ -324,4 +334,25 @@ fn a_child_that_crashes_and_comes_up_without_its_config_is_not_healthy() {
     wait_until("healthy with its config", || {
         bench.running().0 == "a" && bench.rig.agent_status("one").unwrap()["healthy"] == true
     });
+}
+
+#[test]
+fn a_child_near_its_limit_of_descriptors_gets_a_new_process_instead_of_a_hup() {
+    let bench = Bench::limited("    rlimits: {nofile: 64}\n");
+    let (_, pid, _) = bench.running();
+    assert_eq!(bench.commits(&json!({"name": "b", "open": 52})), "hup");
+    assert_eq!(bench.running().1, pid);
+    // Now it has more than four fifths of them.
+    bench.commits(&named("c"));
+    let (name, new, reloads) = bench.running();
+    assert_eq!((name.as_str(), reloads), ("c", 0), "by a new process");
+    assert_ne!(new, pid);
+    bench
+        ._supervisor
+        .logs("child restarted instead of reloaded");
+    let log = bench._supervisor.log();
+    assert!(
+        log.contains("of its 64 descriptors are open, a reload could run out of them"),
+        "{log}"
+    );
 }

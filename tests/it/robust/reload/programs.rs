@@ -245,3 +245,68 @@ fn rotel_without_opamp_and_hup_runs_under_generic() {
     let status = rig.agent_status("one").unwrap();
     assert_eq!(status["rejected"], 1, "{status}");
 }
+
+/// rsyslog opens its files anew on HUP and reads no config: what it does is no proof of what was wanted.
+#[test]
+fn rsyslog_whose_hup_reads_no_config_is_not_believed_and_runs_the_config_in_a_new_process() {
+    let daemon = Path::new("/usr/sbin/rsyslogd");
+    is_there(daemon);
+    let port = free_port();
+    let rig = Rig::new(&format!(
+        "agents:
+  one:
+    profile: generic
+    executable: {}
+    args: [-n, -iNONE, -f, '{{config_file}}']
+    validate: [-N1]
+    main_file: rsyslog.conf
+    proof: {{kind: exec, command: ['{{dir}}/probe.sh', '{{config_file}}', '{port}']}}
+    apply: {{reload: hup, probation: 500ms, proof_timeout: 4s}}
+",
+        daemon.display()
+    ));
+    // A line sent to its port arrives in the file that the config names.
+    rig.program(
+        "probe.sh",
+        "#!/bin/sh\nout=$(sed -n 's/^# out //p' \"$1\")\n\
+         logger --udp --server 127.0.0.1 --port \"$2\" -t probe here\ngrep -q 'probe.* here' \"$out\"\n",
+    );
+    let _supervisor = rig.start();
+    let out = |name: &str| rig.path().join(name);
+    let config = |name: &str| {
+        let file = out(name).display().to_string();
+        format!(
+            "# out {file}\nmodule(load=\"imudp\")\ninput(type=\"imudp\" address=\"127.0.0.1\" port=\"{port}\")\n\
+             *.* action(type=\"omfile\" file=\"{file}\")\n"
+        )
+    };
+    commit(&rig, "rsyslog.conf", &config("a.log"));
+    let mut last = pid(&rig);
+    for name in ["b.log", "c.log"] {
+        commit(&rig, "rsyslog.conf", &config(name));
+        assert!(out(name).is_file());
+        assert_ne!(
+            pid(&rig),
+            last,
+            "a new process, because the HUP was not enough"
+        );
+        last = pid(&rig);
+    }
+    let told = rig.agent_status("one").unwrap()["history"].to_string();
+    assert!(told.contains("\"hup\""), "{told}");
+    commit(&rig, "rsyslog.conf", &config("d.log"));
+    let told = rig.agent_status("one").unwrap()["history"].to_string();
+    assert!(
+        told.contains("restart: HUP came to nothing before"),
+        "{told}"
+    );
+
+    let before = pid(&rig);
+    let why = refuse(
+        &rig,
+        "rsyslog.conf",
+        "# out /x\nmodule(load=\"imnothing\")\n",
+    );
+    assert!(why.contains("imnothing"), "its own words: {why}");
+    assert_eq!(pid(&rig), before, "it never heard of it");
+}

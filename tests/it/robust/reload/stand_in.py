@@ -5,7 +5,7 @@ stand_in.py --check FILE     exit 1 for what a validator sees
 stand_in.py FILE PORT        run; GET /reload counts reloads, /config names the revision that runs
 
 FILE is JSON. `habit` is how the process that runs it takes a HUP: drop (the first one), slow (deaf meanwhile), exit.
-`effect` is what loading it does: refuse, kill, hang, lie, bare.
+`effect` is what loading it does: refuse, kill, hang, lie, bare. `open` is how many files it holds open.
 """
 import http.server, json, os, signal, sys, threading, time
 
@@ -28,6 +28,7 @@ def tell():
 
 def take(config, revision):
     state["config"], state["revision"] = config, revision
+    state["open"] = [open("/dev/null") for _ in range(config.get("open", 0))]
     tell()
 
 
