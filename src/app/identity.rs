@@ -52,7 +52,7 @@ pub(super) fn establish(
         if identity.instance_uids.contains_key(agent.name.as_str()) {
             continue;
         }
-        let imported = (is_first && index == 0 && config.form == Form::Agent)
+        let imported = (is_first && index == 0 && Form::is_theirs(Some(config.form)))
             .then(|| foreign_uid(state))
             .flatten();
         let uid = match imported {

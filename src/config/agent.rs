@@ -306,7 +306,7 @@ pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
         "added to or replacing what the agent says",
         false,
     );
-    if section.reader.form == Some(Form::Agent) {
+    if Form::is_theirs(section.reader.form) {
         section.not_built(&["include_resource_attributes"], super::otel::LATER);
     }
     section.finish();

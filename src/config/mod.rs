@@ -26,7 +26,14 @@ mod health_door;
 mod hint;
 mod load;
 pub mod names;
+#[cfg(feature = "opampsupervisor")]
 mod otel;
+/// What sections that both forms share need of the other form, in a build that does not read it.
+#[cfg(not(feature = "opampsupervisor"))]
+mod otel {
+    pub(super) const THEIRS: [(&str, &str); 0] = [];
+    pub(super) const LATER: &str = "";
+}
 mod ours;
 pub mod policy;
 mod profile;
@@ -111,6 +118,11 @@ impl Form {
             Self::Agent => "agent",
             Self::Agents => "agents",
         }
+    }
+
+    /// Whether a text is in the other program's form, with its rules.
+    pub const fn is_theirs(form: Option<Self>) -> bool {
+        cfg!(feature = "opampsupervisor") && matches!(form, Some(Self::Agent))
     }
 }
 

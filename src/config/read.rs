@@ -140,6 +140,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// The key path of this section.
+    #[cfg(feature = "opampsupervisor")]
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -486,7 +487,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         for key in keys {
             self.later.push(key);
             self.reader.not_built.push(join(&self.doc, key));
-            let lenient = self.reader.form == Some(Form::Agent);
+            let lenient = Form::is_theirs(self.reader.form);
             let idle = |node: &Node| match &node.value {
                 // A header whose content is commented out says nothing.
                 _ if !lenient => node.is_null(),

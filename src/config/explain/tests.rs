@@ -2,7 +2,7 @@
 
 use super::super::tests::Env;
 use super::*;
-use crate::config::keys;
+use crate::config::{Form, keys};
 
 fn explained(text: &str, env: &Env) -> Vec<Explained> {
     explain(Some(("s.yaml", text)), env, &Overrides::default())

@@ -232,3 +232,16 @@ proptest::proptest! {
         }
     }
 }
+
+#[cfg(not(feature = "opampsupervisor"))]
+#[test]
+fn the_other_form_names_the_feature_that_this_build_lacks() {
+    let problems = problems("server: {endpoint: ws://a:1}\nagent: {executable: /x}\n");
+    assert_eq!(
+        problems,
+        [
+            "s.yaml:2:1: this build does not read the form of the OpenTelemetry Collector's supervisor: it was made \
+            without the feature `opampsupervisor`; write the settings in the `agents:` form"
+        ]
+    );
+}
