@@ -18,9 +18,9 @@ use crate::units::WallTime;
 use crate::yaml::{self, Limits};
 
 /// The state file of the OpenTelemetry Collector's supervisor.
-const FOREIGN_STATE: &str = "persistent_state.yaml";
+pub(super) const FOREIGN_STATE: &str = "persistent_state.yaml";
 /// Bytes of it that are read; it has three short keys.
-const FOREIGN_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const FOREIGN_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads the identity and completes it for the agents of the settings.
 pub(super) fn establish(

@@ -14,8 +14,8 @@ use tokio::task::LocalSet;
 use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
-    AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
-    successor,
+    AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
+    register, successor,
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
@@ -105,6 +105,15 @@ async fn assemble_and_run(
     })
     .map_err(|error| no_thread("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
+    for entry in &loaded {
+        fallback::check(
+            &mut children,
+            &config,
+            &entry.agent,
+            entry.persisted.current.as_ref(),
+        )
+        .await?;
+    }
     let doors = doors::open(&config, state)?;
     #[cfg(feature = "dev-server")]
     let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
@@ -132,7 +141,13 @@ async fn assemble_and_run(
         let name = entry.agent.name.clone();
         let found = entry.leftover;
         leftover::watch(&mut children, &entry.agent, &entry.dirs, found.as_ref())?;
+        #[cfg(feature = "opampsupervisor")]
+        let inheritance =
+            super::inherit::inheritance(state.root(), &config, &entry.agent, &entry.persisted);
+        #[cfg(not(feature = "opampsupervisor"))]
+        let inheritance = None;
         let setup = Setup {
+            inheritance,
             places: Places {
                 state_dir: entry.root,
                 link: entry.door.as_ref().map(|door| door.link().to_owned()),
@@ -316,7 +331,8 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
     for agent in &config.agents {
         let layout = state.layout(&agent.name);
         let root = layout.root();
-        let local = local_layers(agent);
+        let mut local = local_layers(agent);
+        local.extend(agent.fallback.iter().cloned());
         let (store, persisted) =
             AgentStore::load(RealDisk, layout, &local).map_err(|error| unusable(error.into()))?;
         for repair in &persisted.repairs {

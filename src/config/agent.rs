@@ -128,6 +128,7 @@ fn agent(
     let args = section.texts("args", "arguments after the profile's own", "none");
     let env = section.pairs("env", "environment on top of the profile's base", false);
     let layers = layers(&mut section, &profile);
+    let fallback = fallback(&mut section, "fallback_configs");
     let description = description(section.sub("description"));
     let mut apply = apply(section.sub("apply"), &mut profile);
     let policy = policy(section.sub("policy"));
@@ -163,6 +164,7 @@ fn agent(
         args: args.unwrap_or_default(),
         env: order::map(env),
         layers,
+        fallback,
         description,
         apply,
         policy,
@@ -262,6 +264,25 @@ fn layers(section: &mut Section<'_, '_, '_>, profile: &Profile) -> Vec<Layer> {
         files.push(Layer::Remote);
     }
     files
+}
+
+/// The files for the time before the server was reached.
+pub(super) fn fallback(
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+) -> Vec<std::path::PathBuf> {
+    let about = (
+        "list of paths",
+        "local layers while nothing is stored and the server was never reached, in place of config_files",
+    );
+    let read = |reader: &super::read::Reader<'_>, text: &str| {
+        let path = super::value::resolve(reader.form, &reader.env.working_directory(), text)?;
+        match reader.env.file(&path.to_string_lossy()) {
+            Ok(_) => Ok(path),
+            Err(cause) => Err(format!("read {}: {cause}", path.display())),
+        }
+    };
+    section.list(key, about, "none", read).unwrap_or_default()
 }
 
 /// One entry of `config_files`.

@@ -186,6 +186,8 @@ pub struct Agent {
     pub env: BTreeMap<String, String>,
     /// The layers of its config, lowest first; later wins.
     pub layers: Vec<Layer>,
+    /// Files that run instead of the local layers while nothing is stored and the server was never reached.
+    pub fallback: Vec<PathBuf>,
     /// Attributes added to or overriding the reported description.
     pub description: Description,
     /// How offers are applied.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::units::{Secret, order};
 use crate::yaml::Node;
 
-use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
+use super::agent::{APPLY, RESTART, ROTATION, description, fallback, layer, ordered};
 use super::auth::auth;
 use super::health_door;
 use super::load::{DEFAULT_AGENT, agent_name, executable};
@@ -228,6 +228,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     let files: Option<Vec<Layer>> = section.list("config_files", about, "none", |reader, text| {
         layer(text, reader.form, &reader.env.working_directory())
     });
+    let fallback = fallback(&mut section, "startup_fallback_configs");
     let apply = apply(&mut section, capabilities);
     let local_port = section.number(
         "opamp_server_port",
@@ -243,7 +244,6 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     let description = description(section.sub("description"));
     section.not_built(
         &[
-            "startup_fallback_configs",
             "collector_crash_log_snippet_kib",
             "package",
             "opamp_server_socket",
@@ -263,6 +263,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         executable: executable?,
         args: args.unwrap_or_default(),
         layers: ordered(files.unwrap_or_default()),
+        fallback,
         description,
         apply,
         // This form has no policy of its own: what the user hands to the child by name is what an offer may name.

@@ -28,8 +28,9 @@ pub use certificate::{
 };
 pub use clock::{ClockLook, ClockQuestion, ClockSnapshot};
 pub use disk::{
-    DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
-    Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
+    DiskDone, DiskFault, DiskWork, FaultKind, Identity, Inheritance, InheritedOffer, LayerKind,
+    LocalFile, OfferedFile, Origin, Persisted, Record, Rejection, Revision, RevisionFile, Step,
+    StoredRevision,
 };
 pub use leftover::{ChildNote, Leftover};
 pub use offered::Offered;

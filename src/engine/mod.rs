@@ -10,7 +10,8 @@
 //! 4. Last good is never set before the window has ended.
 //! 5. A rejected revision is not tried again without an order of a person.
 //! 6. No effect names a process that was reaped.
-//! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
+//! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so and the first
+//!    contact with the server, which ends a fallback config.
 //! 8. Disk effects go out one at a time, and their answers always count.
 
 mod adoption;
@@ -23,7 +24,10 @@ mod connection;
 pub(crate) mod desired;
 pub(crate) mod disk;
 mod evidence;
+pub(crate) mod fallback;
 pub mod host;
+#[cfg(feature = "opampsupervisor")]
+mod inheritance;
 pub(crate) mod lifecycle;
 pub mod message;
 #[cfg(not(feature = "connection"))]
@@ -54,10 +58,11 @@ use crate::engine::child_link::ChildLink;
 #[cfg(feature = "connection")]
 use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
+use crate::engine::fallback::Fallback;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
-    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
-    Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
+    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, Inheritance, LocalFile,
+    Note, NoteLevel, Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
 };
 #[cfg(not(feature = "connection"))]
 use crate::engine::no_connection::Connection;
@@ -126,6 +131,8 @@ pub struct Setup {
     pub facts: BTreeMap<String, String>,
     /// What the state directory knows.
     pub persisted: Persisted,
+    /// What another supervisor left, where nothing of ours is there.
+    pub inheritance: Option<Box<Inheritance>>,
     /// Seed of its randomness.
     pub seed: u64,
 }
@@ -203,6 +210,8 @@ pub struct Engine {
 
     certificates: Known,
     debt: PairDebt,
+    fallback: Option<Fallback>,
+    inheritance: Option<Box<Inheritance>>,
 
     transaction: Option<Transaction>,
     pending: Option<Job>,
@@ -232,6 +241,7 @@ impl Engine {
             places,
             facts,
             persisted,
+            inheritance,
             seed,
             ..
         } = setup;
@@ -280,6 +290,8 @@ impl Engine {
             frozen: persisted.frozen,
             certificates: Known::default(),
             debt: PairDebt::default(),
+            fallback: None,
+            inheritance,
             transaction: None,
             pending: None,
             settling: None,
@@ -374,6 +386,7 @@ impl Engine {
             self.debt_due(),
             self.adoption_due(),
             self.connection_due(),
+            self.fallback_due(),
         ]
         .into_iter()
         .flatten()
@@ -516,6 +529,7 @@ impl Engine {
         let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
         self.obey(orders);
         self.follow_adoption(now);
+        self.drive_fallback(now);
         self.drive(now);
         self.pay_debt(now);
         self.probe(now.mono);

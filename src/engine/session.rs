@@ -59,7 +59,7 @@ impl Engine {
                 if self.uplink.up(now.mono, link) {
                     let polled = self.uplink.is_polled();
                     if !polled {
-                        self.note_connected(link);
+                        self.reached(now, link);
                     }
                     self.publish(now);
                     match &mut self.session {
@@ -79,7 +79,7 @@ impl Engine {
                     return self.count("stale_answers");
                 }
                 if first && self.uplink.is_polled() {
-                    self.note_connected(link);
+                    self.reached(now, link);
                 }
                 if first && self.uplink.uses_token() {
                     self.out.requests.push(HostRequest::TokenAccepted);
@@ -141,6 +141,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn reached(&mut self, now: Now, link: LinkId) {
+        self.note_connected(link);
+        self.end_fallback(now);
     }
 
     pub(crate) fn note_connected(&mut self, link: LinkId) {

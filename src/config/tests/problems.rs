@@ -89,7 +89,7 @@ fn problems_name_place_key_and_remedy() {
                 as `agent.use_hup_config_reload`",
                 "s.yaml:1:43: agents.a.report: unknown key here, it belongs at `agents.<name>.apply.report`",
                 "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, \
-                config_files, description, env, executable, health, log_rotation, main_file, opamp_server_port, \
+                config_files, description, env, executable, fallback_configs, health, log_rotation, main_file, opamp_server_port, \
                 passthrough_logs, policy, profile, proof, restart, validate",
             ],
         ),

@@ -247,6 +247,26 @@ pub struct Persisted {
     pub repairs: Vec<String>,
 }
 
+/// What the OpenTelemetry Collector's supervisor left in a state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inheritance {
+    /// The last offer that it received.
+    pub received: Option<InheritedOffer>,
+    /// Why that one did not hold, if it did not.
+    pub failed: Option<String>,
+    /// The last offer that worked.
+    pub working: Option<InheritedOffer>,
+}
+
+/// An offer that it kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InheritedOffer {
+    /// The server's hash.
+    pub hash: OfferHash,
+    /// Its files.
+    pub files: Vec<OfferedFile>,
+}
+
 /// One line of `config list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRevision {

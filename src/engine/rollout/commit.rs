@@ -39,6 +39,7 @@ impl Engine {
             return;
         };
         self.count("commits");
+        self.inheritance = None;
         if let Some(revision) = &transaction.revision {
             self.forgive(revision.hash);
         }
