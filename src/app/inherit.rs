@@ -12,7 +12,8 @@ use prost::Message as _;
 use super::identity::{FOREIGN_BYTES_MAX, FOREIGN_STATE};
 use crate::config::{Agent, Config, Form};
 use crate::engine::message::{Inheritance, InheritedOffer, OfferedFile, Persisted};
-use crate::sys::durable::{Disk as _, RealDisk};
+use crate::port::child::ChildDirs;
+use crate::sys::durable::{Disk as _, Kind, RealDisk, swap_link};
 use crate::units::OfferHash;
 use crate::yaml::{self, Limits, Node};
 
@@ -20,6 +21,9 @@ use crate::yaml::{self, Limits, Node};
 const RECEIVED: &str = "last_recv_remote_config.dat";
 /// The last one that worked; written only where it goes back by itself.
 const WORKING: &str = "last_working_remote_config.dat";
+/// The output of its Collector, and the name that is kept under.
+const LOG: &str = "agent.log";
+const OLD_LOG: &str = "agent.log.opampsupervisor";
 /// Bytes of one of them that are read: as much as one OpAMP message may have.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -50,6 +54,34 @@ pub(super) fn inheritance(
         failed,
         working,
     }))
+}
+
+/// Puts `agent.log` where that supervisor had it: a link to the log, which is rotated below it. `tail -F` follows both.
+pub(super) fn show_log(state: &Path, agent: &Agent, dirs: &ChildDirs) {
+    if !agent.shows_files {
+        return;
+    }
+    let link = state.join(LOG);
+    let shown = || {
+        let kind = RealDisk.kind(&link)?;
+        if agent.passthrough_logs {
+            // It would show an old log as if it were the present one.
+            return match kind {
+                Kind::Link => RealDisk.remove_file(&link),
+                Kind::Absent | Kind::File { .. } | Kind::Dir | Kind::Other => Ok(()),
+            };
+        }
+        if matches!(kind, Kind::File { .. }) {
+            // What it wrote itself is kept.
+            RealDisk.rename(&link, &state.join(OLD_LOG))?;
+        }
+        let log = dirs.log_file(&agent.name);
+        let log = log.strip_prefix(state).unwrap_or(&log).to_owned();
+        swap_link(&RealDisk, &link, &log)
+    };
+    if let Err(error) = shown() {
+        tracing::warn!(path = %link.display(), %error, "log of the agent not shown here");
+    }
 }
 
 fn offer(path: &Path) -> Option<InheritedOffer> {

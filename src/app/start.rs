@@ -339,6 +339,8 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
             tracing::warn!(agent = %agent.name, repair, "state repaired");
         }
         let dirs = ChildDirs::below(&root, agent.log_rotation);
+        #[cfg(feature = "opampsupervisor")]
+        super::inherit::show_log(state.root(), agent, &dirs);
         let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;
         loaded.push(Loaded {
             agent: agent.clone(),

@@ -170,6 +170,9 @@ fn agent(
         policy,
         restart,
         local_port: u16::try_from(local_port).unwrap_or(0),
+        reports_components: false,
+        shows_files: false,
+        crash_words: None,
         passthrough_logs,
         log_rotation,
         on_our_death,
@@ -327,13 +330,17 @@ pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
         "added to or replacing what the agent says",
         false,
     );
-    if Form::is_theirs(section.reader.form) {
-        section.not_built(&["include_resource_attributes"], super::otel::LATER);
-    }
+    let include_resource = Form::is_theirs(section.reader.form)
+        && section.switch(
+            "include_resource_attributes",
+            "the resource attributes of the agent's telemetry are described, too",
+            false,
+        );
     section.finish();
     Description {
         identifying: order::map(identifying),
         non_identifying: order::map(non_identifying),
+        include_resource,
     }
 }
 

@@ -198,6 +198,12 @@ pub struct Agent {
     pub restart: Restart,
     /// Loopback port of the local OpAMP endpoint for this child; 0 lets the system choose.
     pub local_port: u16,
+    /// Whether the child is asked what it is made of.
+    pub reports_components: bool,
+    /// Whether `effective.yaml` and `agent.log` stand in the state directory for people who look there.
+    pub shows_files: bool,
+    /// Bytes of its last output that a report of its death has; none of ours says how many.
+    pub crash_words: Option<usize>,
     /// Whether the child's output goes to our own output instead of files in `logs/`.
     pub passthrough_logs: bool,
     /// Rotation of the child's log files.
@@ -239,6 +245,8 @@ pub struct Description {
     pub identifying: BTreeMap<String, String>,
     /// Non-identifying attributes.
     pub non_identifying: BTreeMap<String, String>,
+    /// Whether the resource attributes of the child's telemetry count among its own.
+    pub include_resource: bool,
 }
 
 /// How offers are applied.

@@ -29,7 +29,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
 
 /// Defaults of that program which are not safe, and so are not ours.
-pub(super) const THEIRS: [(&str, &str); 2] = [
+pub(super) const THEIRS: [(&str, &str); 3] = [
+    ("agent.collector_crash_log_snippet_kib", "0"),
     ("agent.validate_config", "false"),
     ("agent.automatic_config_rollback", "false"),
 ];
@@ -95,7 +96,8 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
 
 /// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
-const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x4000;
+const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80;
+const REPORTS_COMPONENTS: u64 = 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
 pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
@@ -242,15 +244,15 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         false,
     );
     let description = description(section.sub("description"));
+    let crash_words = crash_words(&mut section);
+    section.not_built(&["package"], LATER);
     section.not_built(
-        &[
-            "collector_crash_log_snippet_kib",
-            "package",
-            "opamp_server_socket",
-            "run_as",
-            "access_dirs",
-        ],
-        LATER,
+        &["opamp_server_socket"],
+        "no released opamp extension dials a Unix socket, the Collector is served on loopback, remove it",
+    );
+    section.not_built(
+        &["run_as", "access_dirs"],
+        "specified for opampsupervisor and never built there, nor here in this form, remove it",
     );
     section.not_built(
         &["health_check_port"],
@@ -274,12 +276,35 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         env,
         restart: RESTART,
         local_port: u16::try_from(local_port).unwrap_or(0),
+        reports_components: capabilities & REPORTS_COMPONENTS != 0,
+        shows_files: true,
+        crash_words,
         passthrough_logs,
         log_rotation: ROTATION,
         on_our_death: OnDeath::Adopt,
         domain_files: Vec::new(),
         profile,
     })
+}
+
+/// How much of its last output the report of a death has; none when the key is not there.
+fn crash_words(section: &mut Section<'_, '_, '_>) -> Option<usize> {
+    /// What a report has room for, in KiB.
+    const KIB_MAX: u32 = 4;
+    let key = "collector_crash_log_snippet_kib";
+    let kib = section.optional_number(
+        key,
+        "KiB of the child's last output in the report of its death, 4 at most; 0 leaves it out",
+        "2 KiB, 8 lines",
+        0..=1024,
+    )?;
+    if kib > KIB_MAX {
+        let path = section.path();
+        let warning =
+            format!("{path}.{key}: {KIB_MAX} KiB of it leave the host, the log has the rest");
+        section.reader.warnings.push(warning);
+    }
+    usize::try_from(kib.min(KIB_MAX).saturating_mul(1024)).ok()
 }
 
 fn program(

@@ -258,6 +258,25 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         .unwrap_or(default)
     }
 
+    /// A number whose absence means something of its own.
+    #[cfg(feature = "opampsupervisor")]
+    pub(super) fn optional_number(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let bounds = between(&range, u32::to_string);
+        let node = self.take(key, "number", default, bounds.clone(), about);
+        self.parse(key, node, |node| {
+            let number = plain(node)
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| format!("a whole number from {bounds} belongs here"))?;
+            within(number, &range, &bounds)
+        })
+    }
+
     pub(super) fn switch(&mut self, key: &'static str, about: &'static str, default: bool) -> bool {
         let node = self.take(key, "true or false", default, String::new(), about);
         self.parse(key, node, |node| {

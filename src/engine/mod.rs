@@ -41,6 +41,7 @@ mod reload;
 pub(crate) mod report;
 mod rollout;
 mod session;
+mod shown;
 pub(crate) mod uplink;
 mod view;
 pub(crate) mod watch;
@@ -72,7 +73,7 @@ use crate::engine::random::Random;
 use crate::engine::reload::ReloadMemory;
 use crate::engine::rollout::{Job, Settling, Transaction};
 use crate::engine::uplink::{LinkOrder, Uplink};
-use crate::units::{AgentName, LinkId, Moment, Now, RevisionId, Ticket};
+use crate::units::{AgentName, LinkId, Moment, Now, RevisionHash, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
 pub use crate::engine::clock::ClockSetup;
@@ -226,6 +227,8 @@ pub struct Engine {
     effective_stale: bool,
     counters: BTreeMap<&'static str, u64>,
     previous_end: Option<String>,
+    /// What `effective.yaml` holds, hashed; only where there is one.
+    shown: Option<RevisionHash>,
     /// How the host's clock is, where it is watched.
     clock: Option<(bool, String)>,
 }
@@ -304,6 +307,7 @@ impl Engine {
             goodbye: false,
             effective_stale: true,
             previous_end: None,
+            shown: None,
             clock: None,
             counters: COUNTED.iter().map(|kind| (*kind, 0)).collect(),
         }
@@ -333,7 +337,8 @@ impl Engine {
                 let facts = self.life.spawn_failed(now.mono, reason, &mut self.random);
                 self.on_facts(now, facts);
             }
-            AgentEvent::Exited { pid, exit } => {
+            AgentEvent::Exited { pid, mut exit } => {
+                exit.tail = watch::last_words(&exit.tail, self.settings.crash_words);
                 let (facts, orders) =
                     self.life
                         .exited(now.mono, pid, exit, &mut self.tickets, &mut self.random);

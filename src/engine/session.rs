@@ -19,6 +19,7 @@ const BUILT: u64 = AgentCapabilities::ReportsStatus as u64
     | AgentCapabilities::AcceptsRestartCommand as u64
     | AgentCapabilities::ReportsHealth as u64
     | AgentCapabilities::ReportsRemoteConfig as u64
+    | AgentCapabilities::ReportsAvailableComponents as u64
     | AgentCapabilities::ReportsHeartbeat as u64;
 
 const ACCEPTS_CONNECTION: u64 = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
@@ -309,10 +310,18 @@ impl Engine {
                 _ => report::effective_config(files),
             }
         });
+        if let Some(effective) = &effective {
+            self.show_effective(effective);
+        }
+        let news = std::mem::take(&mut self.child.components_are_news);
+        let components = news.then(|| self.child.components.clone()).flatten();
         let status = self.remote.as_ref().map(report::remote_config_status);
         let Some(session) = &mut self.session else {
             return;
         };
+        if let Some(components) = components {
+            session.set_available_components(components);
+        }
         session.set_description(description);
         session.set_health(health);
         if let Some(effective) = effective {

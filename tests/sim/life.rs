@@ -179,7 +179,8 @@ impl Witness {
             DiskWork::Stage(_)
             | DiskWork::SaveConnection(_)
             | DiskWork::ReadLocal(_)
-            | DiskWork::ReadRevision(_) => {}
+            | DiskWork::ReadRevision(_)
+            | DiskWork::ShowEffective(_) => {}
         }
     }
 

@@ -87,6 +87,11 @@ fn the_other_form_names_the_defaults_that_differ() {
         [
             ("agent.validate_config", "true", "false"),
             ("agent.automatic_config_rollback", "true", "false"),
+            (
+                "agent.collector_crash_log_snippet_kib",
+                "2 KiB, 8 lines",
+                "0"
+            ),
         ]
     );
 }

@@ -34,6 +34,8 @@ pub enum DiskWork {
     ReadLocal(Vec<PathBuf>),
     /// Read a stored revision.
     ReadRevision(RevisionId),
+    /// Write the merged config to where people look for it.
+    ShowEffective(Vec<u8>),
 }
 
 /// What came of disk work.

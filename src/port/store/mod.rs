@@ -94,6 +94,13 @@ impl<D: Disk> AgentStore<D> {
             DiskWork::SaveRejected(list) => self.save_rejected(&list),
             DiskWork::SaveConnection(state) => self.save_connection(&state.0),
             DiskWork::Prune { keep } => self.prune(&keep),
+            DiskWork::ShowEffective(text) => {
+                let path = self.layout().effective();
+                let what = || format!("write {}", path.display());
+                self.thaw(&what())?;
+                write_durable(&self.reader.disk, &path, &text, FILE_MODE).blame(what)?;
+                Ok(DiskDone::Durable)
+            }
         }
     }
 

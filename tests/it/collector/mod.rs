@@ -8,6 +8,7 @@ mod beside;
 mod connection;
 mod fallback;
 mod generic;
+mod habits;
 mod health;
 mod hostile;
 mod identity;
