@@ -21,6 +21,8 @@ use crate::yaml::{self, Limits, Node};
 const RECEIVED: &str = "last_recv_remote_config.dat";
 /// The last one that worked; written only where it goes back by itself.
 const WORKING: &str = "last_working_remote_config.dat";
+/// Where the Collector's own telemetry went.
+const TELEMETRY: &str = "last_recv_own_telemetry_config.dat";
 /// The output of its Collector, and the name that is kept under.
 const LOG: &str = "agent.log";
 const OLD_LOG: &str = "agent.log.opampsupervisor";
@@ -36,6 +38,11 @@ pub(super) fn inheritance(
 ) -> Option<Box<Inheritance>> {
     if !Form::is_theirs(Some(config.form)) || persisted.current.is_some() {
         return None;
+    }
+    if matches!(RealDisk.kind(&state.join(TELEMETRY)), Ok(Kind::File { .. })) {
+        tracing::warn!(
+            "destinations of own telemetry not taken over from opampsupervisor, they have to be offered again"
+        );
     }
     let received = offer(&state.join(RECEIVED));
     let working = offer(&state.join(WORKING));

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
-use crate::engine::message::{DiskFault, Identity, Leftover, Persisted};
+use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
 use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
@@ -105,15 +105,7 @@ async fn assemble_and_run(
     })
     .map_err(|error| no_thread("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
-    for entry in &loaded {
-        fallback::check(
-            &mut children,
-            &config,
-            &entry.agent,
-            entry.persisted.current.as_ref(),
-        )
-        .await?;
-    }
+    check_fallbacks(&mut children, &config, &loaded).await?;
     let doors = doors::open(&config, state)?;
     #[cfg(feature = "dev-server")]
     let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
@@ -139,13 +131,9 @@ async fn assemble_and_run(
     let mut served = Vec::new();
     for entry in loaded.drain(..) {
         let name = entry.agent.name.clone();
+        let inheritance = inheritance(&config, state, &entry);
         let found = entry.leftover;
         leftover::watch(&mut children, &entry.agent, &entry.dirs, found.as_ref())?;
-        #[cfg(feature = "opampsupervisor")]
-        let inheritance =
-            super::inherit::inheritance(state.root(), &config, &entry.agent, &entry.persisted);
-        #[cfg(not(feature = "opampsupervisor"))]
-        let inheritance = None;
         let setup = Setup {
             inheritance,
             places: Places {
@@ -319,6 +307,13 @@ fn start_log(config: &Config) -> Result<(), AppError> {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
+    if let Some(outputs) = &config.log.outputs {
+        let streams = (outputs.stdout, outputs.stderr);
+        log::only_to(streams, &outputs.files, config.log.rotation).map_err(|error| AppError {
+            kind: AppErrorKind::Settings,
+            cause: error.into(),
+        })?;
+    }
     log::init(level, format).map_err(|error| AppError {
         kind: AppErrorKind::System,
         cause: error.into(),
@@ -361,6 +356,30 @@ pub(super) fn local_layers(agent: &Agent) -> Vec<PathBuf> {
         Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
     });
     paths.collect()
+}
+
+/// Fallback configs that this life could come to run.
+async fn check_fallbacks(
+    children: &mut Children,
+    config: &Config,
+    loaded: &[Loaded],
+) -> Result<(), AppError> {
+    for entry in loaded {
+        let stored = entry.persisted.current.as_ref();
+        fallback::check(children, config, &entry.agent, stored).await?;
+    }
+    Ok(())
+}
+
+/// What another supervisor left for an agent.
+#[cfg(feature = "opampsupervisor")]
+fn inheritance(config: &Config, state: &StateDir, entry: &Loaded) -> Option<Box<Inheritance>> {
+    super::inherit::inheritance(state.root(), config, &entry.agent, &entry.persisted)
+}
+
+#[cfg(not(feature = "opampsupervisor"))]
+fn inheritance(_: &Config, _: &StateDir, _: &Loaded) -> Option<Box<Inheritance>> {
+    None
 }
 
 /// Ports that an offer may not bind, because we do.

@@ -120,6 +120,13 @@ fn asked(form: Form) -> Reader<'static> {
 }
 
 /// Reads a text of a form; nothing in a build without it.
+#[cfg_attr(
+    feature = "opampsupervisor",
+    expect(
+        clippy::unnecessary_wraps,
+        reason = "a build without the other form reads nothing of it"
+    )
+)]
 pub(super) fn read(form: Form, tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
     match form {
         Form::Agents => Some(ours::read(tree, reader)),

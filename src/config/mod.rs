@@ -388,6 +388,19 @@ pub struct Log {
     pub rotation: Rotation,
     /// Bytes of all log files together.
     pub max_total: u64,
+    /// Where it goes in place of standard error.
+    pub outputs: Option<LogOutputs>,
+}
+
+/// Where our own log goes, besides its file in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOutputs {
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// Files, which are rotated.
+    pub files: Vec<PathBuf>,
 }
 
 impl Log {

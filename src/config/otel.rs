@@ -21,15 +21,16 @@ use super::read::{Reader, Section};
 use super::registration;
 use super::tls::tls;
 use super::{
-    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath, Policy,
-    Profile, Reload, ReportWhen, Server, Stop,
+    Agent, Apply, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, LogOutputs, OnDeath,
+    Policy, Profile, Reload, ReportWhen, Server, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
 
 /// Defaults of that program which are not safe, and so are not ours.
-pub(super) const THEIRS: [(&str, &str); 3] = [
+pub(super) const THEIRS: [(&str, &str); 4] = [
+    ("telemetry.logs.output_paths", "stdout"),
     ("agent.collector_crash_log_snippet_kib", "0"),
     ("agent.validate_config", "false"),
     ("agent.automatic_config_rollback", "false"),
@@ -370,6 +371,32 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
     }
 }
 
+/// Where our own log goes, as that program's logging library reads it.
+fn outputs(logs: &mut Section<'_, '_, '_>) -> Option<LogOutputs> {
+    let about = (
+        "list of texts",
+        "stdout, stderr or paths of files, which are rotated; for our own log",
+    );
+    let paths = logs.list("output_paths", about, "stderr", |reader, text| match text {
+        "stdout" | "stderr" => Ok((text.to_owned(), None)),
+        _ => {
+            let path = text.strip_prefix("file://").unwrap_or(text);
+            let base = reader.env.working_directory();
+            let path = super::value::resolve(reader.form, &base, path)?;
+            Ok((String::new(), Some(path)))
+        }
+    });
+    let about = "accepted; a log that cannot be written has no words of its own";
+    logs.texts("error_output_paths", about, "none");
+    let mut outputs = LogOutputs::default();
+    for (stream, file) in paths? {
+        outputs.stdout |= stream == "stdout";
+        outputs.stderr |= stream == "stderr";
+        outputs.files.extend(file);
+    }
+    Some(outputs)
+}
+
 fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
     let mut logs = section.sub("logs");
     let level = logs.choice(
@@ -392,7 +419,8 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
         &[("json", LogFormat::Json), ("console", LogFormat::Text)],
         ("json", LogFormat::Json),
     );
-    logs.not_built(&["output_paths", "error_output_paths", "processors"], LATER);
+    let outputs = outputs(&mut logs);
+    logs.not_built(&["processors"], LATER);
     logs.finish();
     let to_files = !section.reader.env.in_container();
     section.not_built(&["metrics", "traces", "resource"], LATER);
@@ -403,5 +431,6 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
         to_files,
         rotation: super::ours::OWN_ROTATION,
         max_total: u64::MAX,
+        outputs,
     }
 }

@@ -92,6 +92,7 @@ fn the_other_form_names_the_defaults_that_differ() {
                 "2 KiB, 8 lines",
                 "0"
             ),
+            ("telemetry.logs.output_paths", "stderr", "stdout"),
         ]
     );
 }

@@ -16,6 +16,7 @@ on_both_servers!(collector_is_described_as_it_describes_itself);
 in_both_modes!(listed_resource_attributes_stay_a_list);
 on_both_servers!(resource_attributes_are_described_where_that_is_asked_for);
 on_both_servers!(last_output_is_reported_as_long_as_the_settings_say);
+on_both_servers!(own_log_goes_where_the_settings_say);
 in_both_modes!(last_good_that_cannot_run_any_more_is_no_hot_loop);
 
 // E27
@@ -297,4 +298,51 @@ fn last_good_that_cannot_run_any_more_is_no_hot_loop(kind: Kind, reload: Reload)
     supervisor.until("running again", |status| {
         status["child"]["pid"].is_u64() && status["healthy"] == true
     });
+}
+
+// E29, but for the Collector's own lines: they have a file or a stream of their own.
+fn own_log_goes_where_the_settings_say(kind: Kind) {
+    let mut bench = Bench::new(kind);
+    let (log, second) = (bench.path("supervisor.log"), bench.path("second.log"));
+    let paths = serde_json::json!([log, format!("file://{}", second.display())]);
+    let settings = AgentForm {
+        more: format!("telemetry: {{logs: {{level: info, output_paths: {paths}}}}}\n"),
+        ..AgentForm::with_remote(Reload::Restart)
+    };
+    if kind == Kind::Dev {
+        // Its embedded server is found by a line on standard error.
+        bench.server_comes(0);
+    }
+    let endpoint = bench.server().endpoint();
+    let supervisor = bench.run_polled(&settings, &endpoint);
+    let uid = bench.connected(&supervisor);
+    let hash = bench.push(&uid, &bench.pipeline("out.json"));
+    bench.status(&uid, &hash, "APPLIED");
+    assert_eq!(supervisor.log(), Vec::<String>::new(), "standard error");
+    supervisor.stop();
+    for log in [log, second] {
+        let text = fs::read_to_string(&log).unwrap();
+        let mut messages = Vec::new();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let level = line["level"].as_str().unwrap();
+            assert!(["INFO", "WARN", "ERROR"].contains(&level), "{line}");
+            messages.push(line["message"].as_str().unwrap().to_owned());
+        }
+        assert!(
+            messages.iter().any(|it| it == "config offered"),
+            "{messages:?}"
+        );
+    }
+
+    let settings = AgentForm {
+        more: "telemetry: {logs: {output_paths: [/nonexistent/directory/x.log]}}\n".to_owned(),
+        ..settings
+    };
+    let (code, words) = bench.refused(&settings);
+    assert_eq!(code, 78, "{words}");
+    assert!(
+        words.contains("open the log file /nonexistent/directory/x.log: No such file"),
+        "{words}"
+    );
 }
