@@ -17,7 +17,10 @@ mod dev;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod doors;
+mod fallback;
 mod identity;
+#[cfg(feature = "opampsupervisor")]
+mod inherit;
 mod leftover;
 mod records;
 mod register;

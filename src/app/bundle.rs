@@ -41,6 +41,20 @@ pub(super) async fn validate(
         })
         .collect();
     let local: Vec<LocalFile> = local_layers(agent).into_iter().map(read_local).collect();
+    let pid1 = std::process::id() == 1;
+    let mut children = Children::new(child::Options { pid1 })
+        .map_err(|error| system("prepare for child processes", error))?;
+    judge(&mut children, config, agent, &local, &offered).await
+}
+
+/// Composes layers and an offer, and asks the agent's own validator what it thinks of them.
+pub(super) async fn judge(
+    children: &mut Children,
+    config: &Config,
+    agent: &Agent,
+    local: &[LocalFile],
+    offered: &[OfferedFile],
+) -> Result<BundleVerdict, AppError> {
     let scratch = Scratch::new()?;
     let places = Places {
         state_dir: scratch.0.clone(),
@@ -52,7 +66,7 @@ pub(super) async fn validate(
             .map(std::net::SocketAddr::port)
             .collect(),
     };
-    let candidate = match desired::compose(agent, &places, &local, &offered) {
+    let candidate = match desired::compose(agent, &places, local, offered) {
         Ok(candidate) => candidate,
         Err(refused) => return Ok(BundleVerdict::Unacceptable(refused.0)),
     };
@@ -62,10 +76,10 @@ pub(super) async fn validate(
     let staged = scratch.0.join("candidate");
     write(&staged, &candidate.files)?;
     let spec = tool(agent, &places, arguments, &staged, &candidate);
-    ask(agent, &scratch.0, &spec).await
+    ask(children, agent, &scratch.0, &spec).await
 }
 
-fn read_local(path: PathBuf) -> LocalFile {
+pub(super) fn read_local(path: PathBuf) -> LocalFile {
     let bytes = RealDisk
         .read(&path, FILE_BYTES_MAX)
         .map_err(|error| error.to_string());
@@ -102,13 +116,12 @@ fn tool(
     }
 }
 
-async fn ask(agent: &Agent, scratch: &Path, spec: &ToolSpec) -> Result<BundleVerdict, AppError> {
-    let pid1 = std::process::id() == 1;
-    let mut children = Children::new(child::Options {
-        pid1,
-        cgroup_root: CgroupRoot::Off,
-    })
-    .map_err(|error| system("prepare for child processes", error))?;
+async fn ask(
+    children: &mut Children,
+    agent: &Agent,
+    scratch: &Path,
+    spec: &ToolSpec,
+) -> Result<BundleVerdict, AppError> {
     let dirs = ChildDirs::below(scratch, agent.log_rotation);
     children.run_tool(&agent.name, &dirs, Ticket(1), spec);
     let outcome = loop {

@@ -18,9 +18,9 @@ use crate::units::WallTime;
 use crate::yaml::{self, Limits};
 
 /// The state file of the OpenTelemetry Collector's supervisor.
-const FOREIGN_STATE: &str = "persistent_state.yaml";
+pub(super) const FOREIGN_STATE: &str = "persistent_state.yaml";
 /// Bytes of it that are read; it has three short keys.
-const FOREIGN_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const FOREIGN_BYTES_MAX: u64 = 64 * 1024;
 
 /// Reads the identity and completes it for the agents of the settings.
 pub(super) fn establish(
@@ -52,7 +52,7 @@ pub(super) fn establish(
         if identity.instance_uids.contains_key(agent.name.as_str()) {
             continue;
         }
-        let imported = (is_first && index == 0 && config.form == Form::Agent)
+        let imported = (is_first && index == 0 && Form::is_theirs(Some(config.form)))
             .then(|| foreign_uid(state))
             .flatten();
         let uid = match imported {

@@ -14,11 +14,12 @@ use tokio::task::LocalSet;
 use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
-    AppError, AppErrorKind, Ended, RunOptions, doors, identity, leftover, records, register,
+    AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
+    register,
 };
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
 use crate::engine::host::{Host, HostSetup};
-use crate::engine::message::{DiskFault, Identity, Leftover, Persisted};
+use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
 use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
@@ -105,6 +106,7 @@ async fn assemble_and_run(
     })
     .map_err(|error| no_thread("prepare for child processes", error))?;
     let mut loaded = load_agents(&config, state)?;
+    check_fallbacks(&mut children, &config, &loaded).await?;
     let doors = doors::open(&config, state)?;
     #[cfg(feature = "dev-server")]
     let dev_server = super::dev::bind(&mut config, options.dev_server).await?;
@@ -130,8 +132,10 @@ async fn assemble_and_run(
     let mut served = Vec::new();
     for entry in loaded.drain(..) {
         let name = entry.agent.name.clone();
+        let inheritance = inheritance(&config, state, &entry);
         let found = leftover::watch(&mut children, &entry.agent, &entry.dirs, entry.leftover)?;
         let setup = Setup {
+            inheritance,
             places: Places {
                 state_dir: entry.root,
                 link: entry.door.as_ref().map(|door| door.link().to_owned()),
@@ -300,6 +304,13 @@ fn start_log(config: &Config) -> Result<(), AppError> {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
+    if let Some(outputs) = &config.log.outputs {
+        let streams = (outputs.stdout, outputs.stderr);
+        log::only_to(streams, &outputs.files, config.log.rotation).map_err(|error| AppError {
+            kind: AppErrorKind::Settings,
+            cause: error.into(),
+        })?;
+    }
     log::init(level, format).map_err(|error| AppError {
         kind: AppErrorKind::System,
         cause: error.into(),
@@ -317,13 +328,16 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
         })?;
         let layout = state.layout(&agent.name);
         let root = layout.root();
-        let local = local_layers(agent);
+        let mut local = local_layers(agent);
+        local.extend(agent.fallback.iter().cloned());
         let (store, persisted) =
             AgentStore::load(RealDisk, layout, &local).map_err(|error| unusable(error.into()))?;
         for repair in &persisted.repairs {
             tracing::warn!(agent = %agent.name, repair, "state repaired");
         }
         let dirs = ChildDirs::below(&root, agent.log_rotation);
+        #[cfg(feature = "opampsupervisor")]
+        super::inherit::show_log(state.root(), agent, &dirs);
         let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;
         loaded.push(Loaded {
             agent: agent.clone(),
@@ -358,6 +372,30 @@ fn with_successor(mut host: Host, options: &RunOptions) -> Host {
 #[cfg(not(feature = "adopt"))]
 fn with_successor(host: Host, _: &RunOptions) -> Host {
     host
+}
+
+/// Fallback configs that this life could come to run.
+async fn check_fallbacks(
+    children: &mut Children,
+    config: &Config,
+    loaded: &[Loaded],
+) -> Result<(), AppError> {
+    for entry in loaded {
+        let stored = entry.persisted.current.as_ref();
+        fallback::check(children, config, &entry.agent, stored).await?;
+    }
+    Ok(())
+}
+
+/// What another supervisor left for an agent.
+#[cfg(feature = "opampsupervisor")]
+fn inheritance(config: &Config, state: &StateDir, entry: &Loaded) -> Option<Box<Inheritance>> {
+    super::inherit::inheritance(state.root(), config, &entry.agent, &entry.persisted)
+}
+
+#[cfg(not(feature = "opampsupervisor"))]
+fn inheritance(_: &Config, _: &StateDir, _: &Loaded) -> Option<Box<Inheritance>> {
+    None
 }
 
 /// Ports that an offer may not bind, because we do.

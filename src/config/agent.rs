@@ -142,6 +142,7 @@ fn agent(
     let args = section.texts("args", "arguments after the profile's own", "none");
     let env = section.pairs("env", "environment on top of the profile's base", false);
     let layers = layers(&mut section, &profile);
+    let fallback = fallback(&mut section, "fallback_configs");
     let description = description(section.sub("description"));
     let mut apply = apply(section.sub("apply"), &mut profile);
     let policy = policy(section.sub("policy"));
@@ -176,11 +177,15 @@ fn agent(
         args: args.unwrap_or_default(),
         env: order::map(env),
         layers,
+        fallback,
         description,
         apply,
         policy,
         restart,
         local_port: u16::try_from(local_port).unwrap_or(0),
+        reports_components: false,
+        shows_files: false,
+        crash_words: None,
         passthrough_logs,
         log_rotation,
         on_our_death,
@@ -292,6 +297,25 @@ fn layers(section: &mut Section<'_, '_, '_>, profile: &Profile) -> Vec<Layer> {
     files
 }
 
+/// The files for the time before the server was reached.
+pub(super) fn fallback(
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+) -> Vec<std::path::PathBuf> {
+    let about = (
+        "list of paths",
+        "local layers while nothing is stored and the server was never reached, in place of config_files",
+    );
+    let read = |reader: &super::read::Reader<'_>, text: &str| {
+        let path = super::value::resolve(reader.form, &reader.env.working_directory(), text)?;
+        match reader.env.file(&path.to_string_lossy()) {
+            Ok(_) => Ok(path),
+            Err(cause) => Err(format!("read {}: {cause}", path.display())),
+        }
+    };
+    section.list(key, about, "none", read).unwrap_or_default()
+}
+
 /// One entry of `config_files`.
 pub(super) fn layer(
     text: &str,
@@ -334,13 +358,17 @@ pub(super) fn description(mut section: Section<'_, '_, '_>) -> Description {
         "added to or replacing what the agent says",
         false,
     );
-    if section.reader.form == Some(Form::Agent) {
-        section.not_built(&["include_resource_attributes"], super::otel::LATER);
-    }
+    let include_resource = Form::is_theirs(section.reader.form)
+        && section.switch(
+            "include_resource_attributes",
+            "the resource attributes of the agent's telemetry are described, too",
+            false,
+        );
     section.finish();
     Description {
         identifying: order::map(identifying),
         non_identifying: order::map(non_identifying),
+        include_resource,
     }
 }
 

@@ -60,7 +60,7 @@ enum Piece {
 }
 
 fn put(node: &mut Node, pieces: &[Piece], quoted: bool, form: Option<Form>) {
-    if let ([Piece::Expanded(text)], Some(Form::Agent)) = (pieces, form)
+    if let ([Piece::Expanded(text)], true) = (pieces, Form::is_theirs(form))
         && let Ok(mut typed) = yaml::parse("", text, Limits::SETTINGS)
     {
         stamp(&mut typed, node.span);
@@ -77,7 +77,7 @@ fn put(node: &mut Node, pieces: &[Piece], quoted: bool, form: Option<Form>) {
         })
         .collect();
     let style = match form {
-        Some(Form::Agent) if expanded => Style::Plain,
+        _ if expanded && Form::is_theirs(form) => Style::Plain,
         _ if quoted => Style::Quoted,
         _ => Style::Plain,
     };
@@ -99,7 +99,7 @@ fn stamp(node: &mut Node, span: Span) {
 }
 
 fn pieces(text: &str, reader: &mut Reader<'_>) -> Result<Vec<Piece>, String> {
-    let confmap = reader.form == Some(Form::Agent);
+    let confmap = Form::is_theirs(reader.form);
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;

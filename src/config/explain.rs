@@ -11,7 +11,7 @@ use super::load::{self, ConfigErrors, Overrides, form_of};
 use super::read::{Key, Reader};
 use super::registration::SECRET_VARIABLES;
 use super::tls::PEM_TEXT;
-use super::{Config, Environment, Form, otel, ours};
+use super::{Config, Environment, otel};
 
 /// A key as it was found in a text that is being explained.
 pub(super) struct Found {
@@ -103,10 +103,7 @@ pub fn explain(
     reader.found = Some(Vec::new());
     reader.gates.clone_from(&overrides.feature_gates);
     // As it was written: problems of values that only `${…}` makes right were ruled out above.
-    match form {
-        Form::Agents => drop(ours::read(&written, &mut reader)),
-        Form::Agent => drop(otel::read(&written, &mut reader)),
-    }
+    drop(load::read(form, &written, &mut reader));
     let Reader { keys, found, .. } = reader;
     let found = found.unwrap_or_default();
     let explained = keys.into_iter().zip(found);

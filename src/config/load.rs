@@ -11,8 +11,10 @@ use crate::units::{AgentName, order};
 use crate::yaml::{Error, Limits, Node, Span, Style, Value, parse};
 
 use super::expand::expand;
+#[cfg(feature = "opampsupervisor")]
+use super::otel;
 use super::read::{Key, Reader};
-use super::{Config, Environment, Form, Profile, Tls, otel, ours};
+use super::{Config, Environment, Form, Profile, Tls, ours};
 
 /// Problems listed in one report.
 const ERRORS_MAX: usize = 50;
@@ -31,6 +33,11 @@ pub struct Overrides {
     /// Feature gates that are on.
     pub feature_gates: Vec<String>,
 }
+
+/// What a build without the other form says of it.
+#[cfg(not(feature = "opampsupervisor"))]
+const WITHOUT_THEIRS: &str = "this build does not read the form of the OpenTelemetry Collector's supervisor: it was \
+                              made without the feature `opampsupervisor`; write the settings in the `agents:` form";
 
 /// Everything that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,11 +115,26 @@ pub fn keys_not_built(form: Form) -> Vec<String> {
 fn asked(form: Form) -> Reader<'static> {
     let mut reader = Reader::new("", Some(form), &Nothing);
     // The values of an empty text do not matter here; the keys that were asked for do.
-    match form {
-        Form::Agents => drop(ours::read(&nothing(), &mut reader)),
-        Form::Agent => drop(otel::read(&nothing(), &mut reader)),
-    }
+    drop(read(form, &nothing(), &mut reader));
     reader
+}
+
+/// Reads a text of a form; nothing in a build without it.
+#[cfg_attr(
+    feature = "opampsupervisor",
+    expect(
+        clippy::unnecessary_wraps,
+        reason = "a build without the other form reads nothing of it"
+    )
+)]
+pub(super) fn read(form: Form, tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
+    match form {
+        Form::Agents => Some(ours::read(tree, reader)),
+        #[cfg(feature = "opampsupervisor")]
+        Form::Agent => Some(otel::read(tree, reader)),
+        #[cfg(not(feature = "opampsupervisor"))]
+        Form::Agent => None,
+    }
 }
 
 pub(super) fn nothing() -> Node {
@@ -148,7 +170,16 @@ pub(super) fn form_of(origin: &str, tree: &Node) -> Result<Form, Error> {
                     .to_owned(),
             })
         }
+        #[cfg(not(feature = "opampsupervisor"))]
+        (Some(theirs), None) => Err(Error {
+            origin: origin.to_owned(),
+            line: theirs.span.line,
+            column: theirs.span.column,
+            message: WITHOUT_THEIRS.to_owned(),
+        }),
+        #[cfg(feature = "opampsupervisor")]
         (Some(_), None) => Ok(Form::Agent),
+        #[cfg(feature = "opampsupervisor")]
         // `capabilities:` is a key of the other form only; a text with it has forgotten its `agent:`.
         (None, None) if key("capabilities").is_some() => Ok(Form::Agent),
         (None, _) => Ok(Form::Agents),
@@ -165,10 +196,10 @@ fn resolve(
     let mut reader = Reader::new(origin, Some(form), env);
     reader.gates.clone_from(&overrides.feature_gates);
     expand(&mut tree, &mut reader);
-    let mut config = match form {
-        Form::Agents => ours::read(&tree, &mut reader),
-        Form::Agent => otel::read(&tree, &mut reader),
-    };
+    let mut config = read(form, &tree, &mut reader).ok_or_else(|| {
+        // `form_of` has refused it already.
+        ConfigErrors::new(Vec::new())
+    })?;
     config.warnings.append(&mut reader.warnings);
     let mut errors = reader.errors;
     over(&mut config, overrides, env, &mut errors);

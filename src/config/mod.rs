@@ -27,7 +27,14 @@ mod health_door;
 mod hint;
 mod load;
 pub mod names;
+#[cfg(feature = "opampsupervisor")]
 mod otel;
+/// What sections that both forms share need of the other form, in a build that does not read it.
+#[cfg(not(feature = "opampsupervisor"))]
+mod otel {
+    pub(super) const THEIRS: [(&str, &str); 0] = [];
+    pub(super) const LATER: &str = "";
+}
 mod ours;
 pub mod policy;
 mod process;
@@ -121,6 +128,11 @@ impl Form {
             Self::Agents => "agents",
         }
     }
+
+    /// Whether a text is in the other program's form, with its rules.
+    pub const fn is_theirs(form: Option<Self>) -> bool {
+        cfg!(feature = "opampsupervisor") && matches!(form, Some(Self::Agent))
+    }
 }
 
 /// The OpAMP server and how to reach it.
@@ -183,6 +195,8 @@ pub struct Agent {
     pub env: BTreeMap<String, String>,
     /// The layers of its config, lowest first; later wins.
     pub layers: Vec<Layer>,
+    /// Files that run instead of the local layers while nothing is stored and the server was never reached.
+    pub fallback: Vec<PathBuf>,
     /// Attributes added to or overriding the reported description.
     pub description: Description,
     /// How offers are applied.
@@ -193,6 +207,12 @@ pub struct Agent {
     pub restart: Restart,
     /// Loopback port of the local OpAMP endpoint for this child; 0 lets the system choose.
     pub local_port: u16,
+    /// Whether the child is asked what it is made of.
+    pub reports_components: bool,
+    /// Whether `effective.yaml` and `agent.log` stand in the state directory for people who look there.
+    pub shows_files: bool,
+    /// Bytes of its last output that a report of its death has; none of ours says how many.
+    pub crash_words: Option<usize>,
     /// Whether the child's output goes to our own output instead of files in `logs/`.
     pub passthrough_logs: bool,
     /// Rotation of the child's log files.
@@ -256,6 +276,8 @@ pub struct Description {
     pub identifying: BTreeMap<String, String>,
     /// Non-identifying attributes.
     pub non_identifying: BTreeMap<String, String>,
+    /// Whether the resource attributes of the child's telemetry count among its own.
+    pub include_resource: bool,
 }
 
 /// How offers are applied.
@@ -420,6 +442,19 @@ pub struct Log {
     pub rotation: Rotation,
     /// Bytes of all log files together.
     pub max_total: u64,
+    /// Where it goes in place of standard error.
+    pub outputs: Option<LogOutputs>,
+}
+
+/// Where our own log goes, besides its file in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOutputs {
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// Files, which are rotated.
+    pub files: Vec<PathBuf>,
 }
 
 impl Log {

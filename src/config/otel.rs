@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::units::{Secret, order};
 use crate::yaml::Node;
 
-use super::agent::{APPLY, RESTART, ROTATION, description, layer, ordered};
+use super::agent::{APPLY, RESTART, ROTATION, description, fallback, layer, ordered};
 use super::auth::auth;
 use super::health_door;
 use super::load::{DEFAULT_AGENT, agent_name, executable};
@@ -21,15 +21,17 @@ use super::read::{Reader, Section};
 use super::registration;
 use super::tls::tls;
 use super::{
-    Agent, Apply, CgroupRoot, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, OnDeath,
-    Policy, Process, Profile, Reload, ReportWhen, Server, StartOrder, Stop,
+    Agent, Apply, CgroupRoot, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, LogOutputs,
+    OnDeath, Policy, Process, Profile, Reload, ReportWhen, Server, StartOrder, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const ACCEPTS_REMOTE_CONFIG: u64 = 0x2;
 
 /// Defaults of that program which are not safe, and so are not ours.
-pub(super) const THEIRS: [(&str, &str); 2] = [
+pub(super) const THEIRS: [(&str, &str); 4] = [
+    ("telemetry.logs.output_paths", "stdout"),
+    ("agent.collector_crash_log_snippet_kib", "0"),
     ("agent.validate_config", "false"),
     ("agent.automatic_config_rollback", "false"),
 ];
@@ -95,7 +97,8 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
 
 /// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
-const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80 | 0x4000;
+const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80;
+const REPORTS_COMPONENTS: u64 = 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
 pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
@@ -229,6 +232,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     let files: Option<Vec<Layer>> = section.list("config_files", about, "none", |reader, text| {
         layer(text, reader.form, &reader.env.working_directory())
     });
+    let fallback = fallback(&mut section, "startup_fallback_configs");
     let apply = apply(&mut section, capabilities);
     let local_port = section.number(
         "opamp_server_port",
@@ -242,16 +246,15 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         false,
     );
     let description = description(section.sub("description"));
+    let crash_words = crash_words(&mut section);
+    section.not_built(&["package"], LATER);
     section.not_built(
-        &[
-            "startup_fallback_configs",
-            "collector_crash_log_snippet_kib",
-            "package",
-            "opamp_server_socket",
-            "run_as",
-            "access_dirs",
-        ],
-        LATER,
+        &["opamp_server_socket"],
+        "no released opamp extension dials a Unix socket, the Collector is served on loopback, remove it",
+    );
+    section.not_built(
+        &["run_as", "access_dirs"],
+        "specified for opampsupervisor and never built there, nor here in this form, remove it",
     );
     section.not_built(
         &["health_check_port"],
@@ -264,6 +267,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         executable: executable?,
         args: args.unwrap_or_default(),
         layers: ordered(files.unwrap_or_default()),
+        fallback,
         description,
         apply,
         // This form has no policy of its own: what the user hands to the child by name is what an offer may name.
@@ -274,6 +278,9 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         env,
         restart: RESTART,
         local_port: u16::try_from(local_port).unwrap_or(0),
+        reports_components: capabilities & REPORTS_COMPONENTS != 0,
+        shows_files: true,
+        crash_words,
         passthrough_logs,
         log_rotation: ROTATION,
         on_our_death: if cfg!(feature = "adopt") {
@@ -286,6 +293,26 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         domain_files: Vec::new(),
         profile,
     })
+}
+
+/// How much of its last output the report of a death has; none when the key is not there.
+fn crash_words(section: &mut Section<'_, '_, '_>) -> Option<usize> {
+    /// What a report has room for, in KiB.
+    const KIB_MAX: u32 = 4;
+    let key = "collector_crash_log_snippet_kib";
+    let kib = section.optional_number(
+        key,
+        "KiB of the child's last output in the report of its death, 4 at most; 0 leaves it out",
+        "2 KiB, 8 lines",
+        0..=1024,
+    )?;
+    if kib > KIB_MAX {
+        let path = section.path();
+        let warning =
+            format!("{path}.{key}: {KIB_MAX} KiB of it leave the host, the log has the rest");
+        section.reader.warnings.push(warning);
+    }
+    usize::try_from(kib.min(KIB_MAX).saturating_mul(1024)).ok()
 }
 
 fn program(
@@ -354,6 +381,32 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
     }
 }
 
+/// Where our own log goes, as that program's logging library reads it.
+fn outputs(logs: &mut Section<'_, '_, '_>) -> Option<LogOutputs> {
+    let about = (
+        "list of texts",
+        "stdout, stderr or paths of files, which are rotated; for our own log",
+    );
+    let paths = logs.list("output_paths", about, "stderr", |reader, text| match text {
+        "stdout" | "stderr" => Ok((text.to_owned(), None)),
+        _ => {
+            let path = text.strip_prefix("file://").unwrap_or(text);
+            let base = reader.env.working_directory();
+            let path = super::value::resolve(reader.form, &base, path)?;
+            Ok((String::new(), Some(path)))
+        }
+    });
+    let about = "accepted; a log that cannot be written has no words of its own";
+    logs.texts("error_output_paths", about, "none");
+    let mut outputs = LogOutputs::default();
+    for (stream, file) in paths? {
+        outputs.stdout |= stream == "stdout";
+        outputs.stderr |= stream == "stderr";
+        outputs.files.extend(file);
+    }
+    Some(outputs)
+}
+
 fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
     let mut logs = section.sub("logs");
     let level = logs.choice(
@@ -376,7 +429,8 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
         &[("json", LogFormat::Json), ("console", LogFormat::Text)],
         ("json", LogFormat::Json),
     );
-    logs.not_built(&["output_paths", "error_output_paths", "processors"], LATER);
+    let outputs = outputs(&mut logs);
+    logs.not_built(&["processors"], LATER);
     logs.finish();
     let to_files = !section.reader.env.in_container();
     section.not_built(&["metrics", "traces", "resource"], LATER);
@@ -387,5 +441,6 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
         to_files,
         rotation: super::ours::OWN_ROTATION,
         max_total: u64::MAX,
+        outputs,
     }
 }

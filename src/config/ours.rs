@@ -197,6 +197,7 @@ fn log(mut section: Section<'_, '_, '_>) -> Log {
         to_files,
         rotation: OWN_ROTATION,
         max_total,
+        outputs: None,
     }
 }
 

@@ -140,6 +140,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// The key path of this section.
+    #[cfg(feature = "opampsupervisor")]
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -260,6 +261,25 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
             within(number, &range, &bounds)
         })
         .unwrap_or(default)
+    }
+
+    /// A number whose absence means something of its own.
+    #[cfg(feature = "opampsupervisor")]
+    pub(super) fn optional_number(
+        &mut self,
+        key: &'static str,
+        about: &'static str,
+        default: &str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
+        let bounds = between(&range, u32::to_string);
+        let node = self.take(key, "number", default, bounds.clone(), about);
+        self.parse(key, node, |node| {
+            let number = plain(node)
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| format!("a whole number from {bounds} belongs here"))?;
+            within(number, &range, &bounds)
+        })
     }
 
     pub(super) fn switch(&mut self, key: &'static str, about: &'static str, default: bool) -> bool {
@@ -491,7 +511,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         for key in keys {
             self.later.push(key);
             self.reader.not_built.push(join(&self.doc, key));
-            let lenient = self.reader.form == Some(Form::Agent);
+            let lenient = Form::is_theirs(self.reader.form);
             let idle = |node: &Node| match &node.value {
                 // A header whose content is commented out says nothing.
                 _ if !lenient => node.is_null(),

@@ -171,6 +171,7 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Registration, bool) {
 }
 
 /// What the environment alone says, for the `agent:` form, which has no such section.
+#[cfg(feature = "opampsupervisor")]
 pub(super) fn of_environment(reader: &mut Reader<'_>) -> Option<Registration> {
     let nothing = Registration {
         url: None,

@@ -7,8 +7,8 @@
 
 use opamp_client::frame::{self, FrameRules};
 use opamp_client::messages::{
-    AgentDescription, AgentToServer, ComponentHealth, EffectiveConfig, KeyValue,
-    RemoteConfigStatuses, ServerToAgent, any_value,
+    AgentDescription, AgentToServer, AvailableComponents, ComponentHealth, EffectiveConfig,
+    KeyValue, RemoteConfigStatuses, ServerToAgent, any_value,
 };
 
 use crate::engine::desired::REVISION_ATTRIBUTE;
@@ -17,6 +17,8 @@ use crate::engine::desired::REVISION_ATTRIBUTE;
 const CAPABILITIES: u64 = 0x1 | 0x4;
 /// `ServerToAgentFlags`: `ReportFullState`.
 const REPORT_FULL_STATE: u64 = 0x1;
+/// `ServerToAgentFlags`: `ReportAvailableComponents`.
+const REPORT_COMPONENTS: u64 = 0x2;
 
 /// What the child says about its own config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,11 @@ pub(crate) struct ChildLink {
     pub(crate) health: Option<ComponentHealth>,
     pub(crate) effective: Option<EffectiveConfig>,
     pub(crate) status: Option<ChildStatus>,
+    /// What it is made of, in full; whether that is still to be told to the server.
+    pub(crate) components: Option<AvailableComponents>,
+    pub(crate) components_are_news: bool,
+    /// The hash of components that it has named and not shown.
+    components_wanted: Option<Vec<u8>>,
     /// The proof marker of the description on the current connection.
     pub(crate) revision: Option<String>,
     /// Messages that did not decode.
@@ -100,6 +107,9 @@ impl ChildLink {
         if self.description.is_none() {
             answer.flags = REPORT_FULL_STATE;
         }
+        if self.components_wanted.is_some() {
+            answer.flags |= REPORT_COMPONENTS;
+        }
         let answer = frame::encode(&answer, frame::MAX_MESSAGE_DEFAULT).unwrap_or_default();
         Some((heard, answer))
     }
@@ -121,6 +131,9 @@ impl ChildLink {
             heard.effective = true;
             self.effective = Some(effective);
         }
+        if let Some(components) = message.available_components {
+            self.take_components(components);
+        }
         if let Some(status) = message.remote_config_status {
             let applied = status.status == RemoteConfigStatuses::Applied as i32;
             let failed = status.status == RemoteConfigStatuses::Failed as i32;
@@ -135,7 +148,22 @@ impl ChildLink {
         heard
     }
 
+    /// It names a hash first, and shows the rest when it is asked.
+    fn take_components(&mut self, components: AvailableComponents) {
+        let known = self.components.as_ref();
+        if known.is_some_and(|known| known.hash == components.hash) {
+            self.components_wanted = None;
+        } else if components.components.is_empty() {
+            self.components_wanted = Some(components.hash);
+        } else {
+            self.components_wanted = None;
+            self.components = Some(components);
+            self.components_are_news = true;
+        }
+    }
+
     fn forget(&mut self) {
+        self.components_wanted = None;
         self.health = None;
         self.effective = None;
         self.status = None;

@@ -285,7 +285,7 @@ fn otel_layers(
     files.push(generated(
         OVERLAY_FILE,
         LayerKind::Generated,
-        overlay(&extensions),
+        overlay(&extensions, settings),
     ));
     Ok(files)
 }
@@ -302,17 +302,28 @@ fn generated(path: &str, layer: LayerKind, text: String) -> RevisionFile {
 
 /// The last layer of a Collector's config: the extension that links it to us. Endpoint and uid come from the
 /// environment, so that the file is the same after a restart of ours.
-fn overlay(extensions: &[String]) -> String {
+fn overlay(extensions: &[String], settings: &Agent) -> String {
     let mut names: Vec<&str> = extensions.iter().map(String::as_str).collect();
     if !names.contains(&"opamp") {
         names.push("opamp");
     }
     // JSON strings are YAML strings.
     let list = serde_json::to_string(&names).unwrap_or_default();
+    let components = settings.reports_components;
+    let resource = if settings.description.include_resource {
+        "    agent_description: {include_resource_attributes: true}\n"
+    } else {
+        ""
+    };
+    let components = if components {
+        "      reports_available_components: true\n"
+    } else {
+        ""
+    };
     format!(
         "extensions:
   opamp:
-    instance_uid: \"${{env:{UID_VARIABLE}}}\"
+{resource}    instance_uid: \"${{env:{UID_VARIABLE}}}\"
     server:
       ws:
         endpoint: \"${{env:{ENDPOINT_VARIABLE}}}\"
@@ -321,7 +332,7 @@ fn overlay(extensions: &[String]) -> String {
     capabilities:
       reports_effective_config: true
       reports_health: true
-service:
+{components}service:
   extensions: {list}
 "
     )

@@ -32,8 +32,9 @@ pub use certificate::{
 };
 pub use clock::{ClockLook, ClockQuestion, ClockSnapshot};
 pub use disk::{
-    DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
-    Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,
+    DiskDone, DiskFault, DiskWork, FaultKind, Identity, Inheritance, InheritedOffer, LayerKind,
+    LocalFile, OfferedFile, Origin, Persisted, Record, Rejection, Revision, RevisionFile, Step,
+    StoredRevision,
 };
 pub use layers::{DriftedFile, LayersSnapshot, WatchedBy};
 #[cfg(feature = "flow")]

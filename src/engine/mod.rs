@@ -10,7 +10,8 @@
 //! 4. Last good is never set before the window has ended.
 //! 5. A rejected revision is not tried again without an order of a person.
 //! 6. No effect names a process that was reaped.
-//! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so.
+//! 7. No event of the control plane (link, session) stops or restarts a child, but an order that says so and the first
+//!    contact with the server, which ends a fallback config.
 //! 8. Disk effects go out one at a time, and their answers always count.
 
 #[cfg_attr(not(feature = "adopt"), path = "adoption/none.rs")]
@@ -33,6 +34,10 @@ mod flow;
 mod flow;
 pub mod host;
 mod layers;
+pub(crate) mod fallback;
+pub mod host;
+#[cfg(feature = "opampsupervisor")]
+mod inheritance;
 pub(crate) mod lifecycle;
 pub mod message;
 #[cfg(not(feature = "connection"))]
@@ -47,6 +52,7 @@ pub(crate) mod report;
 mod rollout;
 mod session;
 pub(crate) mod turn;
+mod shown;
 pub(crate) mod uplink;
 mod view;
 pub(crate) mod watch;
@@ -66,10 +72,11 @@ use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
 use crate::engine::layers::Layers;
 use crate::engine::flow::FlowWatch;
+use crate::engine::fallback::Fallback;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
-    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, LocalFile, Note, NoteLevel,
-    Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
+    AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, Inheritance, LocalFile,
+    Note, NoteLevel, Persisted, Record, Rejection, RemoteStatus, Reply, Revision, StoredRevision,
 };
 #[cfg(not(feature = "connection"))]
 use crate::engine::no_connection::Connection;
@@ -79,7 +86,7 @@ use crate::engine::random::Random;
 use crate::engine::reload::ReloadMemory;
 use crate::engine::rollout::{Job, Settling, Transaction};
 use crate::engine::uplink::{LinkOrder, Uplink};
-use crate::units::{AgentName, LinkId, Moment, Now, RevisionId, Ticket};
+use crate::units::{AgentName, LinkId, Moment, Now, RevisionHash, RevisionId, Ticket};
 
 pub use crate::engine::certificates::CertificatesSetup;
 pub use crate::engine::clock::ClockSetup;
@@ -144,6 +151,8 @@ pub struct Setup {
     pub facts: BTreeMap<String, String>,
     /// What the state directory knows.
     pub persisted: Persisted,
+    /// What another supervisor left, where nothing of ours is there.
+    pub inheritance: Option<Box<Inheritance>>,
     /// Seed of its randomness.
     pub seed: u64,
 }
@@ -227,6 +236,8 @@ pub struct Engine {
         expect(dead_code, reason = "nothing is known of them")
     )]
     layers: Layers,
+    fallback: Option<Fallback>,
+    inheritance: Option<Box<Inheritance>>,
 
     transaction: Option<Transaction>,
     pending: Option<Job>,
@@ -243,6 +254,8 @@ pub struct Engine {
     effective_stale: bool,
     counters: BTreeMap<&'static str, u64>,
     previous_end: Option<String>,
+    /// What `effective.yaml` holds, hashed; only where there is one.
+    shown: Option<RevisionHash>,
     /// How the host's clock is, where it is watched.
     clock: Option<(bool, String)>,
 }
@@ -258,6 +271,7 @@ impl Engine {
             places,
             facts,
             persisted,
+            inheritance,
             seed,
             ..
         } = setup;
@@ -308,6 +322,8 @@ impl Engine {
             certificates: Known::default(),
             debt: PairDebt::default(),
             layers: Layers::of(persisted.drift),
+            fallback: None,
+            inheritance,
             transaction: None,
             pending: None,
             settling: None,
@@ -321,6 +337,7 @@ impl Engine {
             goodbye: false,
             effective_stale: true,
             previous_end: None,
+            shown: None,
             clock: None,
             counters: COUNTED.iter().map(|kind| (*kind, 0)).collect(),
         }
@@ -350,7 +367,8 @@ impl Engine {
                 let facts = self.life.spawn_failed(now.mono, reason, &mut self.random);
                 self.on_facts(now, facts);
             }
-            AgentEvent::Exited { pid, exit } => {
+            AgentEvent::Exited { pid, mut exit } => {
+                exit.tail = watch::last_words(&exit.tail, self.settings.crash_words);
                 let (facts, orders) =
                     self.life
                         .exited(now.mono, pid, exit, &mut self.tickets, &mut self.random);
@@ -413,6 +431,7 @@ impl Engine {
             self.adoption_due(),
             self.connection_due(),
             self.layers_due(),
+            self.fallback_due(),
         ]
         .into_iter()
         .flatten()
@@ -541,6 +560,7 @@ impl Engine {
         let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
         self.obey(orders);
         self.follow_adoption(now);
+        self.drive_fallback(now);
         self.drive(now);
         self.pay_debt(now);
         self.drive_layers(now);

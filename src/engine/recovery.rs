@@ -27,6 +27,7 @@ impl Engine {
         self.begin_layers();
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
+        self.take_fallback();
         if let Some(leftover) = leftover {
             self.take_over(now, leftover);
             if self.life.running().is_some() {
@@ -158,7 +159,18 @@ impl Engine {
         }
     }
 
-    fn begin_base(&mut self, now: Now) {
+    pub(crate) fn begin_base(&mut self, now: Now) {
+        #[cfg(feature = "opampsupervisor")]
+        if self.begin_inherited(now) {
+            return;
+        }
+        if !self.fallback_waits(now) {
+            self.propose_base(now);
+        }
+    }
+
+    /// What the host has of its own: its local layers, or the built-in default.
+    pub(crate) fn propose_base(&mut self, now: Now) {
         let (origin, source) = (Origin::Local, Source::Base);
         self.propose(
             now,

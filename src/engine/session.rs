@@ -19,6 +19,7 @@ const BUILT: u64 = AgentCapabilities::ReportsStatus as u64
     | AgentCapabilities::AcceptsRestartCommand as u64
     | AgentCapabilities::ReportsHealth as u64
     | AgentCapabilities::ReportsRemoteConfig as u64
+    | AgentCapabilities::ReportsAvailableComponents as u64
     | AgentCapabilities::ReportsHeartbeat as u64;
 
 const ACCEPTS_CONNECTION: u64 = AgentCapabilities::AcceptsOpAmpConnectionSettings as u64;
@@ -59,7 +60,7 @@ impl Engine {
                 if self.uplink.up(now.mono, link) {
                     let polled = self.uplink.is_polled();
                     if !polled {
-                        self.note_connected(link);
+                        self.reached(now, link);
                     }
                     self.publish(now);
                     match &mut self.session {
@@ -79,7 +80,7 @@ impl Engine {
                     return self.count("stale_answers");
                 }
                 if first && self.uplink.is_polled() {
-                    self.note_connected(link);
+                    self.reached(now, link);
                 }
                 if first && self.uplink.uses_token() {
                     self.out.requests.push(HostRequest::TokenAccepted);
@@ -141,6 +142,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn reached(&mut self, now: Now, link: LinkId) {
+        self.note_connected(link);
+        self.end_fallback(now);
     }
 
     pub(crate) fn note_connected(&mut self, link: LinkId) {
@@ -304,10 +310,18 @@ impl Engine {
                 _ => report::effective_config(files),
             }
         });
+        if let Some(effective) = &effective {
+            self.show_effective(effective);
+        }
+        let news = std::mem::take(&mut self.child.components_are_news);
+        let components = news.then(|| self.child.components.clone()).flatten();
         let status = self.remote.as_ref().map(report::remote_config_status);
         let Some(session) = &mut self.session else {
             return;
         };
+        if let Some(components) = components {
+            session.set_available_components(components);
+        }
         session.set_description(description);
         session.set_health(health);
         if let Some(effective) = effective {

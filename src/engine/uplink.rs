@@ -373,6 +373,11 @@ impl Uplink {
         self.last_error.clear();
     }
 
+    /// Whether an attempt to reach the server has failed, and none succeeded since.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.attempt > 0 || self.rejected
+    }
+
     /// Whether a link is up on which the server has not said anything yet.
     pub(crate) fn is_unheard(&self) -> bool {
         matches!(self.state, State::Up { heard: false, .. })

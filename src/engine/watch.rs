@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::Profile;
 use crate::engine::message::{Exit, ExitStatus};
+use crate::engine::report::ERROR_BYTES_MAX;
 use crate::units::{Moment, RevisionHash};
 
 /// How a watch stands.
@@ -140,6 +141,8 @@ impl Watch {
 /// Lines and bytes of a child's last output that a reason carries; the log file has the rest.
 const LAST_WORDS_LINES: usize = 8;
 const LAST_WORDS_BYTES: usize = 2 * 1024;
+/// Bytes of a report that are left for what stands before the words.
+const PREFACE_BYTES: usize = 256;
 
 /// How a child died, for people: status and its last words.
 pub(crate) fn died(exit: &Exit) -> String {
@@ -148,7 +151,7 @@ pub(crate) fn died(exit: &Exit) -> String {
     } else {
         ""
     };
-    let words = last_words(&exit.tail);
+    let words = exit.tail.trim();
     if words.is_empty() {
         format!("the child died with {}{oom}", exit.status)
     } else {
@@ -159,13 +162,22 @@ pub(crate) fn died(exit: &Exit) -> String {
     }
 }
 
-/// The end of an output: whole lines as far as they fit, the last one in any case.
-fn last_words(tail: &str) -> String {
+/// The end of an output as a report has it: whole lines as far as they fit, the last one in any case. `wanted` is what
+/// the settings say of it, in bytes.
+pub(crate) fn last_words(tail: &str, wanted: Option<usize>) -> String {
+    let (lines_max, bytes_max) = match wanted {
+        Some(0) => return String::new(),
+        Some(bytes) => (
+            usize::MAX,
+            bytes.min(ERROR_BYTES_MAX.saturating_sub(PREFACE_BYTES)),
+        ),
+        None => (LAST_WORDS_LINES, LAST_WORDS_BYTES),
+    };
     let mut lines: Vec<&str> = Vec::new();
     let mut bytes = 0usize;
-    for line in tail.trim().lines().rev().take(LAST_WORDS_LINES) {
-        bytes = bytes.saturating_add(line.len());
-        if bytes > LAST_WORDS_BYTES && !lines.is_empty() {
+    for line in tail.trim().lines().rev().take(lines_max) {
+        bytes = bytes.saturating_add(line.len()).saturating_add(1);
+        if bytes > bytes_max && !lines.is_empty() {
             break;
         }
         lines.push(line);

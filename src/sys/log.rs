@@ -4,9 +4,11 @@
 //! Promises: a level that does not parse is an error and not a silent default; HTTP, TLS and WebSocket crates are
 //! capped at
 //! `warn`, because at `debug` they print headers, and headers carry tokens.
-//! Must never: write to standard output, which belongs to what a command prints or to telemetry on the console.
+//! Must never: write to standard output, which belongs to what a command prints or to telemetry on the console,
+//! unless the settings name it.
 
 use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
@@ -17,7 +19,9 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::records::Lines;
+use super::log_file::LogFile;
+use super::records::{self, Lines};
+use crate::units::Rotation;
 
 /// Crates that print headers or key material below `warn`.
 const CAPPED: [&str; 8] = [
@@ -99,9 +103,59 @@ pub fn also_to(file: Lines) {
     drop(FILE.set(file));
 }
 
-/// Waits a moment until the file has every line.
+/// Where lines go in place of standard error.
+#[derive(Debug, Default)]
+struct Outputs {
+    stdout: bool,
+    stderr: bool,
+    files: Vec<Lines>,
+}
+
+/// Set before the first line, where the settings say so.
+static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
+
+/// A file that the log cannot go to.
+#[derive(Debug, thiserror::Error)]
+#[error("open the log file {}", path.display())]
+pub struct OutputError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Sends every line from now on to these places and not to standard error. The first call counts.
+///
+/// # Errors
+/// A file that cannot be opened for appending.
+pub fn only_to(
+    (stdout, stderr): (bool, bool),
+    files: &[PathBuf],
+    rotation: Rotation,
+) -> Result<(), OutputError> {
+    let mut outputs = Outputs {
+        stdout,
+        stderr,
+        files: Vec::new(),
+    };
+    for path in files {
+        let failed = |source| OutputError {
+            path: path.clone(),
+            source,
+        };
+        let mut file = LogFile::new(path.clone(), rotation);
+        file.probe().map_err(failed)?;
+        outputs
+            .files
+            .push(records::start_one(file).map_err(failed)?);
+    }
+    // There is one log; a second set of places would be a mistake that costs nothing.
+    drop(OUTPUTS.set(outputs));
+    Ok(())
+}
+
+/// Waits a moment until the files have every line.
 pub fn flush(patience: std::time::Duration) {
-    if let Some(file) = FILE.get() {
+    let outputs = OUTPUTS.get().map(|outputs| &outputs.files);
+    for file in FILE.get().into_iter().chain(outputs.into_iter().flatten()) {
         file.flush(patience);
     }
 }
@@ -115,7 +169,19 @@ impl io::Write for Tee {
         if let Some(file) = FILE.get() {
             file.push(line.to_vec());
         }
-        io::stderr().write_all(line)?;
+        let (mut stdout, mut stderr) = (false, true);
+        if let Some(outputs) = OUTPUTS.get() {
+            (stdout, stderr) = (outputs.stdout, outputs.stderr);
+            for file in &outputs.files {
+                file.push(line.to_vec());
+            }
+        }
+        if stdout {
+            io::stdout().write_all(line)?;
+        }
+        if stderr {
+            io::stderr().write_all(line)?;
+        }
         Ok(line.len())
     }
 

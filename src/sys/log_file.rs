@@ -41,6 +41,14 @@ impl LogFile {
         }
     }
 
+    /// Opens it now.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn probe(&mut self) -> io::Result<()> {
+        self.opened().map(drop)
+    }
+
     /// Whether it is this file with this rotation.
     pub(crate) fn is_at(&self, path: &Path, rotation: Rotation) -> bool {
         self.path == path && self.rotation == rotation

@@ -33,8 +33,24 @@ pub struct Lines {
 /// # Errors
 /// When the system has no thread for us.
 pub(crate) fn start<const N: usize>(files: [LogFile; N]) -> io::Result<[Lines; N]> {
+    let jobs = run(files.into_iter().collect())?;
+    Ok(std::array::from_fn(|file| Lines {
+        jobs: jobs.clone(),
+        file,
+    }))
+}
+
+/// Starts the thread for one file.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_one(file: LogFile) -> io::Result<Lines> {
+    let jobs = run(vec![file])?;
+    Ok(Lines { jobs, file: 0 })
+}
+
+fn run(mut files: Vec<LogFile>) -> io::Result<SyncSender<Job>> {
     let (jobs, queue): (_, Receiver<Job>) = sync_channel(QUEUE_MAX);
-    let mut files = files;
     let run = move || {
         for job in queue {
             match job {
@@ -54,10 +70,7 @@ pub(crate) fn start<const N: usize>(files: [LogFile; N]) -> io::Result<[Lines; N
         .name("records".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(run)?;
-    Ok(std::array::from_fn(|file| Lines {
-        jobs: jobs.clone(),
-        file,
-    }))
+    Ok(jobs)
 }
 
 impl Lines {

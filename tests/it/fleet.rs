@@ -104,6 +104,8 @@ pub(crate) struct Agent {
     pub(crate) health: Option<Health>,
     /// Texts of the effective config by name, joined.
     pub(crate) effective: String,
+    /// Names of components by their kind, where a server that shows them was told all.
+    pub(crate) components: Option<BTreeMap<String, Vec<String>>>,
     /// The remote config status: hash, word, error.
     pub(crate) status: Option<(String, String, String)>,
 }
@@ -316,6 +318,12 @@ impl Server {
         self.must(&self.path(uid, "/message"), message);
     }
 
+    /// Asks for all components; opamp-go's server alone can.
+    pub(crate) fn ask_for_components(&self, uid: &str) {
+        // `ReportAvailableComponents`
+        self.must(&self.path(uid, "/message"), &json!({"flags": "2"}));
+    }
+
     /// Sends bytes as one WebSocket message, whatever they are.
     pub(crate) fn raw(&self, uid: &str, bytes: u8, count: usize) {
         let hex = format!("{bytes:02x}");
@@ -414,6 +422,7 @@ fn of_go(json: &Value) -> Agent {
         other: map(&json["description"]["non_identifying"]),
         health: health(&json["health"], "component_health_map"),
         effective: effective.values().map(text).collect(),
+        components: components(&json["other"]["available_components"]["components"]),
         status: status.is_object().then(|| {
             let word = text(&status["status"]);
             (text(&status["hash"]), word, text(&status["error_message"]))
@@ -432,11 +441,21 @@ fn of_dev(json: &Value) -> Agent {
         other: map(&json["non_identifying_attributes"]),
         health: health(&json["health"], "components"),
         effective: effective.values().map(|file| text(&file["body"])).collect(),
+        components: None,
         status: status.is_object().then(|| {
             let word = text(&status["status"]);
             (text(&status["hash"]), word, text(&status["error"]))
         }),
     }
+}
+
+fn components(json: &Value) -> Option<BTreeMap<String, Vec<String>>> {
+    let kinds = json.as_object()?.iter().map(|(kind, one)| {
+        let names = one["sub_component_map"].as_object();
+        let names = names.into_iter().flat_map(|map| map.keys().cloned());
+        (kind.clone(), names.collect())
+    });
+    Some(kinds.collect())
 }
 
 /// The bit of a capability that the dev server shows by name.

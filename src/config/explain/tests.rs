@@ -2,7 +2,7 @@
 
 use super::super::tests::Env;
 use super::*;
-use crate::config::keys;
+use crate::config::{Form, keys};
 
 fn explained(text: &str, env: &Env) -> Vec<Explained> {
     explain(Some(("s.yaml", text)), env, &Overrides::default())
@@ -87,6 +87,12 @@ fn the_other_form_names_the_defaults_that_differ() {
         [
             ("agent.validate_config", "true", "false"),
             ("agent.automatic_config_rollback", "true", "false"),
+            (
+                "agent.collector_crash_log_snippet_kib",
+                "2 KiB, 8 lines",
+                "0"
+            ),
+            ("telemetry.logs.output_paths", "stderr", "stdout"),
         ]
     );
 }

@@ -99,7 +99,7 @@ fn problems_name_place_key_and_remedy() {
                 as `agent.use_hup_config_reload`",
                 "s.yaml:1:43: agents.a.report: unknown key here, it belongs at `agents.<name>.apply.report`",
                 "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, cgroup, \
-                config_files, description, env, executable, group, health, log_rotation, main_file, \
+                config_files, description, env, executable, fallback_configs, group, health, log_rotation, main_file, \
                 no_new_privileges, on_supervisor_death, opamp_server_port, passthrough_logs, policy, profile, proof, \
                 restart, rlimits, start_after, start_wait, umask, user, validate, working_directory",
             ],
@@ -186,17 +186,22 @@ fn problems_name_place_key_and_remedy() {
         ),
         (
             "server: {endpoint: 'ws://h', tls: {min_version: '1.0', insecure: false}}\n\
-             agent: {executable: /x, startup_fallback_configs: [a], health_check_port: 1, \
-             collector_crash_log_snippet_kib: 0, args_: [], apply: 1}\n\
+             agent: {executable: /x, startup_fallback_configs: [a], health_check_port: 1, run_as: {user: x}, \
+             access_dirs: {}, opamp_server_socket: {transport: unix}, \
+             collector_crash_log_snippet_kib: 1025, args_: [], apply: 1}\n\
              capabilities: {accepts_packages: true}\nextensions: {basicauth: {}}\n",
             &[
                 "s.yaml:1:49: server.tls.min_version: TLS 1.0 is broken and not spoken here; the oldest version is 1.2",
-                "s.yaml:2:51: agent.startup_fallback_configs: known key of opampsupervisor, not supported in \
-                this version, remove it",
+                "s.yaml:2:52: agent.startup_fallback_configs[0]: read /srv/here/a: entity not found",
                 "s.yaml:2:75: agent.health_check_port: removed from opampsupervisor in May 2025, health comes \
                 from the opamp extension, remove it",
-                "s.yaml:2:114: agent.args_: unknown key, did you mean \"args\"?",
-                "s.yaml:2:125: agent.apply: unknown key, it exists only in the `agents:` form, as \
+                "s.yaml:2:86: agent.run_as: specified for opampsupervisor and never built there, nor here in this form, \
+                remove it",
+                "s.yaml:2:135: agent.opamp_server_socket: no released opamp extension dials a Unix socket, the \
+                Collector is served on loopback, remove it",
+                "s.yaml:2:187: agent.collector_crash_log_snippet_kib: out of bounds, write 0 to 1024",
+                "s.yaml:2:193: agent.args_: unknown key, did you mean \"args\"?",
+                "s.yaml:2:204: agent.apply: unknown key, it exists only in the `agents:` form, as \
                 `agents.<name>.apply`",
                 "s.yaml:3:34: capabilities.accepts_packages: known key of opampsupervisor, not supported in this \
                 version, remove it",
@@ -242,4 +247,17 @@ proptest::proptest! {
             Err(errors) => assert!(!errors.all().is_empty() && !errors.to_string().is_empty()),
         }
     }
+}
+
+#[cfg(not(feature = "opampsupervisor"))]
+#[test]
+fn the_other_form_names_the_feature_that_this_build_lacks() {
+    let problems = problems("server: {endpoint: ws://a:1}\nagent: {executable: /x}\n");
+    assert_eq!(
+        problems,
+        [
+            "s.yaml:2:1: this build does not read the form of the OpenTelemetry Collector's supervisor: it was made \
+            without the feature `opampsupervisor`; write the settings in the `agents:` form"
+        ]
+    );
 }

@@ -46,6 +46,8 @@ pub enum DiskWork {
     #[cfg(feature = "layers")]
     /// Put the files of a revision back.
     Restore(Box<Revision>),
+    /// Write the merged config to where people look for it.
+    ShowEffective(Vec<u8>),
 }
 
 /// What came of disk work.
@@ -267,6 +269,26 @@ pub struct Persisted {
     pub drift: Vec<super::DriftedFile>,
     /// Repairs made while loading, for the log and the report.
     pub repairs: Vec<String>,
+}
+
+/// What the OpenTelemetry Collector's supervisor left in a state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inheritance {
+    /// The last offer that it received.
+    pub received: Option<InheritedOffer>,
+    /// Why that one did not hold, if it did not.
+    pub failed: Option<String>,
+    /// The last offer that worked.
+    pub working: Option<InheritedOffer>,
+}
+
+/// An offer that it kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InheritedOffer {
+    /// The server's hash.
+    pub hash: OfferHash,
+    /// Its files.
+    pub files: Vec<OfferedFile>,
 }
 
 /// One line of `config list`.

@@ -43,11 +43,14 @@ impl Engine {
         }
         self.layers_refused(transaction.job.origin, &reason);
         self.enter_with("failed", reason.clone());
-        if transaction.job.last_resort || self.current.is_none() {
+        let more = self.inheritance.is_some();
+        if transaction.job.last_resort || (self.current.is_none() && !more) {
             self.hold(reason);
         }
         self.prune();
         self.begin_pending(now);
+        #[cfg(feature = "opampsupervisor")]
+        self.after_inherited(now);
         self.resume_probation(now);
     }
 
@@ -286,7 +289,10 @@ impl Engine {
                 self.obey(orders);
             }
             self.hold(reason);
-            return self.begin_pending(now);
+            self.begin_pending(now);
+            #[cfg(feature = "opampsupervisor")]
+            self.after_inherited(now);
+            return;
         };
         // A promotion that the disk refused never told the child anything: it still runs what `current` shows again.
         if transaction.watch.is_some() {
@@ -310,5 +316,7 @@ impl Engine {
         }
         self.prune();
         self.begin_pending(now);
+        #[cfg(feature = "opampsupervisor")]
+        self.after_inherited(now);
     }
 }

@@ -41,6 +41,7 @@ impl Engine {
         };
         self.count("commits");
         self.flow_commits();
+        self.inheritance = None;
         if let Some(revision) = &transaction.revision {
             self.forgive(revision.hash);
         }

@@ -58,6 +58,9 @@ impl Engine {
 
     /// Begins a job, or lets it wait until the running transaction has come to a safe place. The latest wins.
     pub(crate) fn propose(&mut self, now: Now, job: Job) {
+        if job.is_theirs() {
+            self.leave_fallback();
+        }
         if self.transaction.is_some() || self.is_held_back() {
             if let Some(offer) = job.offer.clone() {
                 self.answer(&offer, Outcome::Applying, "");

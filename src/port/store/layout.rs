@@ -56,6 +56,11 @@ impl AgentLayout {
         self.agents().join(self.agent.as_str())
     }
 
+    /// `effective.yaml`: where the OpenTelemetry Collector's supervisor has it.
+    pub fn effective(&self) -> PathBuf {
+        self.state.join("effective.yaml")
+    }
+
     /// `agents/<name>/revisions`.
     pub fn revisions(&self) -> PathBuf {
         self.root().join(REVISIONS)

@@ -130,6 +130,13 @@ impl<D: Disk> AgentStore<D> {
                     .blame(|| format!("remove {}", dir.display()))?;
                 Ok(DiskDone::Durable)
             }
+            DiskWork::ShowEffective(text) => {
+                let path = self.layout().effective();
+                let what = || format!("write {}", path.display());
+                self.thaw(&what())?;
+                write_durable(&self.reader.disk, &path, &text, FILE_MODE).blame(what)?;
+                Ok(DiskDone::Durable)
+            }
         }
     }
 

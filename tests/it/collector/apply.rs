@@ -14,7 +14,7 @@ in_both_modes!(newest_of_many_offers_is_what_runs);
 in_both_modes!(config_that_does_not_validate_leaves_the_running_one_alone);
 
 /// A config whose receiver cannot start, because somebody listens on its port.
-fn port_taken(port: u16) -> String {
+pub(super) fn port_taken(port: u16) -> String {
     format!(
         "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: '127.0.0.1:{port}'}}}}}}}}
 exporters: {{debug: {{}}}}

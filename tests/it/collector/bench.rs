@@ -171,6 +171,19 @@ impl Bench {
         self.start(&text, false, &[])
     }
 
+    /// Starts the supervisor with settings that it refuses; its exit code and what it said.
+    pub(crate) fn refused(&self, settings: &AgentForm) -> (i32, String) {
+        let text = settings.render(&endpoint(1), &self.path("state"));
+        let config = self.file("supervisor.yaml", &text);
+        let output = Command::new(env!("CARGO_BIN_EXE_adjutant"))
+            .args(["run", "--config"])
+            .arg(config)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap_or(-1), said)
+    }
+
     /// As [`Bench::run`], with this endpoint of the server.
     pub(crate) fn run_polled(&mut self, settings: &AgentForm, endpoint: &str) -> Supervisor {
         let text = settings.render(endpoint, &self.path("state"));

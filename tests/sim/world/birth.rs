@@ -194,6 +194,7 @@ impl World {
         self.store = Some(store);
         let agent = self.config.agents.first().unwrap().clone();
         let setup = Setup {
+            inheritance: None,
             settings: agent,
             server: self.config.server.clone(),
             capabilities: self.config.capabilities,
