@@ -51,6 +51,7 @@ pub(super) async fn validate(
             .iter()
             .map(std::net::SocketAddr::port)
             .collect(),
+        supervisor: String::new(),
     };
     let candidate = match desired::compose(agent, &places, &local, &offered) {
         Ok(candidate) => candidate,

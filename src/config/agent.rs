@@ -136,6 +136,7 @@ fn agent(
     let env = section.pairs("env", "environment on top of the profile's base", false);
     let layers = layers(&mut section, &profile);
     let description = description(section.sub("description"));
+    let own_telemetry = super::telemetry::accepted(&mut section, &profile);
     let mut apply = apply(section.sub("apply"), &mut profile);
     let policy = policy(section.sub("policy"));
     let restart = restart(section.sub("restart"));
@@ -179,6 +180,7 @@ fn agent(
         log_rotation,
         on_our_death,
         domain_files: Vec::new(),
+        own_telemetry,
     })
 }
 

@@ -34,6 +34,7 @@ mod program;
 mod proxy;
 mod read;
 pub mod registration;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -91,6 +92,8 @@ pub struct Config {
     pub health_door: HealthDoor,
     /// Our own log.
     pub log: Log,
+    /// Where our own telemetry goes.
+    pub telemetry: telemetry::Telemetry,
     /// Things worth a line at start, such as an unset variable in the `agent:` form.
     pub warnings: Vec<String>,
 }
@@ -190,6 +193,8 @@ pub struct Agent {
     pub log_rotation: Rotation,
     /// What becomes of the child when we die.
     pub on_our_death: OnDeath,
+    /// What of its own telemetry an offer may direct.
+    pub own_telemetry: telemetry::Directed,
     /// Entries of its bundles that name domains of certificates: read by us, not by the program.
     pub domain_files: Vec<String>,
 }

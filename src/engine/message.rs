@@ -29,6 +29,8 @@ pub use certificate::{
     CertificateSnapshot, CertificateWork, NoPairId, Pair, PairId, PemPair, StoredPairs,
 };
 pub use clock::{ClockLook, ClockQuestion, ClockSnapshot};
+#[cfg(feature = "telemetry")]
+pub use disk::Material;
 pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, LayerKind, LocalFile, OfferedFile, Origin,
     Persisted, Record, Rejection, Revision, RevisionFile, Step, StoredRevision,

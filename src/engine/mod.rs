@@ -32,6 +32,10 @@ pub(crate) mod lifecycle;
 pub mod message;
 #[cfg(not(feature = "connection"))]
 mod no_connection;
+#[cfg(not(feature = "telemetry"))]
+mod no_own_telemetry;
+#[cfg(feature = "telemetry")]
+pub(crate) mod own_telemetry;
 pub(crate) mod pairs;
 pub(crate) mod prober;
 pub mod random;
@@ -66,6 +70,10 @@ use crate::engine::message::{
 };
 #[cfg(not(feature = "connection"))]
 use crate::engine::no_connection::Connection;
+#[cfg(not(feature = "telemetry"))]
+use crate::engine::no_own_telemetry::OwnTelemetry;
+#[cfg(feature = "telemetry")]
+use crate::engine::own_telemetry::OwnTelemetry;
 use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
@@ -216,6 +224,7 @@ pub struct Engine {
         expect(dead_code, reason = "nothing is known of them")
     )]
     layers: Layers,
+    own: OwnTelemetry,
 
     transaction: Option<Transaction>,
     pending: Option<Job>,
@@ -256,6 +265,7 @@ impl Engine {
                 server,
             )
         });
+        let own = OwnTelemetry::of(persisted.current.as_ref());
         let next_transaction = persisted
             .journal
             .iter()
@@ -294,6 +304,7 @@ impl Engine {
             certificates: Known::default(),
             debt: PairDebt::default(),
             layers: Layers::of(persisted.drift),
+            own,
             transaction: None,
             pending: None,
             settling: None,
@@ -391,6 +402,7 @@ impl Engine {
             self.adoption_due(),
             self.connection_due(),
             self.layers_due(),
+            self.own.due(),
         ]
         .into_iter()
         .flatten()
@@ -536,6 +548,7 @@ impl Engine {
         self.obey(orders);
         self.follow_adoption(now);
         self.drive(now);
+        self.follow_own_telemetry(now);
         self.pay_debt(now);
         self.drive_layers(now);
         self.probe(now.mono);
@@ -599,6 +612,8 @@ impl Engine {
             Purpose::Verify => self.on_verified(result),
             #[cfg(feature = "layers")]
             Purpose::Restore => self.on_restored(now, result),
+            #[cfg(feature = "telemetry")]
+            Purpose::Material => self.material_kept(result.err().as_ref()),
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
                     self.revisions.retain(|stored| left.contains(&stored.id));

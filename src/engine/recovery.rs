@@ -30,12 +30,13 @@ impl Engine {
         if let Some(leftover) = leftover {
             self.take_over(now, leftover);
         }
+        // What was offered before is a part of what is composed now.
+        self.begin_connection(now);
         if self.frozen.is_some() {
             self.raise(now);
         } else {
             self.take_up(now);
         }
-        self.begin_connection(now);
         self.tick(now)
     }
 

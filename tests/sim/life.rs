@@ -183,7 +183,8 @@ impl Witness {
             | DiskWork::StageTrial(_)
             | DiskWork::DropTrial
             | DiskWork::Verify(_)
-            | DiskWork::Restore(_) => {}
+            | DiskWork::Restore(_)
+            | DiskWork::KeepMaterial(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@ mod layers;
 mod local;
 mod offers;
 mod outage;
+mod own_telemetry;
 mod polling;
 mod restart;
 mod rollback;
