@@ -28,6 +28,7 @@ mod settings;
 mod start;
 #[cfg(feature = "adopt")]
 mod successor;
+mod telemetry;
 
 #[cfg(feature = "doctor")]
 pub use doctor::doctor;

@@ -17,5 +17,6 @@ pub mod port;
 mod registrar;
 pub mod run;
 pub mod sys;
+mod telemetry;
 pub mod units;
 pub mod yaml;

@@ -35,6 +35,7 @@ use crate::port::store::Writer;
 use crate::port::termination::Termination;
 use crate::registrar::Registrar;
 use crate::sys::clock;
+use crate::telemetry::Telemetry;
 use crate::units::{AgentName, CertificateName, LinkId, Ticket};
 use tasks::CANCELLED;
 pub(crate) use tasks::Tasks;
@@ -97,6 +98,7 @@ pub(crate) struct Ports {
     pub(crate) notifier: Notifier,
     pub(crate) events: Events,
     pub(crate) termination: Termination,
+    pub(crate) telemetry: Telemetry,
     /// What was written for the orchestrator last.
     pub(crate) last_words: Option<String>,
     registrar: Registrar,
@@ -143,6 +145,7 @@ impl Ports {
             notifier,
             events,
             termination,
+            telemetry: Telemetry::default(),
             last_words: None,
             authenticator: Authenticator::new(registrar.proxies().clone()),
             registrar,

@@ -68,7 +68,12 @@ pub(crate) async fn run(mut host: Host, ports: &mut Ports, inbox: &mut Inbox) ->
             event
         };
         ticked = matches!(event, Event::Tick);
-        effects = host.step(clock::now(), event);
+        let watched = ports.telemetry.watch(&event);
+        let began = clock::now();
+        effects = host.step(began, event);
+        if let Some(agent) = watched {
+            ports.telemetry.handled(&agent, (began, clock::now()));
+        }
     }
 }
 
@@ -85,6 +90,7 @@ fn perform(
             Performed::Answered(event) => ready.push_back(event),
             Performed::Noted(note) => {
                 ports.events.record(clock::wall(), &note);
+                ports.telemetry.note(clock::now(), &note);
                 log(&note);
             }
             Performed::Left(reason) => left = Some(reason),

@@ -42,8 +42,11 @@ pub(super) async fn validate(
         .collect();
     let local: Vec<LocalFile> = local_layers(agent).into_iter().map(read_local).collect();
     let pid1 = std::process::id() == 1;
-    let mut children = Children::new(child::Options { pid1 })
-        .map_err(|error| system("prepare for child processes", error))?;
+    let mut children = Children::new(child::Options {
+        pid1,
+        cgroup_root: CgroupRoot::Off,
+    })
+    .map_err(|error| system("prepare for child processes", error))?;
     judge(&mut children, config, agent, &local, &offered).await
 }
 
@@ -65,6 +68,7 @@ pub(super) async fn judge(
             .iter()
             .map(std::net::SocketAddr::port)
             .collect(),
+        supervisor: String::new(),
     };
     let candidate = match desired::compose(agent, &places, local, offered) {
         Ok(candidate) => candidate,

@@ -17,6 +17,8 @@ use crate::sys::durable::{Disk as _, RealDisk};
 use crate::units::WallTime;
 use crate::yaml::{self, Limits};
 
+/// The name under which the identity file has the supervisor's own uid. No agent can have it.
+const SUPERVISOR: &str = "(supervisor)";
 /// The state file of the OpenTelemetry Collector's supervisor.
 pub(super) const FOREIGN_STATE: &str = "persistent_state.yaml";
 /// Bytes of it that are read; it has three short keys.
@@ -61,6 +63,11 @@ pub(super) fn establish(
         };
         identity.instance_uids.insert(agent.name.to_string(), uid);
     }
+    if !identity.instance_uids.contains_key(SUPERVISOR) {
+        identity
+            .instance_uids
+            .insert(SUPERVISOR.to_owned(), new_uid(wall)?);
+    }
     if identity == before {
         return Ok((store, identity));
     }
@@ -72,6 +79,13 @@ pub(super) fn establish(
         unusable(anyhow::Error::msg(fault.reason).context("save the agents' identities"))
     })?;
     Ok((store, identity))
+}
+
+/// The supervisor's own instance id, as telemetry names it.
+pub(super) fn supervisor(identity: &Identity) -> String {
+    let uid = identity.instance_uids.get(SUPERVISOR);
+    let uid = uid.copied().unwrap_or_default();
+    uuid::Uuid::from_bytes(uid).hyphenated().to_string()
 }
 
 fn is_cloned(before: &Identity, facts: &HostFacts) -> bool {
@@ -163,7 +177,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(TWO);
         let first = establish_at(dir.path(), &config, "m1");
-        assert_eq!(first.instance_uids.len(), 2);
+        // The supervisor has one of its own.
+        assert_eq!(first.instance_uids.len(), 3);
+        assert_eq!(supervisor(&first).len(), 36);
         assert_ne!(first.instance_uids["a"], first.instance_uids["b"]);
         for uid in first.instance_uids.values() {
             assert_eq!(uuid::Uuid::from_bytes(*uid).get_version_num(), 7);
@@ -195,7 +211,11 @@ mod tests {
         let config =
             config("agent:\n  executable: /bin/sh\nserver:\n  endpoint: ws://127.0.0.1:1\n");
         let identity = establish_at(dir.path(), &config, "m1");
-        let uids: Vec<_> = identity.instance_uids.into_values().collect();
+        let agents = identity
+            .instance_uids
+            .iter()
+            .filter(|(name, _)| *name != SUPERVISOR);
+        let uids: Vec<_> = agents.map(|(_, uid)| *uid).collect();
         assert_eq!(uids, [uid.parse::<uuid::Uuid>().unwrap().into_bytes()]);
     }
 }

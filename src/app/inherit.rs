@@ -164,6 +164,7 @@ mod tests {
         settings(&Given {
             settings: Some(path),
             state_dir: Some(dir.to_owned()),
+            ..Given::default()
         })
         .unwrap()
     }

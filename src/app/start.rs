@@ -15,9 +15,9 @@ use super::container::{no_thread, whereabouts};
 use super::records::Records;
 use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
-    register,
+    register, telemetry,
 };
-use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, LogFormat, Server};
+use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, Server};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -31,10 +31,10 @@ use crate::port::store::{
     AgentStore, IdentityStore, LockError, PairStore, StateDir, Writer, start_agent_writer,
 };
 use crate::run::{self, CertificateAnswer, Inbox};
+use crate::sys::clock;
 use crate::sys::durable::RealDisk;
 use crate::sys::signal::HostSignals;
-use crate::sys::{clock, log};
-use crate::units::{AgentName, Ticket};
+use crate::units::{AgentName, Now, Ticket};
 
 /// Answers of the writer threads that may wait for the loop: one per agent is under way at a time.
 const DISK_ANSWERS_MAX: usize = 16;
@@ -54,7 +54,7 @@ struct Loaded {
 pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, AppError> {
     // The first reading is where the monotonic clock starts.
     let started = clock::now();
-    start_log(&config)?;
+    let own = telemetry::begin(&config)?;
     for warning in &config.warnings {
         tracing::warn!(warning, "settings");
     }
@@ -80,7 +80,14 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, Ap
             return Err(error);
         }
     };
-    let assembled = assemble_and_run(config, options, &state, (facts, records), known);
+    let assembled = assemble_and_run(
+        config,
+        options,
+        &state,
+        (facts, records),
+        known,
+        (own, started),
+    );
     let reason = Box::pin(local.run_until(assembled)).await;
     drop(local);
     records::end(life, &reason);
@@ -88,6 +95,10 @@ pub(super) async fn run(config: Config, options: RunOptions) -> Result<Ended, Ap
     reason
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one straight line from settings to a running host"
+)]
 async fn assemble_and_run(
     #[cfg_attr(
         not(feature = "dev-server"),
@@ -98,6 +109,7 @@ async fn assemble_and_run(
     state: &StateDir,
     (facts, records): (HostFacts, Records),
     (identity_store, identity): (IdentityStore<RealDisk>, Identity),
+    (own, started): (telemetry::Starting, Now),
 ) -> Result<Ended, AppError> {
     let signals = HostSignals::new().map_err(|error| system("register signals", error))?;
     let mut children = Children::new(child::Options {
@@ -127,6 +139,7 @@ async fn assemble_and_run(
     let has_server = config.server.is_some();
     let fleet = config.server.clone().or_else(|| registration.server());
 
+    let supervisor = identity::supervisor(&identity);
     let mut setups = Vec::new();
     let mut agents = BTreeMap::new();
     let mut served = Vec::new();
@@ -141,6 +154,7 @@ async fn assemble_and_run(
                 link: entry.door.as_ref().map(|door| door.link().to_owned()),
                 reserved_ports: reserved.clone(),
                 certificates: state.root().join("certificates"),
+                supervisor: supervisor.clone(),
             },
             settings: entry.agent,
             server: fleet.clone(),
@@ -178,7 +192,17 @@ async fn assemble_and_run(
         registrar,
     );
     serve_children(served, &local_reports, &mut ports);
+    let took = (started, clock::now());
+    telemetry::run(
+        own,
+        took,
+        &config,
+        (&facts, &supervisor),
+        &questions_tx,
+        &mut ports,
+    );
     serve_doors(doors, questions_tx, &mut ports);
+    let budget = config.stop.budget;
 
     #[cfg(feature = "dev-server")]
     super::dev::serve(dev_server, state.root(), &mut ports.tasks);
@@ -204,6 +228,7 @@ async fn assemble_and_run(
         questions,
     };
     let reason = run::run(with_successor(host, &options), &mut ports, &mut inbox).await;
+    telemetry::finish(&mut ports, budget).await;
     Ok(records::ended(reason, ports))
 }
 
@@ -293,28 +318,6 @@ fn keep_certificates(
     };
     let ports = CertificatePorts { writer, directory };
     Ok(((ports, setup), receiver))
-}
-
-fn start_log(config: &Config) -> Result<(), AppError> {
-    let level = log::parse_level(&config.log.level).map_err(|error| AppError {
-        kind: AppErrorKind::Settings,
-        cause: error.into(),
-    })?;
-    let format = match config.log.format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
-    };
-    if let Some(outputs) = &config.log.outputs {
-        let streams = (outputs.stdout, outputs.stderr);
-        log::only_to(streams, &outputs.files, config.log.rotation).map_err(|error| AppError {
-            kind: AppErrorKind::Settings,
-            cause: error.into(),
-        })?;
-    }
-    log::init(level, format).map_err(|error| AppError {
-        kind: AppErrorKind::System,
-        cause: error.into(),
-    })
 }
 
 fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppError> {

@@ -144,6 +144,7 @@ fn agent(
     let layers = layers(&mut section, &profile);
     let fallback = fallback(&mut section, "fallback_configs");
     let description = description(section.sub("description"));
+    let own_telemetry = super::telemetry::accepted(&mut section, &profile);
     let mut apply = apply(section.sub("apply"), &mut profile);
     let policy = policy(section.sub("policy"));
     let restart = restart(section.sub("restart"));
@@ -192,6 +193,7 @@ fn agent(
         start,
         process,
         domain_files: Vec::new(),
+        own_telemetry,
     })
 }
 

@@ -186,7 +186,9 @@ fn variable(key: &Key, env: &dyn Environment) -> Option<(String, String)> {
 
 /// A value as people may see it.
 fn shown(path: &str, kind: &str, node: &Node) -> String {
-    let steps: Vec<&str> = path.split('.').collect();
+    // An item of a list of headers is as secret as the list.
+    let name = |step| str::split(step, '[').next().unwrap_or_default();
+    let steps: Vec<&str> = path.split('.').map(name).collect();
     let secret = is_secret_path(&steps)
         || kind.starts_with("map of texts")
         || kind == SECRET_TEXT

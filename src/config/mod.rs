@@ -44,6 +44,7 @@ mod proxy;
 mod read;
 pub mod registration;
 mod start;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -107,6 +108,8 @@ pub struct Config {
     pub health_door: HealthDoor,
     /// Our own log.
     pub log: Log,
+    /// Where our own telemetry goes.
+    pub telemetry: telemetry::Telemetry,
     /// Things worth a line at start, such as an unset variable in the `agent:` form.
     pub warnings: Vec<String>,
 }
@@ -223,6 +226,8 @@ pub struct Agent {
     pub start: StartOrder,
     /// As whom and within which limits it runs.
     pub process: Process,
+    /// What of its own telemetry an offer may direct.
+    pub own_telemetry: telemetry::Directed,
     /// Entries of its bundles that name domains of certificates: read by us, not by the program.
     pub domain_files: Vec<String>,
 }

@@ -19,6 +19,7 @@ use super::ours::{ACCEPTS_CONNECTION_SETTINGS, AUTH, connection_settings, endpoi
 use super::profile;
 use super::read::{Reader, Section};
 use super::registration;
+use super::telemetry::{Directed, OWN_TELEMETRY, Telemetry};
 use super::tls::tls;
 use super::{
     Agent, Apply, CgroupRoot, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, LogOutputs,
@@ -97,7 +98,11 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
 
 /// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
-const NOT_BUILT: u64 = 0x20 | 0x40 | 0x80;
+const NOT_BUILT: u64 = if cfg!(feature = "telemetry") {
+    0
+} else {
+    OWN_TELEMETRY
+};
 const REPORTS_COMPONENTS: u64 = 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
@@ -123,7 +128,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
     };
     let agent = agent(root.sub("agent"), capabilities);
     let (healthcheck, health_door) = health_door::read(root.sub("healthcheck"));
-    let log = telemetry(root.sub("telemetry"));
+    let (log, telemetry) = telemetry(root.sub("telemetry"));
     root.finish();
     Config {
         form: Form::Agent,
@@ -146,6 +151,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         healthcheck,
         health_door,
         log,
+        telemetry,
         warnings: Vec::new(),
     }
 }
@@ -291,6 +297,10 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         start: StartOrder::default(),
         process: Process::default(),
         domain_files: Vec::new(),
+        own_telemetry: Directed {
+            kinds: capabilities & OWN_TELEMETRY,
+            whole: true,
+        },
         profile,
     })
 }
@@ -407,7 +417,7 @@ fn outputs(logs: &mut Section<'_, '_, '_>) -> Option<LogOutputs> {
     Some(outputs)
 }
 
-fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
+fn telemetry(mut section: Section<'_, '_, '_>) -> (Log, Telemetry) {
     let mut logs = section.sub("logs");
     let level = logs.choice(
         "level",
@@ -430,17 +440,18 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> Log {
         ("json", LogFormat::Json),
     );
     let outputs = outputs(&mut logs);
-    logs.not_built(&["processors"], LATER);
+    let processors = super::telemetry::log_processors(&mut logs);
     logs.finish();
     let to_files = !section.reader.env.in_container();
-    section.not_built(&["metrics", "traces", "resource"], LATER);
+    let telemetry = super::telemetry::declarative(&mut section, processors);
     section.finish();
-    Log {
+    let log = Log {
         level: level.to_owned(),
         format,
         to_files,
         rotation: super::ours::OWN_ROTATION,
         max_total: u64::MAX,
         outputs,
-    }
+    };
+    (log, telemetry)
 }

@@ -142,7 +142,8 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         section.finish();
         (listen, token_file)
     };
-    root.not_built(&["packages", "telemetry", "api"], LATER);
+    let telemetry = super::telemetry::ours(&mut root);
+    root.not_built(&["packages", "api"], LATER);
     root.finish();
     Config {
         form: Form::Agents,
@@ -162,6 +163,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         healthcheck: None,
         health_door: HealthDoor::default(),
         log,
+        telemetry,
         warnings: Vec::new(),
     }
 }

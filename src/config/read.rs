@@ -505,6 +505,74 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
         section
     }
 
+    /// Takes note of a key whose value is read by other means.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn note_key(&mut self, key: &'static str, kind: &'static str, about: &'static str) {
+        self.take(key, kind, "none", String::new(), about);
+    }
+
+    /// Whether a key holds a list.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        let value = self.node.and_then(|node| node.get(key));
+        value.is_some_and(|value| matches!(value.value, Value::List(_)))
+    }
+
+    /// The items of a list.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn items(&mut self, key: &'static str) -> Vec<&'n Node> {
+        /// More entries than any hand-written list has.
+        const ITEMS_MAX: usize = 100;
+        self.known.push(key);
+        let node = self.node.and_then(|node| node.get(key));
+        let Some(node) = node.filter(|node| !node.is_null()) else {
+            return Vec::new();
+        };
+        if !matches!(node.value, Value::List(_)) {
+            self.problem(key, "a list belongs here, write `- ` before each entry");
+        } else if node.items().len() > ITEMS_MAX {
+            self.problem(
+                key,
+                format!("{} entries; at most {ITEMS_MAX}", node.items().len()),
+            );
+            return Vec::new();
+        }
+        node.items().iter().collect()
+    }
+
+    /// One of [`Section::items`] as a section, or with `None` the section an absent one would be.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn item(
+        &mut self,
+        key: &'static str,
+        index: usize,
+        node: Option<&'n Node>,
+    ) -> Section<'_, 'e, 'n> {
+        let mut section = Section {
+            path: format!("{}[{index}]", join(&self.path, key)),
+            doc: format!("{}[]", join(&self.doc, key)),
+            node,
+            around: self.node.or(self.around),
+            known: Vec::new(),
+            later: Vec::new(),
+            reader: self.reader,
+        };
+        section.require_map();
+        section
+    }
+
+    /// The entries that nothing has asked for, where the user chooses keys beside ours.
+    #[cfg(feature = "telemetry")]
+    pub(super) fn others(&mut self) -> Vec<(&'n str, &'n Node)> {
+        let entries = self.node.map(Node::entries).unwrap_or_default();
+        let named = entries
+            .iter()
+            .map(|(key, value)| (key.text().unwrap_or_default(), value));
+        named
+            .filter(|(key, _)| !self.known.contains(key) && !self.later.contains(key))
+            .collect()
+    }
+
     /// A key that is known and not built: an error. The form of the Collector's supervisor may leave it at what it
     /// would be anyway, because generated settings do; in ours nobody has a reason to write it.
     pub(super) fn not_built(&mut self, keys: &[&'static str], why: &str) {

@@ -319,10 +319,7 @@ fn the_other_form_is_read_as_its_program_reads_it() {
     assert_eq!(headers, [("Authorization", "Bearer hunter2"), ("X", "")]);
     assert_eq!(
         config.warnings,
-        [
-            "s.yaml: the variable UNSET is not set, read as empty",
-            "capabilities.reports_own_metrics is not supported in this version, it is not announced",
-        ]
+        ["s.yaml: the variable UNSET is not set, read as empty"]
     );
     assert_eq!(
         config.capabilities,

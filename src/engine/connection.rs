@@ -20,8 +20,11 @@ use opamp_client::settings::{
 use opamp_client::transport::{ClientCertificate, ProxyRules, Target};
 
 use crate::config::Server;
+use crate::config::telemetry::Directed;
 use crate::engine::disk::SaveId;
 use crate::engine::message::{AgentEffect, DiskFault, DiskWork, LinkLoss, LossKind, NoteLevel};
+#[cfg(feature = "telemetry")]
+use crate::engine::own_telemetry::complete;
 use crate::engine::uplink::Place;
 use crate::engine::{Engine, from_session, to_session};
 use crate::units::{LinkId, Moment, Now, TextSource};
@@ -67,12 +70,15 @@ impl Connection {
         server: &Server,
         saved: Option<SavedSettings>,
         (generation, seed): (u64, u64),
+        directed: Directed,
         clock: Clock,
     ) -> Option<(Self, Option<String>)> {
-        let config = SettingsConfig {
+        let mut config = SettingsConfig {
             seed,
             ..SettingsConfig::new(local(server)?, server.heartbeat)
         };
+        // The Collector's supervisor takes any destination; a receiver in the same cluster rarely has TLS.
+        config.policy.allow_plaintext_telemetry |= directed.whole;
         let (settings, unusable) = match Settings::new(config.clone(), saved.as_ref(), clock) {
             Ok(settings) => (settings, None),
             Err(error) => {
@@ -142,6 +148,8 @@ impl Engine {
         let saved = self.stored_connection.take();
         let seed = self.random.below(u64::MAX);
         self.build_connection(now, saved, (0, seed));
+        #[cfg(feature = "telemetry")]
+        self.own_telemetry_begins(self.connection.is_some());
     }
 
     fn build_connection(
@@ -150,7 +158,8 @@ impl Engine {
         saved: Option<SavedSettings>,
         (generation, seed): (u64, u64),
     ) {
-        if self.capabilities & ACCEPTS == 0 {
+        let directed = self.settings.own_telemetry;
+        if self.capabilities & ACCEPTS == 0 && directed.kinds == 0 {
             return;
         }
         let Some(server) = self.uplink.server() else {
@@ -158,7 +167,7 @@ impl Engine {
             self.stored_connection = saved;
             return;
         };
-        let built = Connection::build(server, saved, (generation, seed), clock(now));
+        let built = Connection::build(server, saved, (generation, seed), directed, clock(now));
         let Some((connection, unusable)) = built else {
             return;
         };
@@ -217,7 +226,11 @@ impl Engine {
             return self.count("ignored_session_events");
         }
         self.note(NoteLevel::Info, "connection settings offered", vec![]);
+        #[cfg(feature = "telemetry")]
+        let offers = complete(self.settings.own_telemetry, offers);
         self.tell(now, |settings, clock| settings.handle_offer(clock, offers));
+        self.follow_own_telemetry(now);
+        self.tell_outcomes(now);
     }
 
     /// Whether an event was one of the link beside.
@@ -376,6 +389,7 @@ impl Engine {
 
     /// Dials beside the link that stands, gives up what does not answer, lets the main link lead to the right place.
     pub(super) fn serve_connection(&mut self, now: Now) {
+        self.tell_outcomes(now);
         let Some(connection) = &self.connection else {
             return;
         };
@@ -472,6 +486,17 @@ impl Engine {
     }
 
     /// Tells the machine something, then does what it wants.
+    /// What became of destinations of own telemetry.
+    fn tell_outcomes(&mut self, now: Now) {
+        #[cfg(feature = "telemetry")]
+        for (ticket, result) in self.own.take_outcomes() {
+            self.tell(now, |settings, clock| {
+                settings.handle_outcome(clock, ticket, result);
+            });
+        }
+        _ = now;
+    }
+
     fn tell(&mut self, now: Now, what: impl FnOnce(&mut Settings, Clock)) {
         if let Some(connection) = &mut self.connection {
             what(&mut connection.settings, clock(now));
@@ -510,6 +535,13 @@ impl Engine {
                         vec![("delay_ms", delay)],
                     );
                 }
+                #[cfg(feature = "telemetry")]
+                SettingsEffect::Destination {
+                    ticket,
+                    class,
+                    settings,
+                } => self.order_destination(now, ticket, class, settings.as_deref()),
+                #[cfg(not(feature = "telemetry"))]
                 SettingsEffect::Destination { ticket, class, .. } => {
                     // The session passes on no class whose bit is not announced.
                     let reason = format!("{class} is not supported by this version");

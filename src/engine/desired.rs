@@ -19,6 +19,8 @@ use crate::yaml::{self, Node};
 /// The file that carries the proof marker in a [`Composition::Directory`].
 pub(crate) const MARKER_FILE: &str = "adjutant.revision";
 const OVERLAY_FILE: &str = "adjutant/overlay.yaml";
+/// The layer of own telemetry in a Collector's config.
+pub(crate) const OWN_TELEMETRY_FILE: &str = "adjutant/own-telemetry.yaml";
 const OTEL_MARKER_FILE: &str = "adjutant/revision.yaml";
 /// The attribute a Collector proves its config with.
 pub(crate) const REVISION_ATTRIBUTE: &str = "adjutant.revision";
@@ -32,6 +34,10 @@ pub(crate) const ENDPOINT_VARIABLE: &str = "ADJUTANT_OPAMP_ENDPOINT";
 pub(crate) const LINK_VARIABLE: &str = "ADJUTANT_LINK";
 /// Names the instance uid in a child's environment.
 pub(crate) const UID_VARIABLE: &str = "ADJUTANT_INSTANCE_UID";
+/// Names the supervisor's own instance in a Collector's environment.
+pub(crate) const SUPERVISOR_VARIABLE: &str = "ADJUTANT_SUPERVISOR_INSTANCE_ID";
+/// The resource attribute by which an agent's telemetry leads to its supervisor.
+const SUPERVISOR_ATTRIBUTE: &str = "adjutant.supervisor.instance.id";
 /// Sentences that one refusal report may hold; the rest is counted.
 const REFUSALS_MAX: usize = 8;
 
@@ -80,12 +86,23 @@ pub(crate) fn compose(
     local: &[LocalFile],
     offered: &[OfferedFile],
 ) -> Result<Candidate, Refused> {
+    compose_with(settings, places, local, offered, None)
+}
+
+/// The same with the layer of own telemetry, where the program has layers.
+pub(crate) fn compose_with(
+    settings: &Agent,
+    places: &Places,
+    local: &[LocalFile],
+    offered: &[OfferedFile],
+    own_telemetry: Option<&str>,
+) -> Result<Candidate, Refused> {
     let profile = &settings.profile;
     let remote = place(settings, offered)?;
     judge(settings, places, &remote)?;
     let mut files = match profile.composition {
         Composition::Directory => directory(settings, local, remote)?,
-        Composition::OtelLayers => otel_layers(settings, local, remote)?,
+        Composition::OtelLayers => otel_layers(settings, local, remote, own_telemetry)?,
     };
     let hash = RevisionHash::of(
         files
@@ -243,6 +260,7 @@ fn otel_layers(
     settings: &Agent,
     local: &[LocalFile],
     mut remote: Vec<RevisionFile>,
+    own_telemetry: Option<&str>,
 ) -> Result<Vec<RevisionFile>, Refused> {
     let mut locals = read_local(settings, local)?.into_iter();
     let mut files = Vec::new();
@@ -253,15 +271,20 @@ fn otel_layers(
                 file.path = format!("remote/{}", file.path);
                 file
             })),
-            // Offered own-telemetry settings are not accepted by this version, and the overlay is always last, because
-            // later files win and the link to the child is what a proof depends on.
-            Layer::OwnTelemetry | Layer::Overlay => {}
+            Layer::OwnTelemetry => {
+                files.extend(own_telemetry.map(|text| {
+                    generated(OWN_TELEMETRY_FILE, LayerKind::Generated, text.to_owned())
+                }));
+            }
+            // The overlay is always last, because later files win and the link to the child is what a proof depends on.
+            Layer::Overlay => {}
         }
     }
-    if files.is_empty() {
-        return Ok(files);
+    if is_empty(&files) {
+        return Ok(Vec::new());
     }
     let mut extensions = Vec::new();
+    let mut attributes = None;
     let mut broken = Vec::new();
     for file in &files {
         match parse(settings, file) {
@@ -274,6 +297,7 @@ fn otel_layers(
                         extensions.push(name.to_owned());
                     }
                 }
+                attributes = resource::listed_attributes(&node).or(attributes);
             }
             Ok(None) => {}
             Err(error) => broken.push(error.to_string()),
@@ -282,10 +306,11 @@ fn otel_layers(
     if !broken.is_empty() {
         return Err(Refused::new(broken));
     }
+    let resource = resource::resource(&settings.description, attributes);
     files.push(generated(
         OVERLAY_FILE,
         LayerKind::Generated,
-        overlay(&extensions, settings),
+        overlay(&extensions, settings, &resource),
     ));
     Ok(files)
 }
@@ -302,7 +327,7 @@ fn generated(path: &str, layer: LayerKind, text: String) -> RevisionFile {
 
 /// The last layer of a Collector's config: the extension that links it to us. Endpoint and uid come from the
 /// environment, so that the file is the same after a restart of ours.
-fn overlay(extensions: &[String], settings: &Agent) -> String {
+fn overlay(extensions: &[String], settings: &Agent, resource: &str) -> String {
     let mut names: Vec<&str> = extensions.iter().map(String::as_str).collect();
     if !names.contains(&"opamp") {
         names.push("opamp");
@@ -310,7 +335,7 @@ fn overlay(extensions: &[String], settings: &Agent) -> String {
     // JSON strings are YAML strings.
     let list = serde_json::to_string(&names).unwrap_or_default();
     let components = settings.reports_components;
-    let resource = if settings.description.include_resource {
+    let included = if settings.description.include_resource {
         "    agent_description: {include_resource_attributes: true}\n"
     } else {
         ""
@@ -323,7 +348,7 @@ fn overlay(extensions: &[String], settings: &Agent) -> String {
     format!(
         "extensions:
   opamp:
-{resource}    instance_uid: \"${{env:{UID_VARIABLE}}}\"
+{included}    instance_uid: \"${{env:{UID_VARIABLE}}}\"
     server:
       ws:
         endpoint: \"${{env:{ENDPOINT_VARIABLE}}}\"
@@ -334,7 +359,9 @@ fn overlay(extensions: &[String], settings: &Agent) -> String {
       reports_health: true
 {components}service:
   extensions: {list}
-"
+  telemetry:
+    resource:
+{resource}"
     )
 }
 
@@ -367,6 +394,8 @@ pub struct Places {
     pub reserved_ports: Vec<u16>,
     /// The directory of the host's certificates.
     pub certificates: PathBuf,
+    /// The supervisor's own instance id, which an agent's telemetry names.
+    pub supervisor: String,
 }
 
 impl Places {
@@ -463,6 +492,12 @@ pub(crate) fn environment(
         config_dir.display().to_string(),
     );
     environment.insert(UID_VARIABLE.to_owned(), instance_uid.to_owned());
+    if settings.profile.composition == Composition::OtelLayers {
+        let directory = places.state_dir.join(resource::MATERIAL_DIRECTORY);
+        let directory = directory.display().to_string();
+        environment.insert(resource::MATERIAL_VARIABLE.to_owned(), directory);
+        environment.insert(SUPERVISOR_VARIABLE.to_owned(), places.supervisor.clone());
+    }
     environment.insert(
         DIRECTORY_VARIABLE.to_owned(),
         places.certificates.display().to_string(),
@@ -544,8 +579,11 @@ pub(crate) fn offered(files: &[RevisionFile]) -> Vec<OfferedFile> {
         .collect()
 }
 
+mod resource;
 mod sections;
 #[cfg(feature = "flow")]
 pub(crate) use sections::{Tree, meaning, trees};
+#[cfg(feature = "telemetry")]
+pub(crate) mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,9 @@ pub(crate) enum Purpose {
     #[cfg(feature = "layers")]
     /// What runs is put right.
     Restore,
+    /// Files that a layer of own telemetry names are kept.
+    #[cfg(feature = "telemetry")]
+    Material,
     /// Old revisions are removed.
     Prune,
     /// A door wants to see a revision.

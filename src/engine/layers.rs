@@ -59,7 +59,7 @@ impl Engine {
         let composed = if current.origin == Origin::Default {
             self.compose_base()
         } else {
-            desired::compose(&self.settings, &self.places, &self.local, &offered)
+            self.composed(&offered)
         };
         composed.is_ok_and(|candidate| candidate.hash == current.hash)
     }

@@ -8,9 +8,9 @@ mod answer;
 mod certificate;
 mod clock;
 mod disk;
-mod layers;
 #[cfg(feature = "flow")]
 mod flow;
+mod layers;
 mod leftover;
 mod offered;
 mod process;
@@ -31,14 +31,16 @@ pub use certificate::{
     CertificateSnapshot, CertificateWork, NoPairId, Pair, PairId, PemPair, StoredPairs,
 };
 pub use clock::{ClockLook, ClockQuestion, ClockSnapshot};
+#[cfg(feature = "telemetry")]
+pub use disk::Material;
 pub use disk::{
     DiskDone, DiskFault, DiskWork, FaultKind, Identity, Inheritance, InheritedOffer, LayerKind,
     LocalFile, OfferedFile, Origin, Persisted, Record, Rejection, Revision, RevisionFile, Step,
     StoredRevision,
 };
-pub use layers::{DriftedFile, LayersSnapshot, WatchedBy};
 #[cfg(feature = "flow")]
 pub use flow::{Count, CountKey, CounterQuestion, Reading};
+pub use layers::{DriftedFile, LayersSnapshot, WatchedBy};
 pub use leftover::{ChildNote, Leftover};
 pub use offered::Offered;
 pub use process::{

@@ -27,21 +27,24 @@ pub(crate) mod disk;
 #[cfg(feature = "layers")]
 mod drift;
 mod evidence;
+pub(crate) mod fallback;
 #[cfg(feature = "flow")]
 mod flow;
 #[cfg(not(feature = "flow"))]
 #[path = "no_flow.rs"]
 mod flow;
 pub mod host;
-mod layers;
-pub(crate) mod fallback;
-pub mod host;
 #[cfg(feature = "opampsupervisor")]
 mod inheritance;
+mod layers;
 pub(crate) mod lifecycle;
 pub mod message;
 #[cfg(not(feature = "connection"))]
 mod no_connection;
+#[cfg(not(feature = "telemetry"))]
+mod no_own_telemetry;
+#[cfg(feature = "telemetry")]
+pub(crate) mod own_telemetry;
 pub(crate) mod pairs;
 pub(crate) mod prober;
 pub mod random;
@@ -51,8 +54,8 @@ mod reload;
 pub(crate) mod report;
 mod rollout;
 mod session;
-pub(crate) mod turn;
 mod shown;
+pub(crate) mod turn;
 pub(crate) mod uplink;
 mod view;
 pub(crate) mod watch;
@@ -70,9 +73,9 @@ use crate::engine::child_link::ChildLink;
 #[cfg(feature = "connection")]
 use crate::engine::connection::Connection;
 use crate::engine::disk::{DiskQueue, Purpose};
-use crate::engine::layers::Layers;
-use crate::engine::flow::FlowWatch;
 use crate::engine::fallback::Fallback;
+use crate::engine::flow::FlowWatch;
+use crate::engine::layers::Layers;
 use crate::engine::lifecycle::{Lifecycle, Tickets};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CommandId, DiskDone, DiskFault, DiskWork, Inheritance, LocalFile,
@@ -80,6 +83,10 @@ use crate::engine::message::{
 };
 #[cfg(not(feature = "connection"))]
 use crate::engine::no_connection::Connection;
+#[cfg(not(feature = "telemetry"))]
+use crate::engine::no_own_telemetry::OwnTelemetry;
+#[cfg(feature = "telemetry")]
+use crate::engine::own_telemetry::OwnTelemetry;
 use crate::engine::pairs::PairDebt;
 use crate::engine::prober::Prober;
 use crate::engine::random::Random;
@@ -103,7 +110,7 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_OUTPUT_MAX: usize = 64 * 1024;
 const SIGHUP: i32 = 1;
 /// Every kind that is counted, so that a series exists before its first event and an alert can see the step from 0.
-const COUNTED: [&str; 23] = [
+const COUNTED: [&str; 26] = [
     "adoptions",
     "certificate_reloads",
     "certificate_waits",
@@ -238,6 +245,7 @@ pub struct Engine {
     layers: Layers,
     fallback: Option<Fallback>,
     inheritance: Option<Box<Inheritance>>,
+    own: OwnTelemetry,
 
     transaction: Option<Transaction>,
     pending: Option<Job>,
@@ -283,6 +291,7 @@ impl Engine {
                 server,
             )
         });
+        let own = OwnTelemetry::of(persisted.current.as_ref());
         let next_transaction = persisted
             .journal
             .iter()
@@ -324,6 +333,7 @@ impl Engine {
             layers: Layers::of(persisted.drift),
             fallback: None,
             inheritance,
+            own,
             transaction: None,
             pending: None,
             settling: None,
@@ -432,6 +442,7 @@ impl Engine {
             self.connection_due(),
             self.layers_due(),
             self.fallback_due(),
+            self.own.due(),
         ]
         .into_iter()
         .flatten()
@@ -562,6 +573,7 @@ impl Engine {
         self.follow_adoption(now);
         self.drive_fallback(now);
         self.drive(now);
+        self.follow_own_telemetry(now);
         self.pay_debt(now);
         self.drive_layers(now);
         self.probe(now.mono);
@@ -626,6 +638,8 @@ impl Engine {
             Purpose::Verify => self.on_verified(result),
             #[cfg(feature = "layers")]
             Purpose::Restore => self.on_restored(now, result),
+            #[cfg(feature = "telemetry")]
+            Purpose::Material => self.material_kept(result.err().as_ref()),
             Purpose::Prune => match result {
                 Ok(DiskDone::Pruned(left)) => {
                     self.revisions.retain(|stored| left.contains(&stored.id));

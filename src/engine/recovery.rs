@@ -36,10 +36,11 @@ impl Engine {
                 self.life.unbar();
             }
         }
+        // What was offered before is a part of what is composed now.
+        self.begin_connection(now);
         if !self.is_held_back() {
             self.bring_up(now);
         }
-        self.begin_connection(now);
         self.tick(now)
     }
 

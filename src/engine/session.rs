@@ -34,6 +34,10 @@ pub(super) fn mask(wanted: u64, settings: &config::Agent) -> u64 {
         // Who takes settings says what became of them.
         mask |= ACCEPTS_CONNECTION | AgentCapabilities::ReportsConnectionSettingsStatus as u64;
     }
+    if cfg!(feature = "telemetry") && settings.own_telemetry.kinds != 0 {
+        mask |= settings.own_telemetry.kinds
+            | AgentCapabilities::ReportsConnectionSettingsStatus as u64;
+    }
     mask | AgentCapabilities::ReportsStatus as u64
 }
 

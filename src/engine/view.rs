@@ -404,7 +404,7 @@ impl Engine {
             );
         }
         // Told at once what cannot work; the transaction would only say it later.
-        if let Err(refused) = desired::compose(&self.settings, &self.places, &self.local, &files) {
+        if let Err(refused) = self.composed(&files) {
             return refusal(RefusalKind::Invalid, &refused.0);
         }
         let what = format!("applying {} files to {}", files.len(), self.name);

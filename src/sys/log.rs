@@ -190,12 +190,39 @@ impl io::Write for Tee {
     }
 }
 
+/// Something that hears every record beside the lines.
+#[cfg(feature = "telemetry")]
+pub type Extra = Box<dyn tracing_subscriber::Layer<tracing_subscriber::Registry> + Send + Sync>;
+
 /// Starts logging to standard error. Called once, by `main`.
 ///
 /// # Errors
 /// A subscriber is already set.
 pub fn init(level: Level, format: Format) -> Result<(), LogError> {
-    let lines = match format {
+    tracing_subscriber::registry()
+        .with(lines(level, format))
+        .try_init()
+        .map_err(|_| LogError::Taken)
+}
+
+/// The same with somebody who hears every record, at the same level.
+///
+/// # Errors
+/// A subscriber is already set.
+#[cfg(feature = "telemetry")]
+pub fn init_with(level: Level, format: Format, extra: Extra) -> Result<(), LogError> {
+    tracing_subscriber::registry()
+        .with(extra.with_filter(filter(level)))
+        .with(lines(level, format))
+        .try_init()
+        .map_err(|_| LogError::Taken)
+}
+
+fn lines<S>(level: Level, format: Format) -> Box<dyn tracing_subscriber::Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    match format {
         Format::Json => tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
@@ -207,11 +234,7 @@ pub fn init(level: Level, format: Format) -> Result<(), LogError> {
             .with_writer(|| Tee)
             .with_filter(filter(level))
             .boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(lines)
-        .try_init()
-        .map_err(|_| LogError::Taken)
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub const REDACTED: &str = "[REDACTED]";
 
 /// Key names whose values are secrets, compared without case, `-` and `_`, and as the end of longer names
 /// (`client_secret`, `X-Api-Key`).
-const SECRET_KEYS: [&str; 22] = [
+const SECRET_KEYS: [&str; 23] = [
     "password",
     "passwd",
     "passphrase",
@@ -36,6 +36,7 @@ const SECRET_KEYS: [&str; 22] = [
     "authkey",
     "connectionstring",
     "community",
+    "headerslist",
 ];
 
 /// Whether a path of keys leads to a secret by its names: any step that is a secret key, anything below `headers`, or

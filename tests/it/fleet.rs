@@ -303,6 +303,11 @@ impl Server {
         self.must(&self.path(uid, "/restart"), &json!({}));
     }
 
+    /// Sends any message, in protobuf's JSON form (opamp-go).
+    pub(crate) fn message(&self, uid: &str, message: &Value) {
+        self.must(&self.path(uid, "/message"), message);
+    }
+
     /// Gives the agent another uid.
     pub(crate) fn identify(&self, uid: &str, new: &str) {
         let rest = if self.is_go() {

@@ -184,7 +184,8 @@ impl Witness {
             | DiskWork::DropTrial
             | DiskWork::Verify(_)
             | DiskWork::Restore(_)
-            | DiskWork::ShowEffective(_) => {}
+            | DiskWork::ShowEffective(_)
+            | DiskWork::KeepMaterial(_) => {}
         }
     }
 

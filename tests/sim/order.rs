@@ -231,6 +231,7 @@ impl Play {
                     link: None,
                     reserved_ports: Vec::new(),
                     certificates: "/state/certificates".into(),
+                    supervisor: String::new(),
                 },
                 facts: BTreeMap::new(),
                 persisted: Persisted {
@@ -240,6 +241,7 @@ impl Play {
                     ..Persisted::default()
                 },
                 seed: self.random.next_u64(),
+                inheritance: None,
             };
             agents.push((setup, None));
         }

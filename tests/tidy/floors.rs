@@ -39,10 +39,15 @@ const MAY: &[(&str, &[&str])] = &[
         &["port", "engine::message", "config", "units", "sys"],
     ),
     (
+        "telemetry",
+        &["port", "engine::message", "config", "units", "sys"],
+    ),
+    (
         "perform",
         &[
             "authenticator",
             "registrar",
+            "telemetry",
             "port",
             "engine::message",
             "config",
@@ -68,6 +73,7 @@ const MAY: &[(&str, &[&str])] = &[
             "run",
             "perform",
             "registrar",
+            "telemetry",
             "port",
             "engine",
             "config",

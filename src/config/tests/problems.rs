@@ -54,12 +54,11 @@ fn problems_name_place_key_and_remedy() {
             ],
         ),
         (
-            "api: {}\npackages: []\ntelemetry: ''\nagents: {a: {packages: false}}\n",
+            "api: {}\npackages: []\nagents: {a: {packages: false}}\n",
             &[
                 "s.yaml:1:6: api: not supported in this version, remove it",
                 "s.yaml:2:11: packages: not supported in this version, remove it",
-                "s.yaml:3:12: telemetry: not supported in this version, remove it",
-                "s.yaml:4:24: agents.a.packages: not supported in this version, remove it",
+                "s.yaml:3:24: agents.a.packages: not supported in this version, remove it",
             ],
         ),
         (
@@ -100,16 +99,16 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:1:43: agents.a.report: unknown key here, it belongs at `agents.<name>.apply.report`",
                 "s.yaml:1:61: agents.a.zzzzzz: unknown key, known here: apply, args, cgroup, \
                 config_files, description, env, executable, fallback_configs, group, health, log_rotation, main_file, \
-                no_new_privileges, on_supervisor_death, opamp_server_port, passthrough_logs, policy, profile, proof, \
+                no_new_privileges, on_supervisor_death, opamp_server_port, own_telemetry, passthrough_logs, policy, profile, proof, \
                 restart, rlimits, start_after, start_wait, umask, user, validate, working_directory",
             ],
         ),
         (
-            "certificates: {a: 1}\ntelemetry:\n  x: 1\npackages:\n",
+            "certificates: {a: 1}\napi:\n  x: 1\npackages:\n",
             &[
                 "s.yaml:1:1: certificates.a: a certificate needs a `source`: acme or files",
                 "s.yaml:1:19: certificates.a: a map of keys belongs here, write `key: value` lines below it",
-                "s.yaml:3:3: telemetry: not supported in this version, remove it",
+                "s.yaml:3:3: api: not supported in this version, remove it",
             ],
         ),
         (

@@ -37,6 +37,7 @@ fn places() -> Places {
         state_dir: "/s/agents/it".into(),
         link: None,
         certificates: "/state/certificates".into(),
+        supervisor: "sup".to_owned(),
         reserved_ports: vec![4328],
     }
 }

@@ -48,6 +48,26 @@ pub enum DiskWork {
     Restore(Box<Revision>),
     /// Write the merged config to where people look for it.
     ShowEffective(Vec<u8>),
+    /// Put files beside the revisions that layers name and that must not stand in them.
+    #[cfg(feature = "telemetry")]
+    KeepMaterial(Vec<Material>),
+}
+
+/// A file that a generated layer names: a header value, a key. Named by its content, so it never changes.
+#[cfg(feature = "telemetry")]
+#[derive(Clone, PartialEq, Eq)]
+pub struct Material {
+    /// Its name: lower-case hexadecimal digits.
+    pub name: String,
+    /// The secret.
+    pub bytes: Vec<u8>,
+}
+
+#[cfg(feature = "telemetry")]
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Material({}, {} bytes)", self.name, self.bytes.len())
+    }
 }
 
 /// What came of disk work.

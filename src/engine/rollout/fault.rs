@@ -277,7 +277,7 @@ impl Engine {
                 body: file.bytes.clone(),
             })
             .collect();
-        let candidate = desired::compose(&self.settings, &self.places, &local, &offered).ok()?;
+        let candidate = self.composed_of(&local, &offered).ok()?;
         (!candidate.is_empty()).then_some(candidate)
     }
 
@@ -307,6 +307,7 @@ impl Engine {
             inherit: self.inherit(),
             timeout: left.min(self.settings.apply.validate_timeout),
             output_max: VALIDATOR_OUTPUT_MAX,
+            process: self.settings.process.clone(),
         };
         let ticket = self.tickets.next();
         if let Some(transaction) = &mut self.transaction {

@@ -21,12 +21,15 @@ use crate::units::{Now, RevisionHash, RevisionId, Ticket};
 
 impl Engine {
     pub(super) fn compose(&mut self, now: Now) {
-        let Some(transaction) = &mut self.transaction else {
+        let Some(transaction) = &self.transaction else {
             return;
         };
         let composed: Result<Candidate, Refused> = match &transaction.job.source {
-            Source::Files(files) => {
-                desired::compose(&self.settings, &self.places, &self.local, files)
+            Source::Files(files) => self.composed(files),
+            Source::OwnTelemetry => {
+                let current = self.current.as_ref();
+                let files = current.map(|current| desired::offered(&current.files));
+                self.composed_on_trial(&files.unwrap_or_default())
             }
             Source::Recompose => {
                 let current = self.current.as_ref();
@@ -35,12 +38,7 @@ impl Engine {
                 if is_default {
                     self.compose_base()
                 } else {
-                    desired::compose(
-                        &self.settings,
-                        &self.places,
-                        &self.local,
-                        &files.unwrap_or_default(),
-                    )
+                    self.composed(&files.unwrap_or_default())
                 }
             }
             Source::Base => self.compose_base(),
@@ -71,7 +69,7 @@ impl Engine {
         };
         // A local change keeps the offer it was made under, whether or not the server is told about it.
         let offer = match transaction.job.source {
-            Source::Recompose if origin != Origin::Default => self
+            Source::Recompose | Source::OwnTelemetry if origin != Origin::Default => self
                 .current
                 .as_ref()
                 .and_then(|current| current.offer.clone()),
@@ -98,7 +96,7 @@ impl Engine {
     }
 
     pub(crate) fn compose_base(&self) -> Result<Candidate, Refused> {
-        let base = desired::compose(&self.settings, &self.places, &self.local, &[])?;
+        let base = self.composed(&[])?;
         if !base.is_empty() {
             return Ok(base);
         }

@@ -61,6 +61,12 @@ pub(crate) enum Source {
     Files(Vec<OfferedFile>),
     /// What runs now, with the local layers as they are on disk now.
     Recompose,
+    /// The same, with the destinations of own telemetry that are on trial.
+    #[cfg_attr(
+        not(feature = "telemetry"),
+        expect(dead_code, reason = "nothing is on trial")
+    )]
+    OwnTelemetry,
     /// The local layers alone; without any, the built-in default.
     Base,
     /// Nothing: the child is to be stopped.
@@ -213,6 +219,12 @@ impl Transaction {
             #[cfg(feature = "layers")]
             search: None,
         }
+    }
+
+    /// Its number in the journal.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The validator that runs for it.

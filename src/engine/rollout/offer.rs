@@ -95,9 +95,11 @@ impl Engine {
         self.held = None;
         let (stage, work) = match &job.source {
             Source::Stored(id) => (Stage::Fetching, DiskWork::ReadRevision(id.clone())),
-            Source::Files(_) | Source::Recompose | Source::Base | Source::Nothing => {
-                (Stage::Gathering, DiskWork::ReadLocal(self.local_paths()))
-            }
+            Source::Files(_)
+            | Source::Recompose
+            | Source::OwnTelemetry
+            | Source::Base
+            | Source::Nothing => (Stage::Gathering, DiskWork::ReadLocal(self.local_paths())),
         };
         let mut transaction = Transaction::new(self.next_transaction, job, stage);
         transaction.previous.clone_from(&self.current);

@@ -23,6 +23,8 @@ pub mod wire;
 #[cfg(test)]
 pub(crate) mod testing;
 
+#[cfg(feature = "telemetry")]
+pub(crate) use metrics::page as metrics_page;
 pub use serve::{Admin, BindError, Doors};
 pub use socket::{SOCKET, SocketError};
 pub use token::{Token, TokenError};

@@ -96,6 +96,11 @@ impl AgentLayout {
         self.root().join(CONNECTION)
     }
 
+    /// Files that generated layers name and that must not stand in a revision.
+    pub fn material(&self) -> PathBuf {
+        self.root().join("telemetry")
+    }
+
     /// The child's working directory.
     pub fn work(&self) -> PathBuf {
         self.root().join("work")

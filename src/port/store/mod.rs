@@ -16,6 +16,8 @@ mod hand_over;
 mod identity;
 mod journal;
 mod layout;
+#[cfg(feature = "telemetry")]
+mod material;
 mod pair;
 mod pairs;
 mod reader;
@@ -60,6 +62,9 @@ pub struct AgentStore<D> {
     reader: AgentReader<D>,
     journal: Journal,
     frozen: Option<String>,
+    /// Files of own telemetry written in this life.
+    #[cfg(feature = "telemetry")]
+    fresh_material: Vec<String>,
 }
 
 impl<D: Disk> AgentStore<D> {
@@ -137,6 +142,8 @@ impl<D: Disk> AgentStore<D> {
                 write_durable(&self.reader.disk, &path, &text, FILE_MODE).blame(what)?;
                 Ok(DiskDone::Durable)
             }
+            #[cfg(feature = "telemetry")]
+            DiskWork::KeepMaterial(files) => self.keep_material(&files),
         }
     }
 
@@ -257,6 +264,8 @@ impl<D: Disk> AgentStore<D> {
         for id in &surplus {
             self.discard(id)?;
         }
+        #[cfg(feature = "telemetry")]
+        self.prune_material(&left)?;
         for path in self.reader.leftovers().blame(what)? {
             remove_tree(disk, &path).blame(what)?;
         }

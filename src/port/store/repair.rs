@@ -64,6 +64,8 @@ impl<D: Disk> AgentStore<D> {
             reader: loader.reader,
             journal,
             frozen: persisted.frozen.clone(),
+            #[cfg(feature = "telemetry")]
+            fresh_material: Vec::new(),
         };
         Ok((store, persisted))
     }

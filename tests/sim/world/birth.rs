@@ -205,6 +205,7 @@ impl World {
                 link: Some("/run/link.sock".to_owned()),
                 reserved_ports: Vec::new(),
                 certificates: "/state/certificates".into(),
+                supervisor: String::new(),
             },
             facts: BTreeMap::new(),
             persisted,
