@@ -303,7 +303,7 @@ impl Server {
         self.must(&self.path(uid, "/restart"), &json!({}));
     }
 
-    /// Sends any message, in protobuf's JSON form (opamp-go).
+    /// Sends any message, in protobuf's JSON form; opamp-go's server alone can.
     pub(crate) fn message(&self, uid: &str, message: &Value) {
         self.must(&self.path(uid, "/message"), message);
     }
@@ -316,11 +316,6 @@ impl Server {
             "/identify"
         };
         self.must(&self.path(uid, rest), &json!({"new_instance_uid": new}));
-    }
-
-    /// Sends any message, in protobuf's JSON form; opamp-go's server alone can.
-    pub(crate) fn message(&self, uid: &str, message: &Value) {
-        self.must(&self.path(uid, "/message"), message);
     }
 
     /// Asks for all components; opamp-go's server alone can.
