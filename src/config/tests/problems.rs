@@ -122,7 +122,8 @@ fn problems_name_place_key_and_remedy() {
             "server: {endpoint: 'ws://u:p@x', tls: {cert_file: /c}}\nhttp: {listen: ['4328']}\n",
             &[
                 "s.yaml:1:20: server.endpoint: no user or password in a URL, use `headers`",
-                "s.yaml:1:39: server.tls: `cert_file` and `key_file` come together, give both or neither",
+                "s.yaml:1:39: server.tls: `cert_file` and `key_file` (or `cert_pem` and `key_pem`) come together, \
+                 give both or neither",
                 "s.yaml:2:17: http.listen[0]: an address and port belongs here, such as 127.0.0.1:4328",
             ],
         ),
