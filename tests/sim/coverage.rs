@@ -34,7 +34,7 @@ const EVENTS: [(&str, &str); 17] = [
 const CHILD: [&str; 6] = ["down", "starting", "up", "stopping", "waiting", "given up"];
 
 /// Steps of a transaction; none under way, or a config gone back to that has yet to come up.
-const ROLLOUT: [&str; 25] = [
+const ROLLOUT: [&str; 29] = [
     "idle",
     "settling",
     "gathering",
@@ -46,6 +46,9 @@ const ROLLOUT: [&str; 25] = [
     "marking awaiting",
     "awaiting",
     "validating",
+    "fetching baseline",
+    "staging trial",
+    "trying",
     "marking validated",
     "promoting",
     "marking promoted",
@@ -57,6 +60,7 @@ const ROLLOUT: [&str; 25] = [
     "marking committed",
     "rejecting",
     "fetching good",
+    "restoring good",
     "staging base",
     "returning",
     "marking rolled back",

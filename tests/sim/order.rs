@@ -65,7 +65,7 @@ impl Environment for NoEnvironment {
 }
 
 /// One history.
-struct Play {
+pub(super) struct Play {
     seed: u64,
     random: Random,
     now: u64,
@@ -492,7 +492,7 @@ impl Play {
 }
 
 /// One history from its seed: start, some time, TERM, exit.
-fn history(seed: u64) -> Play {
+pub(super) fn history(seed: u64) -> Play {
     let mut play = Play::new(seed);
     play.boot();
     let patience = match seed % 4 {
