@@ -141,6 +141,15 @@ impl Server {
         }
     }
 
+    /// The port that agents connect to.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Embedded { api, .. } => panic!("{api:?} is known to its supervisor only"),
+            Self::Alone(alone) => alone.port,
+            Self::Go(server) => server.port,
+        }
+    }
+
     /// Goes away without a word to anybody.
     pub(crate) fn stop(self) {
         if let Self::Go(mut server) = self {

@@ -184,6 +184,12 @@ impl Bench {
         (output.status.code().unwrap_or(-1), said)
     }
 
+    /// Runs the supervisor with a settings file that names its server, whether that is there or not.
+    pub(crate) fn run_without(&mut self, settings: &str) -> Supervisor {
+        let text = settings.replace("STATE", &self.path("state").display().to_string());
+        self.start(&text, false)
+    }
+
     /// As [`Bench::run`], with this endpoint of the server.
     pub(crate) fn run_polled(&mut self, settings: &AgentForm, endpoint: &str) -> Supervisor {
         let text = settings.render(endpoint, &self.path("state"));

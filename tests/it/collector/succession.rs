@@ -172,6 +172,37 @@ fn same_agent_goes_on(hup: bool) {
     assert_eq!(rival.stop(&bench), uid);
 }
 
+fn stored_offer_runs_before_the_server_is_back(hup: bool) {
+    let mut bench = Bench::new(Kind::OpampGo);
+    let settings = settings(hup).replace("SERVER", &bench.server().endpoint());
+    let rival = Rival::start(&bench, &settings);
+    let hash = obeyed(&bench, &rival);
+    let uid = rival.stop(&bench);
+    let port = bench.server().port();
+    bench.server_goes();
+    fs::remove_file(bench.path("out.json")).unwrap();
+
+    let supervisor = bench.run_without(&settings);
+    bench.flows("out.json");
+    let child = supervisor.healthy();
+
+    // A server that has forgotten everything is told whose offer runs, and nothing has to be done for that.
+    bench.server_comes(port);
+    assert_eq!(bench.connected(&supervisor), uid);
+    bench.status(&uid, &hash, "APPLIED");
+    assert_eq!(supervisor.healthy(), child);
+}
+
+#[test]
+fn stored_offer_runs_before_the_server_is_back_by_restart() {
+    stored_offer_runs_before_the_server_is_back(false);
+}
+
+#[test]
+fn stored_offer_runs_before_the_server_is_back_by_hup() {
+    stored_offer_runs_before_the_server_is_back(true);
+}
+
 #[test]
 fn same_agent_goes_on_by_restart() {
     same_agent_goes_on(false);
