@@ -140,9 +140,8 @@ fn unusable(reason: String) -> LinkLoss {
 }
 
 #[cfg(test)]
+#[cfg(feature = "auth")]
 mod tests {
-    #![cfg(feature = "auth")]
-
     use super::*;
     use crate::units::TextSource;
 

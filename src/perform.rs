@@ -7,6 +7,7 @@
 
 #[cfg(feature = "layers")]
 mod files;
+mod question;
 mod tasks;
 pub(crate) mod time;
 
@@ -21,16 +22,15 @@ use crate::authenticator::Authenticator;
 use crate::config::{Config, Registration};
 use crate::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
-    CertificateOrder, CertificateWork, ClockQuestion, Command, CommandId, Credential, DiskFault,
-    DiskWork, Effect, Event, ExitReason, FailureClass, FaultKind, Identity, LinkEvent, LocalEvent,
-    LossKind, Note, RegistrationCall, RegistrationFailure, Reply,
+    CertificateOrder, CertificateWork, ChildIdentity, ClockQuestion, Command, CommandId,
+    Credential, DiskFault, DiskWork, Effect, Event, ExitReason, FailureClass, FaultKind, Identity,
+    LinkEvent, LocalEvent, LossKind, Note, RegistrationCall, RegistrationFailure, Reply,
 };
-use crate::port::child::{ChildDirs, Children};
+use crate::port::child::{ChildDirs, Children, SpawnFailure};
 use crate::port::events::Events;
 use crate::port::link::{self, Attempt, LinkKey, LinkReport, LinkReports};
 use crate::port::local::{LocalKey, LocalReport};
 use crate::port::notify::Notifier;
-use crate::port::probe;
 use crate::port::store::Writer;
 use crate::port::termination::Termination;
 use crate::registrar::Registrar;
@@ -240,14 +240,8 @@ impl Ports {
                 }),
             },
             AgentEffect::Spawn { ticket, spec } => {
-                Some(match self.children.spawn(&agent, &ports.dirs, &spec) {
-                    Ok(child) => AgentEvent::Spawned { ticket, child },
-                    Err(failure) => AgentEvent::SpawnFailed {
-                        ticket,
-                        reason: failure.reason,
-                        transient: failure.transient,
-                    },
-                })
+                let result = self.children.spawn(&agent, &ports.dirs, &spec);
+                Some(spawned(ticket, result))
             }
             AgentEffect::Signal {
                 pid,
@@ -302,10 +296,7 @@ impl Ports {
                 authorize,
                 offered,
             } => {
-                let key = LinkKey {
-                    agent: agent.clone(),
-                    link,
-                };
+                let key = link_key(&agent, link);
                 let proxies = self.registrar.proxies().clone();
                 let token = authorize.then(|| self.registrar.vault().token()).flatten();
                 self.dial(Attempt {
@@ -337,86 +328,6 @@ impl Ports {
         event.map_or(Performed::Quietly, |event| {
             Performed::Answered(Event::Agent { agent, event })
         })
-    }
-
-    fn probe(
-        &mut self,
-        agent: AgentName,
-        ticket: Ticket,
-        url: String,
-        timeout: std::time::Duration,
-    ) {
-        let probed = move |agent, outcome| Event::Agent {
-            agent,
-            event: AgentEvent::HttpProbed { ticket, outcome },
-        };
-        let lost = {
-            let agent = agent.clone();
-            move |reason: &str| Some(probed(agent, Err(format!("the probe broke: {reason}"))))
-        };
-        let task = async move {
-            let outcome = probe::http_get(&url, timeout).await;
-            Some(probed(agent, outcome))
-        };
-        self.tasks.spawn(task, lost);
-    }
-
-    #[cfg(feature = "flow")]
-    fn read_counters(
-        &mut self,
-        agent: AgentName,
-        ticket: Ticket,
-        question: crate::engine::message::CounterQuestion,
-    ) {
-        let read = move |agent, result| Event::Agent {
-            agent,
-            event: AgentEvent::CountersRead { ticket, result },
-        };
-        let lost = {
-            let agent = agent.clone();
-            move |reason: &str| Some(read(agent, Err(format!("the question broke: {reason}"))))
-        };
-        let task = async move {
-            let result = probe::read_counters(&question).await;
-            Some(read(agent, result))
-        };
-        self.tasks.spawn(task, lost);
-    }
-
-    /// Two answers, each from a task of its own; neither comes when the child ends before.
-    fn watch_output(
-        &mut self,
-        agent: &AgentName,
-        ticket: Ticket,
-        reloaded: Vec<String>,
-        failed: Vec<String>,
-    ) -> Option<AgentEvent> {
-        let watch = match self.children.watch_output(agent, reloaded, failed) {
-            Ok(watch) => watch,
-            Err(reason) => {
-                let result = Err(reason);
-                return Some(AgentEvent::OutputWatched { ticket, result });
-            }
-        };
-        let of = |event| {
-            let agent = agent.clone();
-            Some(Event::Agent { agent, event })
-        };
-        let begun = of(AgentEvent::OutputWatched {
-            ticket,
-            result: Ok(()),
-        });
-        let has_begun = watch.has_begun;
-        self.tasks
-            .spawn(async move { has_begun.await.ok().and(begun) }, |_| None);
-        let (heard, agent) = (watch.said, agent.clone());
-        let said = async move {
-            let said = heard.await.ok()?;
-            let event = AgentEvent::OutputSaid { ticket, said };
-            Some(Event::Agent { agent, event })
-        };
-        self.tasks.spawn(said, |_| None);
-        None
     }
 
     #[cfg(not(feature = "layers"))]
@@ -454,10 +365,7 @@ impl Ports {
     }
 
     fn send(&mut self, agent: &AgentName, link: LinkId, frame: Vec<u8>) -> Option<AgentEvent> {
-        let key = LinkKey {
-            agent: agent.clone(),
-            link,
-        };
+        let key = link_key(agent, link);
         let sender = self.links.get(&key)?.sender.as_ref()?;
         match sender.try_send(frame) {
             Err(SendError::Full) => {
@@ -474,10 +382,7 @@ impl Ports {
     }
 
     fn hang_up(&mut self, agent: &AgentName, link: LinkId) {
-        let key = LinkKey {
-            agent: agent.clone(),
-            link,
-        };
+        let key = link_key(agent, link);
         let Some(entry) = self.links.get_mut(&key) else {
             return;
         };
@@ -686,6 +591,24 @@ fn link_event(key: LinkKey, event: LinkEvent) -> Event {
     Event::Agent {
         agent,
         event: AgentEvent::Link { link, event },
+    }
+}
+
+fn spawned(ticket: Ticket, result: Result<ChildIdentity, SpawnFailure>) -> AgentEvent {
+    match result {
+        Ok(child) => AgentEvent::Spawned { ticket, child },
+        Err(failure) => AgentEvent::SpawnFailed {
+            ticket,
+            reason: failure.reason,
+            transient: failure.transient,
+        },
+    }
+}
+
+fn link_key(agent: &AgentName, link: LinkId) -> LinkKey {
+    LinkKey {
+        agent: agent.clone(),
+        link,
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn validate(
         .collect();
     let local: Vec<LocalFile> = local_layers(agent).into_iter().map(read_local).collect();
     let pid1 = std::process::id() == 1;
-    let mut children = Children::new(child::Options {
+    let mut children = Children::new(&child::Options {
         pid1,
         cgroup_root: CgroupRoot::Off,
     })

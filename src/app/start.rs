@@ -112,7 +112,7 @@ async fn assemble_and_run(
     (own, started): (telemetry::Starting, Now),
 ) -> Result<Ended, AppError> {
     let signals = HostSignals::new().map_err(|error| system("register signals", error))?;
-    let mut children = Children::new(child::Options {
+    let mut children = Children::new(&child::Options {
         pid1: facts.is_pid1,
         cgroup_root: config.cgroup_root.clone(),
     })

@@ -93,6 +93,10 @@ pub(super) fn run(
 }
 
 /// Sends what is left.
+#[cfg_attr(
+    not(feature = "telemetry"),
+    expect(clippy::unused_async, reason = "as in the other build")
+)]
 pub(super) async fn finish(ports: &mut Ports, budget: std::time::Duration) {
     let telemetry = std::mem::take(&mut ports.telemetry);
     #[cfg(feature = "telemetry")]

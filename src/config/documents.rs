@@ -72,8 +72,8 @@ fn the_example_names_every_key_with_its_default() {
         }
         let found = names.find_map(|name| {
             let steps = key.path.split('.');
-            let named = steps.map(|step| if step == "<name>" { name } else { step });
-            tree.at(&named.collect::<Vec<&str>>())
+            let steps = steps.map(|step| if step == "<name>" { name } else { step });
+            tree.at(&steps.collect::<Vec<&str>>())
         });
         let node = found.unwrap_or_else(|| panic!("{} is not in it", key.path));
         let exact = matches!(key.kind, "duration" | "size" | "number" | "true or false")
@@ -178,7 +178,7 @@ fn the_manual_says_what_the_code_does() {
                 |(found, _)| found,
             );
         if found != wanted {
-            write!(differing, "{begin}{wanted}{end}\n").unwrap();
+            writeln!(differing, "{begin}{wanted}{end}").unwrap();
         }
     }
     assert!(

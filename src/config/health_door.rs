@@ -24,6 +24,10 @@ pub struct HealthDoor {
 const NOT_HERE: &str = "the door serves one plain GET on one address and keeps nothing of a request; put a reverse \
                         proxy before it, or remove it";
 
+#[cfg_attr(
+    not(feature = "opampsupervisor"),
+    expect(dead_code, reason = "only that form has the section")
+)]
 pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Option<SocketAddr>, HealthDoor) {
     let about = ("address", "where GET /health is served");
     let endpoint = section.parsed("endpoint", about, "off", address);

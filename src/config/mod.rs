@@ -33,7 +33,6 @@ mod otel;
 #[cfg(not(feature = "opampsupervisor"))]
 mod otel {
     pub(super) const THEIRS: [(&str, &str); 0] = [];
-    pub(super) const LATER: &str = "";
 }
 mod ours;
 pub mod policy;

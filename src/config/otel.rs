@@ -98,11 +98,9 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
 
 /// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
-const NOT_BUILT: u64 = if cfg!(feature = "telemetry") {
-    0
-} else {
-    OWN_TELEMETRY
-};
+const fn is_not_built(capability: u64) -> bool {
+    !cfg!(feature = "telemetry") && OWN_TELEMETRY & capability != 0
+}
 const REPORTS_COMPONENTS: u64 = 0x4000;
 
 /// Reads the whole form. Problems are left in the reader; what is returned then is not to be used.
@@ -206,7 +204,7 @@ fn capabilities(mut section: Section<'_, '_, '_>) -> u64 {
             {
                 section.problem(key, why);
             }
-            if NOT_BUILT & bit != 0 && section.has(key) {
+            if is_not_built(bit) && section.has(key) {
                 let path = section.path();
                 let warning =
                     format!("{path}.{key} is not supported in this version, it is not announced");

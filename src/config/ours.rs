@@ -116,32 +116,7 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         "file for the reason of an end that was not asked for",
         "/dev/termination-log where it exists",
     );
-    let (listen, token_file) = {
-        let mut section = root.sub("http");
-        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-        let about = (
-            "list of addresses",
-            "where health, metrics and status are served; [] turns it off",
-        );
-        let listen = section.list("listen", about, format!("[{default}]"), |_, text| {
-            address(text)
-        });
-        let token_file = section.path_value(
-            "token_file",
-            "file with the token that every address but loopback asks for",
-            "none",
-        );
-        let listen = listen.unwrap_or_else(|| vec![default]);
-        let open = listen.iter().find(|address| !address.ip().is_loopback());
-        if let Some(open) = open.filter(|_| !section.has("token_file")) {
-            section.problem(
-                "listen",
-                format!("{open} is not loopback; name a file with a token in http.token_file, or listen on 127.0.0.1"),
-            );
-        }
-        section.finish();
-        (listen, token_file)
-    };
+    let (listen, token_file) = http(root.sub("http"));
     let telemetry = super::telemetry::ours(&mut root);
     root.not_built(&["packages", "api"], LATER);
     root.finish();
@@ -166,6 +141,33 @@ pub(super) fn read(tree: &Node, reader: &mut Reader<'_>) -> Config {
         telemetry,
         warnings: Vec::new(),
     }
+}
+
+/// Where the HTTP surface is, and the file with its token.
+fn http(mut section: Section<'_, '_, '_>) -> (Vec<SocketAddr>, Option<PathBuf>) {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let about = (
+        "list of addresses",
+        "where health, metrics and status are served; [] turns it off",
+    );
+    let listen = section.list("listen", about, format!("[{default}]"), |_, text| {
+        address(text)
+    });
+    let token_file = section.path_value(
+        "token_file",
+        "file with the token that every address but loopback asks for",
+        "none",
+    );
+    let listen = listen.unwrap_or_else(|| vec![default]);
+    let open = listen.iter().find(|address| !address.ip().is_loopback());
+    if let Some(open) = open.filter(|_| !section.has("token_file")) {
+        section.problem(
+            "listen",
+            format!("{open} is not loopback; name a file with a token in http.token_file, or listen on 127.0.0.1"),
+        );
+    }
+    section.finish();
+    (listen, token_file)
 }
 
 /// Where our own log goes, and how much of the disk all logs may take.

@@ -432,7 +432,8 @@ pub(super) fn inside_a_revision(storage: &Path, directory: &Path) -> bool {
     })
 }
 
-#[cfg(all(test, feature = "isolation"))]
+#[cfg(test)]
+#[cfg(feature = "isolation")]
 mod tests {
     use crate::config::tests::Env;
     use crate::config::{Config, Limit, LimitKind, Overrides, load};

@@ -17,6 +17,7 @@ use crate::units::Secret;
 pub(super) const NOT_PART: &str = "this program was built without own telemetry, remove it";
 
 /// `ReportsOwnTraces`, `ReportsOwnMetrics`, `ReportsOwnLogs`.
+#[cfg(feature = "opampsupervisor")]
 pub(super) const OWN_TELEMETRY: u64 = 0x20 | 0x40 | 0x80;
 
 /// What of an agent's own telemetry an offer may direct.
@@ -116,22 +117,18 @@ pub enum Detector {
 }
 
 /// What the settings of the `agent:` form say.
-#[cfg(not(feature = "telemetry"))]
+#[cfg(all(not(feature = "telemetry"), feature = "opampsupervisor"))]
 #[expect(clippy::needless_pass_by_value, reason = "stands in for the real one")]
-pub(super) fn declarative(
-    section: &mut Section<'_, '_, '_>,
-    logs: Option<Vec<Export>>,
-) -> Telemetry {
-    _ = logs;
+pub(super) fn declarative(section: &mut Section<'_, '_, '_>, _logs: Vec<Export>) -> Telemetry {
     section.not_built(&["metrics", "traces", "resource"], NOT_PART);
     Telemetry::default()
 }
 
 /// The processors of log records.
-#[cfg(not(feature = "telemetry"))]
-pub(super) fn log_processors(section: &mut Section<'_, '_, '_>) -> Option<Vec<Export>> {
+#[cfg(all(not(feature = "telemetry"), feature = "opampsupervisor"))]
+pub(super) fn log_processors(section: &mut Section<'_, '_, '_>) -> Vec<Export> {
     section.not_built(&["processors"], NOT_PART);
-    None
+    Vec::new()
 }
 
 /// What an agent's own telemetry may be directed by offers.

@@ -49,10 +49,6 @@ pub(crate) enum Purpose {
 
 /// Which state of offered connection settings, of those that were to be saved since the local ones changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "connection"),
-    expect(dead_code, reason = "nothing is offered in this build")
-)]
 pub(crate) struct SaveId {
     /// How often the local settings had changed by then.
     pub(crate) generation: u64,

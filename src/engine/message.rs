@@ -332,6 +332,10 @@ pub enum Command {
 
 /// What the engine wants done.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most effects are for an agent, and each is moved once from a step to its port"
+)]
 pub enum Effect {
     /// For one agent.
     Agent {

@@ -490,34 +490,6 @@ impl Engine {
         self.life.was_killed()
     }
 
-    /// The uid is stored: use it.
-    pub(crate) fn confirm_instance_uid(&mut self, now: Now, uid: [u8; 16]) -> Outcome {
-        self.instance_uid = uid;
-        if let Some(session) = &mut self.session {
-            session.set_instance_uid(uid);
-        }
-        self.note(
-            NoteLevel::Info,
-            "instance uid changed",
-            vec![("service.instance.id", report::uid_text(uid))],
-        );
-        self.finish(now)
-    }
-
-    /// The uid could not be stored: keep the old one, and say why.
-    pub(crate) fn refuse_instance_uid(&mut self, now: Now, reason: &str) -> Outcome {
-        let uid = self.instance_uid;
-        if let Some(session) = &mut self.session {
-            session.set_instance_uid(uid);
-        }
-        self.note(
-            NoteLevel::Error,
-            "new instance uid refused",
-            vec![("error", reason.to_owned())],
-        );
-        self.finish(now)
-    }
-
     /// Whether links need a token of the registration and whether there is one; a new one makes them anew.
     pub(crate) fn set_token(&mut self, now: Now, needed: bool, known: bool, new: bool) -> Outcome {
         let order = self.uplink.set_token(now.mono, needed, known, new);
@@ -537,28 +509,6 @@ impl Engine {
             session.handle_disconnected(to_session(now.mono));
         }
         self.order_link(order);
-    }
-
-    /// Takes another server, when the settings name none.
-    pub(crate) fn set_server(&mut self, now: Now, server: config::Server) -> Outcome {
-        if self.session.is_none() {
-            let mask = session::mask(self.capabilities, &self.settings);
-            self.session = session::build(self.instance_uid, mask, &server);
-            self.effective_stale = true;
-        }
-        self.take_server(now, Some(server));
-        self.finish(now)
-    }
-
-    /// Uses the local settings of a server from now on, and what was offered on top of them.
-    pub(crate) fn take_server(&mut self, now: Now, server: Option<config::Server>) {
-        let changed = self.uplink.server() != server.as_ref();
-        let order = self.uplink.set_server(now.mono, server);
-        self.part(now, order.as_ref());
-        if changed {
-            self.rebuild_connection(now);
-        }
-        self.keep_heartbeat();
     }
 
     /// Its name.

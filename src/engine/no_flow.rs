@@ -9,7 +9,7 @@ use crate::units::Moment;
 
 /// Nothing.
 #[derive(Debug, Default)]
-pub(crate) struct FlowWatch;
+pub(crate) struct FlowWatch {}
 
 /// What the flow of data says at a moment of probation.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Engine {
 
     pub(crate) fn flow_commits(&mut self) {}
 
-    pub(crate) fn flow_words(&self) -> &str {
+    pub(crate) fn flow_words(&self) -> &'static str {
         ""
     }
 

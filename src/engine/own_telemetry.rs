@@ -38,10 +38,18 @@ pub(crate) struct OwnTelemetry {
     trial: Option<Trial>,
     /// What was in force before, while the window of the transaction that proved the present ones has not ended.
     before: Option<(u64, BTreeMap<Class, Exporter>)>,
-    /// The layer of `accepted` that the child did not hold; it is not tried again in this life.
-    given_up: Option<Option<String>>,
+    given_up: GivenUp,
     /// What became of orders, until somebody asks.
     outcomes: Vec<(u64, Result<(), String>)>,
+}
+
+/// What the child did not hold; it is not tried again in this life.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum GivenUp {
+    #[default]
+    Nothing,
+    /// The layer of what was in force, if it had one.
+    Layer(Option<String>),
 }
 
 #[derive(Debug)]
@@ -152,7 +160,7 @@ impl Engine {
             None => wanted.remove(&class),
         };
         tickets.push(ticket);
-        self.own.given_up = None;
+        self.own.given_up = GivenUp::Nothing;
         self.keep_material(wanted, tickets, now.mono.after(TURN_MAX));
     }
 
@@ -176,12 +184,12 @@ impl Engine {
 
     /// Composes what a job asks for with the layer in force.
     pub(crate) fn composed(&self, files: &[OfferedFile]) -> Result<Candidate, Refused> {
-        self.composed_with(files, self.own.layer())
+        self.composed_with(files, self.own.layer().as_deref())
     }
 
     /// The same with the layer on trial.
     pub(crate) fn composed_on_trial(&self, files: &[OfferedFile]) -> Result<Candidate, Refused> {
-        self.composed_with(files, self.own.trial_layer())
+        self.composed_with(files, self.own.trial_layer().as_deref())
     }
 
     /// The same with other local layers.
@@ -198,10 +206,10 @@ impl Engine {
     fn composed_with(
         &self,
         files: &[OfferedFile],
-        layer: Option<String>,
+        layer: Option<&str>,
     ) -> Result<Candidate, Refused> {
         let (settings, places, local) = (&self.settings, &self.places, &self.local);
-        desired::compose_with(settings, places, local, files, layer.as_deref())
+        desired::compose_with(settings, places, local, files, layer)
     }
 
     fn keep_material(
@@ -250,7 +258,6 @@ impl Engine {
             .as_ref()
             .map(|trial| (trial.stage, trial.give_up_at))
         {
-            Some((TrialStage::Keeping, _)) => {}
             Some((TrialStage::Running(number), _)) => self.look_at_trial(number),
             Some((TrialStage::Waiting, give_up_at)) if give_up_at <= now.mono => {
                 self.end_trial(Err("another config was being applied all the time"));
@@ -261,7 +268,7 @@ impl Engine {
                 let accepted = self.own.accepted.clone();
                 self.keep_material(accepted, Vec::new(), now.mono.after(TURN_MAX));
             }
-            None => {}
+            Some((TrialStage::Keeping, _)) | None => {}
         }
     }
 
@@ -362,7 +369,7 @@ impl Engine {
             }
             Err(reason) => {
                 if trial.tickets.is_empty() {
-                    self.own.given_up = Some(self.own.layer());
+                    self.own.given_up = GivenUp::Layer(self.own.layer());
                 }
                 let fields = vec![("reason", report::bounded(reason))];
                 self.note(NoteLevel::Warn, "own telemetry not set up", fields);
@@ -384,7 +391,7 @@ impl Engine {
             return false;
         }
         let layer = self.own.layer();
-        layer_of(&current.files) != layer.as_deref() && self.own.given_up.as_ref() != Some(&layer)
+        layer_of(&current.files) != layer.as_deref() && self.own.given_up != GivenUp::Layer(layer)
     }
 
     fn is_between_configs(&self) -> bool {

@@ -9,7 +9,7 @@ use opamp_client::session::{Session, SessionConfig, SessionEvent};
 
 use crate::config;
 use crate::engine::message::{AgentEffect, LinkEvent, LossKind, NoteLevel, OfferedFile};
-use crate::engine::{Engine, HostRequest, report, to_session};
+use crate::engine::{Engine, HostRequest, Outcome, report, to_session};
 use crate::units::{LinkId, Now, OfferHash};
 
 /// What this version can do, before the settings say what it may.
@@ -50,6 +50,56 @@ pub(super) fn build(uid: [u8; 16], capabilities: u64, server: &config::Server) -
 }
 
 impl Engine {
+    /// The uid is stored: use it.
+    pub(crate) fn confirm_instance_uid(&mut self, now: Now, uid: [u8; 16]) -> Outcome {
+        self.instance_uid = uid;
+        if let Some(session) = &mut self.session {
+            session.set_instance_uid(uid);
+        }
+        self.note(
+            NoteLevel::Info,
+            "instance uid changed",
+            vec![("service.instance.id", report::uid_text(uid))],
+        );
+        self.finish(now)
+    }
+
+    /// The uid could not be stored: keep the old one, and say why.
+    pub(crate) fn refuse_instance_uid(&mut self, now: Now, reason: &str) -> Outcome {
+        let uid = self.instance_uid;
+        if let Some(session) = &mut self.session {
+            session.set_instance_uid(uid);
+        }
+        self.note(
+            NoteLevel::Error,
+            "new instance uid refused",
+            vec![("error", reason.to_owned())],
+        );
+        self.finish(now)
+    }
+
+    /// Takes another server, when the settings name none.
+    pub(crate) fn set_server(&mut self, now: Now, server: config::Server) -> Outcome {
+        if self.session.is_none() {
+            let mask = mask(self.capabilities, &self.settings);
+            self.session = build(self.instance_uid, mask, &server);
+            self.effective_stale = true;
+        }
+        self.take_server(now, Some(server));
+        self.finish(now)
+    }
+
+    /// Uses the local settings of a server from now on, and what was offered on top of them.
+    pub(crate) fn take_server(&mut self, now: Now, server: Option<config::Server>) {
+        let changed = self.uplink.server() != server.as_ref();
+        let order = self.uplink.set_server(now.mono, server);
+        self.part(now, order.as_ref());
+        if changed {
+            self.rebuild_connection(now);
+        }
+        self.keep_heartbeat();
+    }
+
     pub(crate) fn on_link(&mut self, now: Now, link: LinkId, event: LinkEvent) {
         if self.is_beside(link) {
             return match event {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::engine::message::AgentEffect;
+use crate::engine::rollout::Transaction;
 use crate::engine::{Engine, Outcome, desired};
 use crate::units::Now;
 
@@ -49,7 +50,7 @@ impl Engine {
 
     /// How it looks to those that start after it.
     pub(crate) fn standing(&self, now: Now) -> Standing {
-        let proven = self.transaction.as_ref().is_none_or(|it| it.is_proven());
+        let proven = self.transaction.as_ref().is_none_or(Transaction::is_proven);
         let runs = self.life.running().is_some();
         if runs && proven && self.is_healthy(now) {
             return Standing::Well;

@@ -62,10 +62,6 @@ enum Token {
 
 /// Where the link leads that was dialled last, when offered settings say so and not the local ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "connection"),
-    expect(dead_code, reason = "only offered settings lead elsewhere")
-)]
 pub(crate) struct Place {
     /// Its URL, without a query.
     pub(crate) endpoint: String,

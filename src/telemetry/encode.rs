@@ -36,17 +36,17 @@ pub(super) fn pair(key: &str, value: any_value::Value) -> KeyValue {
     }
 }
 
-fn scope() -> Option<InstrumentationScope> {
-    Some(InstrumentationScope {
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
         name: "adjutant".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
-    })
+    }
 }
 
 pub(super) fn logs(sender: &Sender, log_records: Vec<LogRecord>) -> Vec<u8> {
     let scope_logs = vec![ScopeLogs {
-        scope: scope(),
+        scope: Some(scope()),
         log_records,
         schema_url: String::new(),
     }];
@@ -60,7 +60,7 @@ pub(super) fn logs(sender: &Sender, log_records: Vec<LogRecord>) -> Vec<u8> {
 
 pub(super) fn spans(sender: &Sender, spans: Vec<Span>) -> Vec<u8> {
     let scope_spans = vec![ScopeSpans {
-        scope: scope(),
+        scope: Some(scope()),
         spans,
         schema_url: String::new(),
     }];
@@ -74,7 +74,7 @@ pub(super) fn spans(sender: &Sender, spans: Vec<Span>) -> Vec<u8> {
 
 pub(super) fn metrics(sender: &Sender, metrics: Vec<Metric>) -> Vec<u8> {
     let scope_metrics = vec![ScopeMetrics {
-        scope: scope(),
+        scope: Some(scope()),
         metrics,
         schema_url: String::new(),
     }];

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 
 use super::encode::{self, text};
 use super::page::{self, CUMULATIVE};
-use super::pipeline::{Counts, Mood, Outlet};
+use super::pipeline::{Again, Counts, Mood, Outlet};
 use super::process;
 use crate::engine::message::{Command, Reply, Snapshot};
 use crate::port::admin::{Questions, metrics_page};
@@ -50,10 +49,11 @@ impl Reader {
             };
             let body = encode::metrics(&outlet.sender, self.metrics(&snapshot));
             let result = outlet.send(body).await;
-            mood.tell(&outlet, result.as_ref().map(|()| ()));
-            if let Err(refusal) = result {
-                let asked: Option<Duration> = refusal.again.flatten();
-                wait = wait.max(asked.unwrap_or_default());
+            mood.tell(&outlet, result.as_ref().copied());
+            if let Err(refusal) = result
+                && let Again::After(asked) = refusal.again
+            {
+                wait = wait.max(asked);
             }
             if is_last {
                 return;

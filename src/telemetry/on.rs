@@ -134,7 +134,7 @@ impl Telemetry {
             return;
         }
         for span in running.spans.note(now, note) {
-            running.push(span);
+            running.push(&span);
         }
     }
 
@@ -187,10 +187,10 @@ impl Running {
             .into_iter()
             .collect();
         let span = self.spans.single(name, took, attributes, None);
-        self.push(span);
+        self.push(&span);
     }
 
-    fn push(&self, span: opentelemetry_proto::tonic::trace::v1::Span) {
+    fn push(&self, span: &opentelemetry_proto::tonic::trace::v1::Span) {
         for intake in &self.traces {
             intake.push(Record::Span(Box::new(span.clone())));
         }

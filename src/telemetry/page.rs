@@ -132,13 +132,12 @@ fn attributes(mut labels: &str) -> Option<Vec<KeyValue>> {
         for (at, c) in rest.char_indices() {
             match (escaped, c) {
                 (true, 'n') => value.push('\n'),
-                (true, c) => value.push(c),
                 (false, '\\') => {}
                 (false, '"') => {
                     end = Some(at);
                     break;
                 }
-                (false, c) => value.push(c),
+                (_, c) => value.push(c),
             }
             escaped = !escaped && c == '\\';
         }

@@ -93,8 +93,18 @@ pub(super) struct Outlet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: String,
-    /// When to try again; none when there is no use in it.
-    pub(super) again: Option<Option<Duration>>,
+    pub(super) again: Again,
+}
+
+/// When to send the same once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// There is no use in it.
+    Never,
+    /// When we see fit.
+    Sometime,
+    /// As long as the receiver asked for.
+    After(Duration),
 }
 
 impl Outlet {
@@ -110,7 +120,7 @@ impl Outlet {
             let (Ok(name), Ok(value)) = parsed else {
                 return Err(Refusal {
                     reason: format!("the header {name:?} of the settings is none"),
-                    again: None,
+                    again: Again::Never,
                 });
             };
             headers.append(name, value);
@@ -124,7 +134,7 @@ impl Outlet {
         }
         let later = |reason: String| Refusal {
             reason,
-            again: Some(None),
+            again: Again::Sometime,
         };
         let tls = fetch::tls_options(self.export.tls.clone())
             .await
@@ -144,8 +154,10 @@ impl Outlet {
         };
         let again = match answer.status {
             200..=299 => return Ok(()),
-            429 | 502..=504 => Some(answer.retry_after().map(|asked| asked.min(RETRY_AFTER_MAX))),
-            _ => None,
+            429 | 502..=504 => answer.retry_after().map_or(Again::Sometime, |asked| {
+                Again::After(asked.min(RETRY_AFTER_MAX))
+            }),
+            _ => Again::Never,
         };
         let url = fetch::shown(&self.export.url);
         let reason = format!("{url} answers {}", answer.status);
@@ -246,21 +258,21 @@ impl Pipeline {
         let mut waited = Duration::ZERO;
         loop {
             let result = self.outlet.send(body.clone()).await;
-            self.mood.tell(&self.outlet, result.as_ref().map(|()| ()));
+            self.mood.tell(&self.outlet, result.as_ref().copied());
             let Err(refusal) = result else {
                 self.counts.sent.fetch_add(count, Ordering::Relaxed);
                 return;
             };
-            let asked = match refusal.again {
-                Some(asked) if waited < TRIES_MAX && !*self.stop.borrow() => asked,
+            let is_over = waited >= TRIES_MAX || *self.stop.borrow();
+            let wait = match refusal.again {
+                Again::After(asked) if !is_over => asked,
+                // A fleet must not come back in one moment.
+                Again::Sometime if !is_over => pause.mul_f64(0.5 + fastrand::f64()),
                 _ => {
                     self.counts.dropped.fetch_add(count, Ordering::Relaxed);
                     return;
                 }
             };
-            // A fleet must not come back in one moment.
-            let jittered = pause.mul_f64(0.5 + fastrand::f64());
-            let wait = asked.unwrap_or(jittered);
             // The stop comes before any pause; the last try follows it.
             timeout(wait, self.stop.changed()).await.ok();
             waited = waited.saturating_add(wait);

@@ -163,7 +163,7 @@ fn printed(value: &Attribute) -> Value {
 mod tests {
     use super::*;
 
-    fn sent(resource: settings::Resource) -> BTreeMap<String, Value> {
+    fn sent(resource: &settings::Resource) -> BTreeMap<String, Value> {
         let facts: BTreeMap<String, String> = [
             ("host.name".to_owned(), "box".to_owned()),
             ("host.id".to_owned(), "7".to_owned()),
@@ -179,7 +179,7 @@ mod tests {
                 _ => None,
             },
         };
-        let attributes = sender(&resource, &known).resource.attributes;
+        let attributes = sender(resource, &known).resource.attributes;
         attributes
             .into_iter()
             .map(|pair| (pair.key, pair.value.unwrap().value.unwrap()))
@@ -188,10 +188,10 @@ mod tests {
 
     #[test]
     fn the_service_is_always_named_and_settings_win() {
-        let plain = sent(settings::Resource::default());
+        let plain = sent(&settings::Resource::default());
         assert_eq!(plain.get("service.name"), Some(&text("opamp-supervisor")));
         assert_eq!(plain.get("service.instance.id"), Some(&text("uid")));
-        let given = sent(settings::Resource {
+        let given = sent(&settings::Resource {
             attributes: vec![
                 (
                     "service.name".to_owned(),
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn detected_attributes_pass_the_patterns() {
-        let found = sent(settings::Resource {
+        let found = sent(&settings::Resource {
             detectors: vec![Detector::Env, Detector::Host, Detector::Process],
             included: vec!["host.*".to_owned(), "deployment.*".to_owned()],
             excluded: vec!["host.i?".to_owned()],

@@ -40,6 +40,16 @@ struct Apply {
     phase_began: Now,
 }
 
+/// How what a span stands for ended.
+#[derive(Debug)]
+enum Ending {
+    /// Nothing is said of it.
+    Unsaid,
+    Well,
+    /// What went wrong.
+    Badly(String),
+}
+
 impl Spans {
     /// A span of its own.
     pub(super) fn single(
@@ -55,7 +65,7 @@ impl Spans {
             (trace, id, Vec::new()),
             (began, ended),
             attributes,
-            Some(failure),
+            failure.map_or(Ending::Well, |failure| Ending::Badly(failure.to_owned())),
         )
     }
 
@@ -102,12 +112,12 @@ impl Spans {
                 return done;
             }
             let reason = self.reasons.remove(agent);
-            let failure = match to {
-                "committed" | "idle" => Some(None),
-                "policy" => None,
-                _ => Some(Some(reason.unwrap_or_default())),
+            let ending = match to {
+                "committed" | "idle" => Ending::Well,
+                "policy" => Ending::Unsaid,
+                _ => Ending::Badly(reason.unwrap_or_default()),
             };
-            done.push(apply.end(agent, now, to, failure));
+            done.push(apply.end(agent, now, to, ending));
         }
         if !rests {
             let apply = Apply {
@@ -139,36 +149,42 @@ impl Apply {
         let name = format!("apply.{}", self.phase.replace(' ', "_"));
         let ids = (self.trace.clone(), id, self.root.clone());
         let attributes = vec![text("agent", agent.as_str())];
-        finished(&name, ids, (self.phase_began, now), attributes, None)
+        finished(
+            &name,
+            ids,
+            (self.phase_began, now),
+            attributes,
+            Ending::Unsaid,
+        )
     }
 
-    fn end(self, agent: &AgentName, now: Now, to: &str, failure: Option<Option<String>>) -> Span {
+    fn end(self, agent: &AgentName, now: Now, to: &str, ending: Ending) -> Span {
         let outcome = if to == "policy" { "superseded" } else { to };
         let mut attributes = vec![text("agent", agent.as_str()), text("outcome", outcome)];
         if !self.revision.is_empty() {
             attributes.push(text("revision", self.revision));
         }
         let ids = (self.trace, self.root, Vec::new());
-        let failure = failure.as_ref().map(Option::as_deref);
-        finished("apply", ids, (self.began, now), attributes, failure)
+        finished("apply", ids, (self.began, now), attributes, ending)
     }
 }
 
-/// `failure`: no status, well done, or what went wrong.
 fn finished(
     name: &str,
     (trace_id, span_id, parent_span_id): (Vec<u8>, Vec<u8>, Vec<u8>),
     (began, ended): (Now, Now),
     attributes: Vec<KeyValue>,
-    failure: Option<Option<&str>>,
+    ending: Ending,
 ) -> Span {
     let start = began.wall.unix_nanos();
     // By the clock that does not jump.
     let took = ended.mono.since(began.mono).as_nanos();
-    let status = failure.map(|failure| Status {
-        message: failure.unwrap_or_default().to_owned(),
-        code: if failure.is_some() { ERROR } else { OK },
-    });
+    let status = match ending {
+        Ending::Unsaid => None,
+        Ending::Well => Some((String::new(), OK)),
+        Ending::Badly(failure) => Some((failure, ERROR)),
+    };
+    let status = status.map(|(message, code)| Status { message, code });
     Span {
         trace_id,
         span_id,

@@ -172,7 +172,7 @@ pub(in super::super) fn accepted(section: &mut Section<'_, '_, '_>, profile: &Pr
 /// What the settings of the `agent:` form say.
 pub(in super::super) fn declarative(
     section: &mut Section<'_, '_, '_>,
-    logs: Option<Vec<Export>>,
+    logs: Vec<Export>,
 ) -> Telemetry {
     let metrics = {
         let mut section = section.sub("metrics");
@@ -199,14 +199,14 @@ pub(in super::super) fn declarative(
     Telemetry {
         metrics,
         traces,
-        logs: logs.unwrap_or_default(),
+        logs,
         resource: resource(section.sub("resource")),
     }
 }
 
 /// The processors of log records.
-pub(in super::super) fn log_processors(section: &mut Section<'_, '_, '_>) -> Option<Vec<Export>> {
-    Some(exports(section, "processors", Signal::Logs))
+pub(in super::super) fn log_processors(section: &mut Section<'_, '_, '_>) -> Vec<Export> {
+    exports(section, "processors", Signal::Logs)
 }
 
 fn level(section: &mut Section<'_, '_, '_>, about: &'static str) -> bool {
@@ -504,15 +504,12 @@ fn decoded(text: &str) -> String {
     while let Some((first, tail)) = rest.split_first() {
         let digits = tail.get(..2).filter(|_| *first == b'%');
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
+        if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            bytes.push(byte);
+            rest = tail.get(2..).unwrap_or_default();
+        } else {
+            bytes.push(*first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

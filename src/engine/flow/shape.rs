@@ -229,7 +229,7 @@ fn used(trees: &[Tree], pipelines: &str, section: Option<&str>) -> BTreeSet<Stri
         for (name, entry) in tree
             .find(parent)
             .into_iter()
-            .flat_map(|node| node.entries())
+            .flat_map(crate::yaml::Node::entries)
         {
             let name = name.text().unwrap_or_default();
             let rest = name.strip_prefix(kind);
@@ -249,7 +249,7 @@ fn used(trees: &[Tree], pipelines: &str, section: Option<&str>) -> BTreeSet<Stri
 fn texts(trees: &[Tree], section: &str) -> Vec<String> {
     let found = trees
         .iter()
-        .flat_map(|tree| tree.find(section).into_iter().map(|node| meaning(node)));
+        .flat_map(|tree| tree.find(section).into_iter().map(meaning));
     found.collect()
 }
 

@@ -6,8 +6,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
-    clippy::print_stdout,
-    reason = "a model of a program counts in floats, and the table is for people"
+    reason = "a model of a program counts in floats"
 )]
 
 mod cases;

@@ -339,10 +339,7 @@ impl Engine {
 
     fn flow_collapsed(&mut self, what: &str, over: bool) -> Judged {
         let reason = format!("data stopped to flow: {what}");
-        let job = self
-            .transaction
-            .as_ref()
-            .map(|transaction| transaction.wants());
+        let job = self.transaction.as_ref().map(Transaction::wants);
         // Somebody who goes back by hand, or to nothing, knows what stops.
         let meant = matches!(job, Some((Origin::Default, _) | (Origin::Manual, true)));
         if self.settings.apply.flow.mode == FlowMode::Rollback && !meant {

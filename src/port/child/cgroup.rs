@@ -107,7 +107,7 @@ impl Groups {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Of the child before, or of a life before: nothing of it may stay beside the new one.
-                self.kill_left(agent, &group);
+                kill_left(agent, &group);
             }
             Err(error) => {
                 self.tell(agent, &format!("make {}: {error}", group.display()));
@@ -136,7 +136,7 @@ impl Groups {
     /// The child of an agent is gone: so is what it left behind, and then the group.
     pub(super) fn ended(&mut self, agent: &AgentName, marker: &str) {
         if let Some(group) = self.path(agent, marker).filter(|group| group.exists()) {
-            self.kill_left(agent, &group);
+            kill_left(agent, &group);
             self.to_remove.insert(group);
             self.sweep();
         }
@@ -148,21 +148,6 @@ impl Groups {
             Ok(()) => false,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         });
-    }
-
-    fn kill_left(&self, agent: &AgentName, group: &Path) {
-        let left = members(group);
-        if left.is_empty() {
-            return;
-        }
-        let names: Vec<String> = left
-            .iter()
-            .take(NAMED_MAX)
-            .map(|pid| format!("{} ({pid})", command(*pid)))
-            .collect();
-        let (count, names) = (left.len(), names.join(", "));
-        tracing::warn!(%agent, count, processes = names, "left-over processes killed");
-        kill(group);
     }
 
     /// Two agents of two state directories never have the same one.
@@ -255,6 +240,21 @@ impl Drop for Groups {
     }
 }
 
+fn kill_left(agent: &AgentName, group: &Path) {
+    let left = members(group);
+    if left.is_empty() {
+        return;
+    }
+    let names: Vec<String> = left
+        .iter()
+        .take(NAMED_MAX)
+        .map(|pid| format!("{} ({pid})", command(*pid)))
+        .collect();
+    let (count, names) = (left.len(), names.join(", "));
+    tracing::warn!(%agent, count, processes = names, "left-over processes killed");
+    kill(group);
+}
+
 /// A group with controllers below it may have no process itself.
 fn step_aside(base: &Path) -> io::Result<()> {
     let own = std::process::id();
@@ -263,7 +263,7 @@ fn step_aside(base: &Path) -> io::Result<()> {
     }
     let leaf = base.join(OWN);
     match DirBuilder::new().create(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => put(&leaf.join("cgroup.procs"), &own.to_string()),
     }
 }

@@ -205,7 +205,7 @@ pub(super) fn open_group(procs: &Path) -> io::Result<OwnedFd> {
         .create(true)
         .truncate(false)
         .open(procs)?;
-    Ok(file.as_fd().try_clone_to_owned()?)
+    file.as_fd().try_clone_to_owned()
 }
 
 const fn resource(kind: LimitKind) -> Resource {

@@ -197,7 +197,7 @@ impl Children {
     ///
     /// # Errors
     /// When the system refuses a handler, a thread, or the role of a reaper.
-    pub fn new(options: Options) -> io::Result<Self> {
+    pub fn new(options: &Options) -> io::Result<Self> {
         // Before anything is spawned: a parent that ignores SIGCHLD would have made us lose every exit.
         let sigchld = signal(SignalKind::child())?;
         spawn::prepare_host()?;

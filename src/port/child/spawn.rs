@@ -138,6 +138,10 @@ pub(super) struct Plan<'a> {
 }
 
 /// Starts the process and answers its id. It is reaped by the reaper and by nobody else.
+#[cfg_attr(
+    not(feature = "isolation"),
+    expect(clippy::needless_pass_by_value, reason = "the group is handed on")
+)]
 pub(super) fn start(plan: Plan<'_>, stdout: Stdio, stderr: Stdio) -> Result<u32, SpawnFailure> {
     let environment = environment(&plan, |name| std::env::var_os(name));
     let path = environment.get(&OsString::from("PATH")).cloned();

@@ -87,6 +87,7 @@ fn numbers(request: &[u8]) -> Vec<u64> {
     let mut plain = Vec::new();
     if head.contains("content-encoding: gzip") {
         use std::io::Read as _;
+        #[expect(clippy::disallowed_types, reason = "a test reads what it wrote itself")]
         let mut decoder = flate2::read::GzDecoder::new(body);
         decoder.read_to_end(&mut plain).unwrap();
     } else {

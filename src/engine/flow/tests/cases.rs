@@ -254,6 +254,7 @@ pub(super) fn all(with_held_out: bool) -> Vec<Case> {
     broken_out(&mut book);
     broken_in_part(&mut book);
     good_by_itself(&mut book);
+    good_with_a_gap(&mut book);
     good_on_purpose(&mut book);
     good_in_time(&mut book);
     untold(&mut book);
@@ -565,6 +566,10 @@ fn good_by_itself(book: &mut Book) {
             full,
         );
     }
+}
+
+fn good_with_a_gap(book: &mut Book) {
+    let good = Truth::Good;
     for rate in [10.0, 1_000.0] {
         for at in [30, 150, 290] {
             let draft = Draft::logs(steady(rate))

@@ -187,12 +187,11 @@ impl Program {
         };
         self.count(signal, FlowRole::Sent, part, sent);
         let left = all - sent;
-        match taking {
-            Taking::Refuses => self.count(signal, FlowRole::Failed, part, left),
-            _ => {
-                self.held.insert((index, signal), left);
-                self.count(signal, FlowRole::Waiting, part, left);
-            }
+        if taking == Taking::Refuses {
+            self.count(signal, FlowRole::Failed, part, left);
+        } else {
+            self.held.insert((index, signal), left);
+            self.count(signal, FlowRole::Waiting, part, left);
         }
     }
 

@@ -115,7 +115,7 @@ impl Bench {
             root,
             agent: agent(),
             dirs,
-            children: Children::new(Options {
+            children: Children::new(&Options {
                 pid1: std::process::id() == 1,
                 cgroup_root,
             })

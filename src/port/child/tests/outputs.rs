@@ -123,7 +123,7 @@ fn what_a_child_writes_while_nobody_reads_is_read_later() {
                 root,
                 agent,
                 dirs,
-                children: Children::new(Options {
+                children: Children::new(&Options {
                     pid1: false,
                     cgroup_root: CgroupRoot::Off,
                 })

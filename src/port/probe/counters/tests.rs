@@ -121,9 +121,10 @@ fn a_page_with_ten_thousand_parts_is_refused_not_kept() {
         }],
         ..flow("otelcol")
     };
-    let page: String = (0..10_000)
+    let lines: Vec<String> = (0..10_000)
         .map(|i| format!("n{{receiver=\"r{i}\"}} 1\n"))
         .collect();
+    let page = lines.concat();
     let refused = parse(&page, &flow);
     assert_eq!(refused, Err("more than 512 counters".to_owned()));
 }
