@@ -374,6 +374,7 @@ impl Server {
     }
 
     /// Offers connection settings, as opamp-go's server takes them.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it in place")]
     pub(crate) fn offer(&self, settings: Value) {
         self.must("/settings", &settings);
     }

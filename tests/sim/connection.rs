@@ -43,7 +43,7 @@ impl Network {
         offered: Option<&adjutant::engine::message::Offered>,
     ) -> bool {
         let local: Target = server.endpoint.parse().unwrap();
-        let target = offered.map_or(local.clone(), |offered| offered.on(&local).unwrap());
+        let target = offered.map_or_else(|| local.clone(), |offered| offered.on(&local).unwrap());
         let place = target.to_string();
         let alive = !self.dead.contains(&place);
         if alive {

@@ -5,6 +5,7 @@
 //! ever, and the stop ends inside its budget with the dependants first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -147,13 +148,15 @@ impl Play {
                 _ => Kind::Well(random.below(4_000)),
             };
             kinds.insert(name(number), kind);
-            text.push_str(&format!(
+            writeln!(
+                text,
                 "  {}: {{profile: generic, executable: /bin/sh, start_after: [{}], start_wait: {wait}s, \
-                 restart: {{give_up_after: {}}}, health: {{kind: exec, command: [/bin/look], interval: 1s, failures: 1}}}}\n",
+                 restart: {{give_up_after: {}}}, health: {{kind: exec, command: [/bin/look], interval: 1s, failures: 1}}}}",
                 name(number),
                 after.join(", "),
                 random.below(2) * 4,
-            ));
+            )
+            .unwrap();
         }
         let overrides = Overrides::default();
         let config = config::load("sim", &text, &NoEnvironment, &overrides).unwrap();
@@ -381,7 +384,7 @@ impl Play {
             .unwrap();
         for on in &settings.start.after {
             let nothing = self.kinds[on] == Kind::Nothing;
-            let Some(begun) = self.begun.get(on).copied().or(nothing.then_some(0)) else {
+            let Some(begun) = self.begun.get(on).copied().or_else(|| nothing.then_some(0)) else {
                 self.violated(&format!("{agent} is started before {on} was"));
             };
             let failing = self.failures.get(on).is_some_and(|times| *times >= 3);

@@ -108,6 +108,10 @@ impl Behaviour {
 }
 
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of a model that do not depend on each other"
+)]
 struct Child {
     text: String,
     marker: String,
@@ -204,6 +208,10 @@ pub(super) struct Server {
     health: Option<ComponentHealth>,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a model that do not depend on each other"
+)]
 pub(crate) struct World {
     seed: u64,
     pub(super) random: Random,

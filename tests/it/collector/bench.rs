@@ -187,7 +187,7 @@ impl Bench {
     /// Runs the supervisor with a settings file that names its server, whether that is there or not.
     pub(crate) fn run_without(&mut self, settings: &str) -> Supervisor {
         let text = settings.replace("STATE", &self.path("state").display().to_string());
-        self.start(&text, false)
+        self.start(&text, false, &[])
     }
 
     /// As [`Bench::run`], with this endpoint of the server.

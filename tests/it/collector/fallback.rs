@@ -2,7 +2,7 @@
 //! when a supervisor starts with a server that is not there, or has been there once,
 //! then the fallback runs only where nothing is stored and nobody was reached, and only what validates may be one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::bench::{AgentForm, Bench, Reload};
 use super::{in_both_modes, on_both_servers};
@@ -15,7 +15,7 @@ in_both_modes!(stored_config_runs_and_the_fallback_does_not);
 on_both_servers!(server_that_answers_keeps_the_fallback_away);
 on_both_servers!(fallback_goes_on_until_there_is_an_offer);
 
-fn with_fallback(settings: AgentForm, file: &PathBuf) -> AgentForm {
+fn with_fallback(settings: AgentForm, file: &Path) -> AgentForm {
     AgentForm {
         more: format!("  startup_fallback_configs: ['{}']\n", file.display()),
         ..settings

@@ -97,9 +97,10 @@ impl Committed {
         assert_eq!(self.supervisor.healthy(), self.pid, "the same process");
         self.bench.flows("out.json");
         crate::peers::eventually("the trials are gone", || {
-            match self.bench.path("state/agents/collector/trial").exists() {
-                true => Err("trial is there".to_owned()),
-                false => Ok(()),
+            if self.bench.path("state/agents/collector/trial").exists() {
+                Err("trial is there".to_owned())
+            } else {
+                Ok(())
             }
         });
         words

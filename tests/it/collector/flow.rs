@@ -6,7 +6,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use crate::peers::{free_port, otelcol};
 /// What a client of the Collector does all the time: some records a second, whoever listens.
 #[derive(Debug)]
 struct Load {
-    port: Arc<AtomicU16>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -31,19 +30,17 @@ fn records() -> String {
 
 impl Load {
     fn on(port: u16) -> Self {
-        let port = Arc::new(AtomicU16::new(port));
         let stop = Arc::new(AtomicBool::new(false));
-        let (to, until) = (Arc::clone(&port), Arc::clone(&stop));
+        let until = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let body = records();
             while !until.load(Ordering::Relaxed) {
                 // Nobody there, or a no, is what some of the configs are about.
-                send(to.load(Ordering::Relaxed), &body).ok();
+                send(port, &body).ok();
                 std::thread::park_timeout(Duration::from_millis(50));
             }
         });
         Self {
-            port,
             stop,
             thread: Some(thread),
         }

@@ -1,5 +1,5 @@
 //! Given a Collector with local layers under settings of our own form,
-//! when a local file changes (edited in place, replaced, a ConfigMap swapped), for better or worse, alone or with an
+//! when a local file changes (edited in place, replaced, a `ConfigMap` swapped), for better or worse, alone or with an
 //! offer of the server,
 //! then it goes the way of an offer: what is good runs, what is bad is named and never takes anything down, and the
 //! server's own offer stays what it was.

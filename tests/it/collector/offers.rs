@@ -66,6 +66,7 @@ fn committed(supervisor: &Supervisor, hash: &str) {
     });
 }
 
+#[expect(clippy::print_stdout, reason = "what was measured is for people")]
 fn fifty_offers_in_ten_seconds_leave_the_newest_and_nothing_else(kind: Kind, reload: Reload) {
     let mut bench = Bench::new(kind);
     let supervisor = bench.run_text(&settings(reload));

@@ -132,12 +132,7 @@ impl World {
             Ok(loaded) => loaded,
             Err(error) => self.violated(&format!("state does not load: {error}")),
         };
-        let living: Vec<u32> = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.alive)
-            .map(|(pid, _)| *pid)
-            .collect();
+        let living = self.living_pids();
         if living.len() > 1 {
             self.violated(&format!("more than one child lives: {living:?}"));
         }
@@ -156,26 +151,10 @@ impl World {
             child.connection = None;
             child.reaped = false;
         }
-        self.protected = living.first().copied().filter(|pid| {
-            let runs = self.children.get(pid).unwrap();
-            let wanted = self
-                .server
-                .offer
-                .as_ref()
-                .is_none_or(|offer| offer.text == runs.text);
-            let quiet = persisted
-                .journal
-                .last()
-                .is_none_or(|record| record.step.is_final());
-            let good =
-                Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
-            self.protects
-                && wanted
-                && quiet
-                && good
-                && !runs.ending
-                && self.current() == self.last_good()
-        });
+        self.protected = living
+            .first()
+            .copied()
+            .filter(|pid| self.is_protected(*pid, &persisted));
         if let Some(pid) = living.first() {
             // It dials again as long as nobody answers, ever more slowly.
             let child = self.children.get(pid).unwrap().clone();
@@ -233,6 +212,36 @@ impl World {
         let effects = host.start(self.clock());
         self.host = Some(host);
         self.perform(effects);
+    }
+
+    fn living_pids(&self) -> Vec<u32> {
+        self.children
+            .iter()
+            .filter(|(_, child)| child.alive)
+            .map(|(pid, _)| *pid)
+            .collect()
+    }
+
+    /// Whether nothing asks for the end of a child that lives on.
+    fn is_protected(&self, pid: u32, persisted: &adjutant::engine::message::Persisted) -> bool {
+        let runs = self.children.get(&pid).unwrap();
+        let wanted = self
+            .server
+            .offer
+            .as_ref()
+            .is_none_or(|offer| offer.text == runs.text);
+        let quiet = persisted
+            .journal
+            .last()
+            .is_none_or(|record| record.step.is_final());
+        let good =
+            Behaviour::of(&runs.text).is_good() && self.last_good() == Some(runs.text.clone());
+        self.protects
+            && wanted
+            && quiet
+            && good
+            && !runs.ending
+            && self.current() == self.last_good()
     }
 
     /// A HUP; the settings have not changed.

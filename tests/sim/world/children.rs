@@ -80,8 +80,12 @@ impl World {
         let talk = What::ChildTalks { pid, generation };
         let talks_at = match Behaviour::of(&child.text) {
             Behaviour::Slow => Some(self.now + 9_000),
-            Behaviour::Ok | Behaviour::NeverHealthy | Behaviour::DiesLater => Some(self.now + 60),
-            Behaviour::Refused | Behaviour::Flows | Behaviour::Starves => Some(self.now + 60),
+            Behaviour::Ok
+            | Behaviour::NeverHealthy
+            | Behaviour::DiesLater
+            | Behaviour::Refused
+            | Behaviour::Flows
+            | Behaviour::Starves => Some(self.now + 60),
             _ => None,
         };
         self.children.get_mut(&pid).unwrap().talks_at = talks_at;

@@ -128,6 +128,7 @@ impl World {
 
 /// Whatever ends a test early, what led to it is told.
 impl Drop for World {
+    #[expect(clippy::print_stderr, reason = "the last lines of a failing seed")]
     fn drop(&mut self) {
         if !std::thread::panicking() || !self.tracing {
             return;

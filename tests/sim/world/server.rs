@@ -132,7 +132,7 @@ impl World {
                 Behaviour::of(&text),
                 Behaviour::DiesLater | Behaviour::NeverHealthy
             );
-            if !Behaviour::of(&text).is_good() && !(on_proof && turns_bad) {
+            if !(Behaviour::of(&text).is_good() || on_proof && turns_bad) {
                 self.violated(&format!("APPLIED reported for {text:?}"));
             }
             if !(on_proof && runs) && self.text_at("last-good").as_deref() != Some(text.as_str()) {

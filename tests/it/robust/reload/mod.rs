@@ -28,7 +28,7 @@ const REVISION: &str = "{kind: http, url: 'http://127.0.0.1:PORT/config', expect
 
 struct Bench {
     rig: Rig,
-    _supervisor: Supervisor,
+    supervisor: Supervisor,
 }
 
 /// How the last rollout told the child, and how it ended.
@@ -83,10 +83,7 @@ restart_files: ['.vrl']
         let checked = rig.cli_alone(&["profile", "check", profile.to_str().unwrap()]);
         assert_eq!(checked.code, Some(0), "{}", checked.err);
         let supervisor = rig.start();
-        let bench = Self {
-            rig,
-            _supervisor: supervisor,
-        };
+        let bench = Self { rig, supervisor };
         let told = bench.apply(first);
         assert_eq!(told.done.code, Some(0), "{}", told.done.err);
         bench
@@ -347,10 +344,8 @@ fn a_child_near_its_limit_of_descriptors_gets_a_new_process_instead_of_a_hup() {
     let (name, new, reloads) = bench.running();
     assert_eq!((name.as_str(), reloads), ("c", 0), "by a new process");
     assert_ne!(new, pid);
-    bench
-        ._supervisor
-        .logs("child restarted instead of reloaded");
-    let log = bench._supervisor.log();
+    bench.supervisor.logs("child restarted instead of reloaded");
+    let log = bench.supervisor.log();
     assert!(
         log.contains("of its 64 descriptors are open, a reload could run out of them"),
         "{log}"
