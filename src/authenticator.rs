@@ -139,8 +139,8 @@ fn unusable(reason: String) -> LinkLoss {
     }
 }
 
-#[cfg(test)]
 #[cfg(feature = "auth")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::units::TextSource;

@@ -432,8 +432,8 @@ pub(super) fn inside_a_revision(storage: &Path, directory: &Path) -> bool {
     })
 }
 
-#[cfg(test)]
 #[cfg(feature = "isolation")]
+#[cfg(test)]
 mod tests {
     use crate::config::tests::Env;
     use crate::config::{Config, Limit, LimitKind, Overrides, load};
