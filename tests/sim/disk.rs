@@ -93,6 +93,11 @@ impl ModelDisk {
         self.lock().mutations.clone()
     }
 
+    /// How many of them there were.
+    pub(crate) fn changes(&self) -> usize {
+        self.lock().mutations.len()
+    }
+
     /// Lets the process die when it makes a syscall after number `steps`.
     pub(crate) fn die_after(&self, steps: u64) {
         self.lock().die_after = Some(steps);

@@ -255,6 +255,8 @@ pub(crate) struct World {
     tools: BTreeSet<Ticket>,
     pub(crate) signals: u64,
     exited: bool,
+    /// The life, and how much was written, when the disk was looked at last.
+    checked: Option<(u64, usize)>,
     /// Whether a person gave an order.
     ordered: bool,
 }

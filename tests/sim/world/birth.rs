@@ -1,5 +1,7 @@
 //! How a world begins, and how the product starts in it.
 
+use std::cell::RefCell;
+
 use super::*;
 
 struct NoEnvironment;
@@ -22,6 +24,19 @@ impl Environment for NoEnvironment {
     }
 }
 
+/// Many worlds have the same settings; reading them takes longer than a short history.
+fn settings(text: String) -> Config {
+    thread_local! {
+        static READ: RefCell<BTreeMap<String, Config>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    READ.with_borrow_mut(|read| {
+        let read = read.entry(text).or_insert_with_key(|text| {
+            config::load("sim", text, &NoEnvironment, &Overrides::default()).unwrap()
+        });
+        read.clone()
+    })
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         Self::with(seed, "")
@@ -38,8 +53,7 @@ impl World {
             "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\n\
              agents: {{collector: {{profile: adjutant, {agent}}}}}\n{more}"
         );
-        let overrides = Overrides::default();
-        let config = config::load("sim", &text, &NoEnvironment, &overrides).unwrap();
+        let config = settings(text);
         let disk = ModelDisk::new(seed);
         disk.put_dir(Path::new("/state"));
         Self {
@@ -83,6 +97,7 @@ impl World {
             tools: BTreeSet::new(),
             signals: 0,
             exited: false,
+            checked: None,
             ordered: false,
         }
     }

@@ -84,6 +84,12 @@ impl World {
             // Between two lives the link may be anything; what the next life makes of it counts.
             return;
         }
+        // What was well is well until somebody writes.
+        let changes = (self.life, self.disk.changes());
+        if self.checked == Some(changes) {
+            return;
+        }
+        self.checked = Some(changes);
         let there = self.disk.kind(current).unwrap_or(Kind::Absent) != Kind::Absent;
         if there {
             let target = self.link_target("current").unwrap();
