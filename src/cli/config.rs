@@ -5,8 +5,10 @@
 //! Must never: read the state directory behind the supervisor's back.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "doctor")]
 use std::time::Duration;
 
+#[cfg(feature = "doctor")]
 use similar::TextDiff;
 
 use super::status::table;
@@ -18,8 +20,10 @@ use crate::units::{AgentName, RevisionId, order};
 /// Files above this are compared for equality only.
 const DIFF_BYTES_MAX: usize = 1024 * 1024;
 /// After this a diff is coarse but still correct.
+#[cfg(feature = "doctor")]
 const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
 /// Unchanged lines around a change.
+#[cfg(feature = "doctor")]
 const CONTEXT: usize = 3;
 
 pub(super) async fn list(
@@ -232,13 +236,24 @@ fn file_diff(
     if old.len().max(new.len()) > DIFF_BYTES_MAX {
         return format!("Files {old_place} and {new_place} differ, too large to compare\n");
     }
+    unified(&old, &new, old_place, new_place)
+}
+
+#[cfg(feature = "doctor")]
+fn unified(old: &str, new: &str, old_place: &str, new_place: &str) -> String {
     let diff = TextDiff::configure()
         .timeout(DIFF_TIMEOUT)
-        .diff_lines(&old, &new);
+        .diff_lines(old, new);
     diff.unified_diff()
         .context_radius(CONTEXT)
         .header(old_place, new_place)
         .to_string()
+}
+
+/// The smallest build names what differs; `config show` has the files.
+#[cfg(not(feature = "doctor"))]
+fn unified(_: &str, _: &str, old_place: &str, new_place: &str) -> String {
+    format!("Files {old_place} and {new_place} differ\n")
 }
 
 fn content_of(file: &FileDocument) -> (Option<&str>, Option<&str>) {
