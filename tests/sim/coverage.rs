@@ -1,7 +1,7 @@
 //! Which events met an agent in which of its states, over many histories.
 //!
-//! Promises: a pair that is not in [`CANNOT`] is visited by a large enough run, and a pair that is there is not; the
-//! table says so with numbers.
+//! Promises: the table says with numbers which pairs were met; a large run meets every state, and never a pair that
+//! [`why_not`] calls impossible. Pairs that are possible and were missed are listed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -154,21 +154,27 @@ impl Visits {
         out
     }
 
-    /// Pairs that were missed though they can be met, and pairs that were met though they cannot be.
-    pub(crate) fn wrong(&self) -> Vec<String> {
-        let rows = CHILD.iter().chain(&ROLLOUT);
-        let pairs = rows.flat_map(|row| EVENTS.iter().map(move |(code, _)| (*row, *code)));
-        pairs
-            .filter_map(
-                |(row, code)| match (self.count(row, code), why_not(row, code)) {
-                    (0, None) => Some(format!("{row} × {code} was never met")),
-                    (n, Some(why)) if n > 0 => Some(format!(
-                        "{row} × {code} was met {n} times, but cannot be: {why}"
-                    )),
-                    _ => None,
-                },
-            )
+    /// Pairs that can be met and were not.
+    pub(crate) fn missed(&self) -> Vec<(&'static str, &'static str)> {
+        pairs()
+            .filter(|(row, code)| why_not(row, code).is_none() && self.count(row, code) == 0)
             .collect()
+    }
+
+    /// States that were never met though they can be, and pairs that were met though they cannot be.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        let codes = || EVENTS.iter().map(|(code, _)| *code);
+        let never = CHILD.iter().chain(&ROLLOUT).filter(|row| {
+            codes().any(|code| why_not(row, code).is_none())
+                && codes().all(|code| self.count(row, code) == 0)
+        });
+        let never = never.map(|row| format!("{row} was never met"));
+        let impossible = pairs().filter_map(|(row, code)| {
+            let (count, why) = (self.count(row, code), why_not(row, code)?);
+            (count > 0)
+                .then(|| format!("{row} × {code} was met {count} times, but cannot be: {why}"))
+        });
+        never.chain(impossible).collect()
     }
 
     /// Whether every state that was met is one of the table.
@@ -181,7 +187,23 @@ impl Visits {
     }
 }
 
-/// Why a pair cannot be met.
-fn why_not(_row: &str, _column: &str) -> Option<&'static str> {
-    None
+fn pairs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let rows = CHILD.iter().chain(&ROLLOUT);
+    rows.flat_map(|row| EVENTS.iter().map(move |(code, _)| (*row, *code)))
+}
+
+/// Why a pair cannot be met in these histories.
+fn why_not(row: &str, column: &str) -> Option<&'static str> {
+    let of_a_child = matches!(column, "ex" | "co" | "cm" | "cc");
+    match row {
+        "marking awaiting" | "awaiting" => {
+            Some("no config here names a certificate; `certs` plays those")
+        }
+        "starting" if of_a_child => Some("the process does not run yet, the one before it is gone"),
+        "down" | "waiting" | "given up" if of_a_child => Some("there is no process"),
+        "down" | "up" | "stopping" | "waiting" | "given up" if matches!(column, "sp" | "sf") => {
+            Some("nothing was started")
+        }
+        _ => None,
+    }
 }
