@@ -215,7 +215,7 @@ pub enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// List, show and compare stored revisions
+    /// List, show, compare and export stored revisions
     Config {
         /// What of them.
         #[command(subcommand)]

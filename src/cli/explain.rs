@@ -53,7 +53,7 @@ fn below<'a>(all: &'a [Explained], key: &str) -> Result<Vec<&'a Explained>, Fail
         .into_iter()
         .flat_map(keys_not_built);
     let hint = if later.any(|it| is_like(&it, key)) {
-        "it is known, and not supported in this version".to_owned()
+        "it is known and refused; `adjutant validate` says why where it is set".to_owned()
     } else if let Some(near) = nearest_key(key, all) {
         format!("did you mean {near:?}?")
     } else {

@@ -169,7 +169,11 @@ fn agent(
     }
     let start = super::start::order(&mut section);
     let process = super::process::process(&mut section);
-    section.not_built(&["packages", "certificates"], LATER);
+    section.not_built(&["packages"], LATER);
+    section.not_built(
+        &["certificates"],
+        "certificates stand at the top level: name this agent in `certificates.<name>.agents`",
+    );
     section.finish();
     Some(Agent {
         name: agent_name?,

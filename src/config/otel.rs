@@ -96,7 +96,7 @@ const CAPABILITIES: [(&str, &str, bool, u64); 11] = [
     ),
 ];
 
-/// Of these, the ones that this version has no means for. Asking for one is a warning, not an error: most are
+/// Of these, the ones that this build has no means for. Asking for one is a warning, not an error: most are
 /// on by habit, and what is announced to the server stays true either way.
 const fn is_not_built(capability: u64) -> bool {
     !cfg!(feature = "telemetry") && OWN_TELEMETRY & capability != 0
@@ -207,7 +207,7 @@ fn capabilities(mut section: Section<'_, '_, '_>) -> u64 {
             if is_not_built(bit) && section.has(key) {
                 let path = section.path();
                 let warning =
-                    format!("{path}.{key} is not supported in this version, it is not announced");
+                    format!("{path}.{key}: this build has no own telemetry, it is not announced");
                 section.reader.warnings.push(warning);
             }
         }
