@@ -110,7 +110,8 @@ impl Engine {
 
     /// When to be called for it.
     pub(crate) fn fallback_due(&self) -> Option<Moment> {
-        self.fallback.as_ref()?.begin_at
+        let begin_at = self.fallback.as_ref()?.begin_at;
+        begin_at.filter(|_| !self.stopping)
     }
 
     /// The server was reached: the config of the settings takes its place, where there is any.
@@ -138,6 +139,14 @@ impl Engine {
                 "server reached, the fallback config runs until there is an offer",
                 vec![],
             );
+        }
+    }
+
+    /// New settings were read: the fallback files stay where they stand, and the new layers wait behind them.
+    pub(crate) fn keep_fallback(&mut self, settings: &mut crate::config::Agent) {
+        if let Some(fallback) = &mut self.fallback {
+            let stand = self.settings.layers.clone();
+            fallback.normal = std::mem::replace(&mut settings.layers, stand);
         }
     }
 

@@ -111,9 +111,15 @@ impl Engine {
         self.remember(record);
     }
 
-    /// Whether an offer came to an end in the journal already.
+    /// Whether it is known what became of an offer. One that was interrupted before it was on disk was not tried.
     fn is_settled(&self, offer: &OfferHash) -> bool {
         let mut records = self.history.iter();
-        records.any(|record| record.offer.as_ref() == Some(offer) && record.step.is_final())
+        records.any(|record| {
+            record.offer.as_ref() == Some(offer)
+                && matches!(
+                    record.step,
+                    Step::Committed | Step::RolledBack | Step::Failed
+                )
+        })
     }
 }

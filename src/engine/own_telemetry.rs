@@ -277,12 +277,16 @@ impl Engine {
             .current
             .as_ref()
             .map_or(&[][..], |current| &current.files);
-        if desired::is_empty(files) || layer_of(files) == self.own.trial_layer().as_deref() {
+        if desired::is_empty(files) {
             // With nothing that runs there is nothing to prove; the next config has it.
             return self.end_trial(Ok(()));
         }
         if !self.is_between_configs() {
             return;
+        }
+        // Only now: while a config is on its way, what runs may have the layer and not be proven.
+        if layer_of(files) == self.own.trial_layer().as_deref() {
+            return self.end_trial(Ok(()));
         }
         let job = Job {
             origin: Origin::Local,
@@ -400,6 +404,7 @@ impl Engine {
             && self.settling.is_none()
             && self.frozen.is_none()
             && !self.stopping
+            && !self.is_held_back()
     }
 }
 

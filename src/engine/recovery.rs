@@ -24,10 +24,11 @@ impl Engine {
         now: Now,
         leftover: Option<super::message::Leftover>,
     ) -> Outcome {
-        self.begin_layers();
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
+        // Before the local files are looked at: those of a fallback are not among them.
         self.take_fallback();
+        self.begin_layers();
         if let Some(leftover) = leftover {
             self.take_over(now, leftover);
             if self.life.running().is_some() {

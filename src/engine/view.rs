@@ -474,10 +474,11 @@ impl Engine {
     pub(crate) fn set_settings(
         &mut self,
         now: Now,
-        settings: crate::config::Agent,
+        mut settings: crate::config::Agent,
         server: Option<crate::config::Server>,
         grace: std::time::Duration,
     ) -> Outcome {
+        self.keep_fallback(&mut settings);
         let before = self.spawn_spec();
         self.life.set_policy(settings.restart, grace);
         if self.settings.profile.flow != settings.profile.flow {

@@ -129,6 +129,8 @@ impl Host {
     /// When that has to be looked at.
     pub(super) fn handover_due(&self) -> Option<Moment> {
         match self.handover {
+            // A stop that was ordered meanwhile comes first, and has deadlines of its own.
+            _ if self.stopping.is_some() => None,
             Some(Handover::Leaving { from, until }) => {
                 let idle = self.engines.iter().all(Engine::disk_is_idle);
                 Some(if idle { from } else { until })

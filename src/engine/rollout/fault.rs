@@ -7,7 +7,7 @@
 //! Must never: turn a refusal into an acceptance, or blame a file that was not tried.
 
 use super::search::{Next, RUNS_MAX, Search, Verdict};
-use super::{Remember, Stage, VALIDATOR_OUTPUT_MAX};
+use super::{Remember, Source, Stage, VALIDATOR_OUTPUT_MAX};
 use crate::engine::desired::{self, Candidate};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
@@ -164,7 +164,12 @@ impl Engine {
     /// with, else says no more than the validator did.
     pub(super) fn refused(&mut self, now: Now, code: i32, words: &str) {
         let plain = refusal(code, "", words);
-        let on = self.settings.apply.find_fault;
+        // Which file is to blame is asked of files that somebody offered or edited.
+        let files_came = matches!(
+            super::transaction_source(self),
+            Some(Source::Files(_) | Source::Recompose | Source::Base)
+        );
+        let on = self.settings.apply.find_fault && files_came;
         let good = self.last_good.clone();
         let files = self.transaction.as_ref().and_then(|t| t.revision.as_ref());
         let (true, Some(good), Some(revision)) = (on, good, files) else {

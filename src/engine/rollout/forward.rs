@@ -104,6 +104,11 @@ impl Engine {
     }
 
     pub(super) fn nothing_to_run(&mut self, now: Now) {
+        if matches!(transaction_source(self), Some(Source::OwnTelemetry)) {
+            // It has to come to an end, or it would be tried again at once.
+            let reason = "there is no config that destinations of own telemetry could be a part of";
+            return self.fail(now, reason, Remember::No);
+        }
         let origin = self
             .transaction
             .as_ref()
