@@ -72,9 +72,17 @@ enum TrialStage {
 }
 
 impl OwnTelemetry {
-    /// The layer in force.
+    /// The layer in force; none where the child did not hold it, so that no config is blamed for it.
     pub(crate) fn layer(&self) -> Option<String> {
+        self.known_layer().filter(|_| !self.is_given_up())
+    }
+
+    fn known_layer(&self) -> Option<String> {
         telemetry::layer(&self.accepted).or_else(|| self.inherited.clone())
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(&self.given_up, GivenUp::Layer(layer) if *layer == self.known_layer())
     }
 
     /// At the start: what runs.
@@ -347,6 +355,7 @@ impl Engine {
         let end = self.end_of(number);
         if let (Some((Step::Failed | Step::RolledBack, reason)), Some((_, before))) = (end, before)
         {
+            self.own.given_up = GivenUp::Layer(self.own.known_layer());
             self.own.accepted = before;
             let fields = vec![("reason", report::bounded(&reason))];
             self.note(NoteLevel::Warn, "own telemetry did not hold", fields);
@@ -373,7 +382,7 @@ impl Engine {
             }
             Err(reason) => {
                 if trial.tickets.is_empty() {
-                    self.own.given_up = GivenUp::Layer(self.own.layer());
+                    self.own.given_up = GivenUp::Layer(self.own.known_layer());
                 }
                 let fields = vec![("reason", report::bounded(reason))];
                 self.note(NoteLevel::Warn, "own telemetry not set up", fields);
@@ -394,8 +403,7 @@ impl Engine {
         if desired::is_empty(&current.files) || !self.is_between_configs() {
             return false;
         }
-        let layer = self.own.layer();
-        layer_of(&current.files) != layer.as_deref() && self.own.given_up != GivenUp::Layer(layer)
+        !self.own.is_given_up() && layer_of(&current.files) != self.own.layer().as_deref()
     }
 
     fn is_between_configs(&self) -> bool {
