@@ -13,7 +13,7 @@ use super::host::{APPLIED, settled};
 use super::order;
 use super::world::{Behaviour, Faults, World};
 
-/// Histories of a plain `cargo test`; CI runs a hundred thousand by `ADJUTANT_SIM_HISTORIES`.
+/// Histories of a plain `cargo test`; `.ci/run` and `.ci/nightly` run more by `ADJUTANT_SIM_HISTORIES`.
 const FEW: u64 = 100;
 /// From so many on, every state has to have been met.
 const MANY: u64 = 20_000;

@@ -282,6 +282,8 @@ impl World {
 
     fn person(&mut self, command: Command) {
         self.ordered = true;
+        // A reason of its own for a new process.
+        self.protected = None;
         let id = CommandId(self.next_event);
         self.later(0, What::Host(Event::Command { id, command }));
     }

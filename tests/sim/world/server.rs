@@ -130,7 +130,7 @@ impl World {
             let runs = self.current().as_deref() == Some(text.as_str()) || self.ordered;
             let turns_bad = matches!(
                 Behaviour::of(&text),
-                Behaviour::DiesLater | Behaviour::NeverHealthy
+                Behaviour::DiesLater | Behaviour::NeverHealthy | Behaviour::Starves
             );
             if !(Behaviour::of(&text).is_good() || on_proof && turns_bad) {
                 self.violated(&format!("APPLIED reported for {text:?}"));
@@ -140,7 +140,10 @@ impl World {
                     "APPLIED reported for {text:?}, which is not last good"
                 ));
             }
-            let mut living = self.children.values().filter(|child| child.alive);
+            let ordered = self.ordered;
+            let living = self.children.values().filter(|child| child.alive);
+            // As above: while a person's order is under way, what was reported before it stays reported.
+            let mut living = living.filter(|_| !ordered);
             if let Some(other) = living.find(|child| !child.ending && child.text != text) {
                 self.violated(&format!(
                     "APPLIED reported for {text:?}, and {:?} runs",
