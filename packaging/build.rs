@@ -1,8 +1,9 @@
 //! How the executable is linked where that makes it smaller: identical functions once, relocations packed.
 //!
-//! Promises: only for x86-64 Linux with glibc, whose Rust toolchain brings its own linker; packed relocations only where
-//! the C library here understands them (2.36 or newer), and not for a static executable, which may run anywhere.
-//! Rust never promises that two functions have two addresses, so folding them changes nothing that a program may rely on.
+//! Promises: only for x86-64 Linux with glibc, whose Rust toolchain brings its own linker; packed relocations only
+//! where the C library here understands them (2.36 or newer), and not for a static executable, which may run anywhere.
+//! Rust never promises that two functions have two addresses: folding them changes nothing that a program may rely
+//! on.
 
 use std::env::var;
 use std::process::Command;

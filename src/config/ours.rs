@@ -277,7 +277,8 @@ fn server(
     let proxy = proxy(section.sub("proxy"));
     let accept = section.switch(
         "accept_connection_settings",
-        "whether the server may offer another endpoint, headers, TLS settings, proxy or interval; they can only be tighter",
+        "whether the server may offer another endpoint, headers, TLS settings, proxy or interval; they can only be \
+         tighter",
         false,
     );
     if accept {
