@@ -21,7 +21,8 @@ import time
 
 MIB = 1024 * 1024
 HARD = 1.0   # a size over its budget fails
-NOISY = 2.0  # anything else fails at twice its budget
+NOISY = 2.0  # anything else fails at twice its budget, three times in a row
+TRIES = 3
 ADDRESS = "127.0.0.1"
 DEADLINE = 30.0
 
@@ -283,7 +284,10 @@ def start(bench):
             supervisor.stop()
         if run:  # the first had no state
             times.append((began - supervisor.began_ns) / 1e6)
-    return statistics.median(times), f"our fork to main of the child; {len(times)} runs, worst {max(times):.1f}"
+    disk = syncs(bench.directory, 3)
+    return statistics.median(times), (
+        f"our fork to main of the child; {len(times)} runs, worst {max(times):.1f}; "
+        f"three syncs of this disk alone {disk:.1f}"), disk
 
 
 def syncs(directory, count):
@@ -511,16 +515,21 @@ def main():
         for name, shown, limit, unit, tolerance, measure in BUDGETS:
             if options.only not in name:
                 continue
-            try:
-                measured, note, *disk = measure(bench)
-            except Failure as failure:
-                broken.append(f"{name}: not measured: {failure}")
-                print(f"{name:<28} {shown:<15} {'—':>10}  {'BROKEN':<7}", flush=True)
-                continue
-            verdict = "ok" if measured <= limit else "MISSED"
-            if measured > limit * tolerance + sum(disk) and not (limit == 0 and tolerance > HARD):
-                broken.append(f"{name}: {measured:.2f} {unit}, budget {shown}")
-            print(f"{name:<28} {shown:<15} {measured:>6.2f} {unit:<3}  {verdict:<7} {note}", flush=True)
+            # What a busy machine stretched is measured again; what should never happen may not happen once.
+            for left in range(TRIES if tolerance > HARD else 1, 0, -1):
+                try:
+                    measured, note, *disk = measure(bench)
+                except Failure as failure:
+                    broken.append(f"{name}: not measured: {failure}")
+                    print(f"{name:<28} {shown:<15} {'—':>10}  {'BROKEN':<7}", flush=True)
+                    break
+                verdict = "ok" if measured <= limit else "MISSED"
+                failed = measured > limit * tolerance + sum(disk) and not (limit == 0 and tolerance > HARD)
+                print(f"{name:<28} {shown:<15} {measured:>6.2f} {unit:<3}  {verdict:<7} {note}", flush=True)
+                if not failed:
+                    break
+                if left == 1:
+                    broken.append(f"{name}: {measured:.2f} {unit}, budget {shown}")
     finally:
         shutil.rmtree(bench.directory, ignore_errors=True)
     for line in broken:

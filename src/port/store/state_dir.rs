@@ -6,8 +6,8 @@
 //! or open another user's directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -194,10 +194,10 @@ impl StateDir {
             .open(&path)
             .map_err(failed)?;
         try_lock(&mut file, &path)?;
+        // The lock is what counts, and it ends with us: who holds it is not worth a wait for the disk.
         let us = format!("{} {place}", std::process::id());
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", us.trim_end()))
-            .and_then(|()| file.sync_data())
+        file.write_all_at(format!("{}\n", us.trim_end()).as_bytes(), 0)
+            .and_then(|()| file.set_len(us.trim_end().len() as u64 + 1))
             .map_err(failed)?;
         Ok(StateLock { _file: file })
     }
