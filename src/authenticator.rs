@@ -85,7 +85,7 @@ impl Authenticator {
 #[cfg(not(feature = "auth"))]
 impl Authenticator {
     /// Says that there are no authenticators.
-    #[allow(
+    #[expect(
         clippy::unused_async,
         clippy::unused_self,
         clippy::needless_pass_by_value,
@@ -102,7 +102,7 @@ impl Authenticator {
     }
 
     /// There is nothing to forget.
-    #[allow(clippy::unused_self, reason = "stands in for one that keeps")]
+    #[expect(clippy::unused_self, reason = "stands in for one that keeps")]
     pub(crate) fn forget(&self) {}
 }
 
