@@ -266,6 +266,7 @@ fn first_start(calls: &'static str) -> usize {
         }
         // Killed itself, it lets go of the child that it followed; told to end, it waits for it.
         strace.kill();
+        rig.is_let_go();
         links_resolve(&rig, false, &context);
         let next = rig.start();
         agrees(&rig, &context);
