@@ -85,12 +85,7 @@ impl Authenticator {
 #[cfg(not(feature = "auth"))]
 impl Authenticator {
     /// Says that there are no authenticators.
-    #[expect(
-        clippy::unused_async,
-        clippy::unused_self,
-        clippy::needless_pass_by_value,
-        reason = "stands in for one that asks"
-    )]
+    #[expect(clippy::unused_async, reason = "stands in for one that asks")]
     pub(crate) async fn header(&self, _auth: Auth) -> Result<(String, Secret), LinkLoss> {
         use crate::engine::message::LossKind;
 

@@ -18,7 +18,6 @@ pub(crate) enum Connection {}
 #[expect(
     clippy::unused_self,
     clippy::needless_pass_by_ref_mut,
-    clippy::needless_pass_by_value,
     reason = "stands in for the real ones"
 )]
 impl Engine {
