@@ -9,8 +9,5 @@ die() { echo "benches/kernel.sh: $*" >&2; exit 1; }
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
 executable=$target/budgets/full
-if [ ! -x "$executable" ]; then
-  CARGO_INCREMENTAL=0 cargo build --locked --quiet --release --bin adjutant --all-features --target-dir "$target"
-  executable=$target/release/adjutant
-fi
+[ -x "$executable" ] || executable=$(packaging/static.sh)
 exec python3 benches/kernel.py "$executable"

@@ -13,6 +13,9 @@ crates=${CARGO_HOME:-${HOME:-/root}/.cargo}
 # by the unit separator, because the path may hold spaces.
 CARGO_ENCODED_RUSTFLAGS=$(printf -- '-Ctarget-feature=+crt-static\x1f--remap-path-prefix=%s=/cargo' "$crates")
 export CARGO_ENCODED_RUSTFLAGS CARGO_INCREMENTAL=0
+# Whoever is run by cargo, as a test is, has variables that name its package. The build script of ring looks at them,
+# and with other values it, and whatever stands on it, would be built once more.
+unset "${!CARGO_PKG_@}" "${!CARGO_MANIFEST_@}"
 # The profile is for the smallest build. What is packaged carries the data plane and has room: it is built for speed
 # too.
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=s

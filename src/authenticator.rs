@@ -85,12 +85,7 @@ impl Authenticator {
 #[cfg(not(feature = "auth"))]
 impl Authenticator {
     /// Says that there are no authenticators.
-    #[allow(
-        clippy::unused_async,
-        clippy::unused_self,
-        clippy::needless_pass_by_value,
-        reason = "stands in for one that asks"
-    )]
+    #[expect(clippy::unused_async, reason = "stands in for one that asks")]
     pub(crate) async fn header(&self, _auth: Auth) -> Result<(String, Secret), LinkLoss> {
         use crate::engine::message::LossKind;
 
@@ -102,7 +97,7 @@ impl Authenticator {
     }
 
     /// There is nothing to forget.
-    #[allow(clippy::unused_self, reason = "stands in for one that keeps")]
+    #[expect(clippy::unused_self, reason = "stands in for one that keeps")]
     pub(crate) fn forget(&self) {}
 }
 

@@ -25,13 +25,32 @@ phase() {
   phases+=("$(printf '%6d s  %s' $((SECONDS - started)) "$name")")
 }
 
+# The test programs of all crates but two: the simulation computes, so it is built as its long series are (profile
+# `histories`), and the black box mostly waits, so that more of its tests run at a time than there are processors.
+programs=(--lib --bins)
+for file in tests/*.rs src/opamp-client/tests/*.rs tests/*/main.rs src/opamp-client/tests/*/main.rs; do
+  [ -e "$file" ] || continue
+  name=${file%/main.rs}
+  name=$(basename "${name%.rs}")
+  case $name in sim | it) ;; *) programs+=(--test "$name") ;; esac
+done
+at_a_time=${ADJUTANT_TESTS_AT_A_TIME:-$((2 * $(nproc)))}
+suite() { cargo test --locked --workspace --all-features --no-fail-fast "$@"; }
+
 # Everything is built before anything runs, so that no test shares the processors with a compiler.
-build_tests() { cargo test --locked --workspace --all-features --no-run; }
+build_tests() {
+  suite "${programs[@]}" --test it --no-run && suite --profile histories --test sim --no-run
+}
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 run_tests() {
-  cargo test --locked --workspace --all-features --no-fail-fast -- --include-ignored "$@" 2>&1 | tee "$log"
+  local status=0
+  suite "${programs[@]}" -- --include-ignored "$@" || status=$?
+  suite --profile histories --test sim -- --include-ignored "$@" || status=$?
+  suite --test it -- --include-ignored --test-threads "$at_a_time" "$@" || status=$?
+  suite --doc -- --include-ignored "$@" || status=$?
+  return "$status"
 }
 
 phase "packages and peers" tests/setup.sh
@@ -41,7 +60,7 @@ phase "build the static executable" packaging/static.sh
 started=$SECONDS
 echo "== tests"
 status=0
-run_tests "$@" || status=$?
+run_tests "$@" 2>&1 | tee "$log" || status=$?
 phases+=("$(printf '%6d s  %s' $((SECONDS - started)) tests)")
 
 # One line for all test programs; each has said its own above.

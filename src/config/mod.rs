@@ -15,6 +15,7 @@ use crate::units::{AgentName, Secret, order};
 pub use crate::units::Rotation;
 
 mod agent;
+mod apply;
 pub mod auth;
 pub mod certificates;
 mod clock;

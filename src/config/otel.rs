@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::units::{Secret, order};
 use crate::yaml::Node;
 
-use super::agent::{APPLY, RESTART, ROTATION, description, fallback, layer, ordered};
+use super::agent::{RESTART, ROTATION, description, fallback, layer, ordered};
+use super::apply::APPLY;
 use super::auth::auth;
 use super::health_door;
 use super::load::{DEFAULT_AGENT, agent_name, executable};

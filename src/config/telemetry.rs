@@ -148,6 +148,8 @@ pub(super) fn ours(root: &mut Section<'_, '_, '_>) -> Telemetry {
 #[cfg(feature = "telemetry")]
 mod forms;
 #[cfg(feature = "telemetry")]
+mod sender;
+#[cfg(feature = "telemetry")]
 pub(crate) use forms::list;
 #[cfg(feature = "telemetry")]
 pub(super) use forms::{accepted, declarative, log_processors, ours};

@@ -15,10 +15,9 @@ use crate::units::{LinkId, Moment, Now};
 #[derive(Debug)]
 pub(crate) enum Connection {}
 
-#[allow(
+#[expect(
     clippy::unused_self,
     clippy::needless_pass_by_ref_mut,
-    clippy::needless_pass_by_value,
     reason = "stands in for the real ones"
 )]
 impl Engine {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::dataplane::rig::{Rig, put};
-use crate::peers::otelcol;
+use crate::peers::{Place, otelcol};
 
 #[expect(clippy::expect_used, reason = "a driver of tests fails by panicking")]
 #[path = "../../src/dev_server/tests/chromium.rs"]
@@ -335,7 +335,7 @@ async fn every_example_for_the_own_data_plane_does_what_its_label_says() {
 
 #[tokio::test]
 async fn every_example_for_the_collector_does_what_its_label_says() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     // Its own metrics would take a fixed port.
     let local = dir.path().join("local.yaml");
     put(&local, "service: {telemetry: {metrics: {level: none}}}\n");

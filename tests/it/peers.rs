@@ -136,6 +136,55 @@ pub(crate) fn free_port() -> u16 {
     panic!("no free port between 20000 and 30000");
 }
 
+/// A temporary directory whose end is the end of every process that works in it, too. Children live on when their
+/// supervisor is killed, and are known by where they work: some of them write over their environment and command line.
+#[derive(Debug)]
+pub(crate) struct Place(tempfile::TempDir);
+
+/// How often a place is looked through: whoever is seen is killed, and may have had a child in that moment.
+const LOOKS: usize = 5;
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for _ in 0..LOOKS {
+            let inside = working_in(self.path());
+            if inside.is_empty() {
+                return;
+            }
+            for pid in inside {
+                // Gone already is what is wanted.
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+            }
+            pause();
+        }
+    }
+}
+
+/// The living processes whose working directory is there or below.
+fn working_in(directory: &Path) -> Vec<nix::unistd::Pid> {
+    let Ok(directory) = directory.canonicalize() else {
+        return Vec::new();
+    };
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        // One that is gone, or a zombie, works nowhere.
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at.starts_with(&directory))
+    })
+    .map(nix::unistd::Pid::from_raw)
+    .collect()
+}
+
 /// A program under test, its output kept line by line.
 #[derive(Debug)]
 pub(crate) struct Process {

@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use crate::peers::Place;
+
 /// How long anything may take; a loaded machine is slow, and waiting costs only where something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A place with settings and an agent's script, before anything runs.
 pub(crate) struct Bench {
-    dir: tempfile::TempDir,
+    dir: Place,
 }
 
 impl Bench {
     /// One `generic` agent `a` whose program is `script`, run with `/bin/sh`, and one local config file. `more` are
     /// further lines of the agent's settings.
     pub(crate) fn generic(script: &str, more: &str) -> Self {
-        let bench = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let bench = Self { dir: Place::new() };
         let program = bench.path("agent.sh");
         bench.put("agent.sh", &format!("#!/bin/sh\n{script}\n"));
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::fleet::{Agent, Kind, Server, endpoint};
-use crate::peers::{Door, Process, eventually, otelcol};
+use crate::peers::{Door, Place, Process, eventually, otelcol};
 
 /// How a new config is made to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +98,32 @@ agent:
     }
 }
 
+/// Settings in our own form with the Collector as agent `collector`; `apply` are further keys of its `apply`, `more`
+/// further lines of the agent.
+pub(crate) fn own_form(reload: Reload, apply: &str, more: &str) -> String {
+    let reload = match reload {
+        Reload::Hup => "hup",
+        Reload::Restart => "restart",
+    };
+    format!(
+        "server: {{endpoint: SERVER}}
+storage: {{directory: STATE}}
+http: {{listen: []}}
+stop: {{grace: 1s, budget: 5s}}
+agents:
+  collector:
+    profile: otelcol
+    executable: {}
+    apply: {{reload: {reload}, {apply}}}
+{more}",
+        otelcol().display()
+    )
+}
+
 /// A directory and a server to play on.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    dir: tempfile::TempDir,
+    dir: Place,
     kind: Kind,
     server: Option<Server>,
     fed: AtomicUsize,
@@ -123,7 +145,7 @@ impl Bench {
     /// Without one, until [`Bench::server_comes`].
     pub(crate) fn without_server(kind: Kind) -> Self {
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: Place::new(),
             kind,
             server: None,
             fed: AtomicUsize::new(0),

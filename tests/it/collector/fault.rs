@@ -24,8 +24,8 @@ agents:
 
 /// A supervisor whose Collector runs three committed files.
 struct Committed {
-    bench: Bench,
     supervisor: Supervisor,
+    bench: Bench,
     uid: String,
     pid: u64,
 }

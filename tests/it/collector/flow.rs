@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::bench::{Bench, Reload, Supervisor};
+use super::bench::{Bench, Reload, Supervisor, own_form};
 use crate::fleet::Kind;
-use crate::peers::{free_port, otelcol};
+use crate::peers::free_port;
 
 /// What a client of the Collector does all the time: some records a second, whoever listens.
 #[derive(Debug)]
@@ -69,31 +69,17 @@ fn send(port: u16, body: &str) -> std::io::Result<()> {
 
 /// Short spans, so that a test is; everything else is as by default.
 fn settings(reload: Reload, flow: &str) -> String {
-    let reload = match reload {
-        Reload::Hup => "hup",
-        Reload::Restart => "restart",
-    };
-    format!(
-        "server: {{endpoint: SERVER}}
-storage: {{directory: STATE}}
-http: {{listen: []}}
-stop: {{grace: 1s, budget: 5s}}
-agents:
-  collector:
-    profile: otelcol
-    executable: {}
-    apply:
-      reload: {reload}
-      probation: 3s
-      flow: {{interval: 500ms, min_baseline: 6s, window: 6s{flow}}}
-",
-        otelcol().display()
+    let spans = "interval: 500ms, min_baseline: 6s, window: 6s";
+    own_form(
+        reload,
+        &format!("probation: 3s, flow: {{{spans}{flow}}}"),
+        "",
     )
 }
 
 struct Under {
-    bench: Bench,
     supervisor: Supervisor,
+    bench: Bench,
     uid: String,
     config: String,
     /// Where the receiver listens.

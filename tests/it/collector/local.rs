@@ -6,36 +6,52 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::bench::{Bench, Reload, Supervisor};
+use super::bench::{Bench, Reload, Supervisor, own_form};
 use super::in_both_modes;
 use crate::fleet::Kind;
-use crate::peers::{eventually, otelcol};
+use crate::peers::eventually;
 
 in_both_modes!(changed_local_file_is_applied_and_a_bad_one_is_refused_by_name);
 in_both_modes!(offer_and_local_change_are_merged_and_the_offer_stays_applied);
 
-fn settings(reload: Reload, file: &Path, more: &str) -> String {
-    let reload = match reload {
-        Reload::Hup => "hup",
-        Reload::Restart => "restart",
-    };
-    format!(
-        "server: {{endpoint: SERVER}}
-storage: {{directory: STATE}}
-http: {{listen: []}}
-stop: {{grace: 1s, budget: 5s}}
-agents:
-  collector:
-    profile: otelcol
-    executable: {}
-    config_files: [{}]
-    apply: {{reload: {reload}, probation: 1s, proof_timeout: 30s{more}}}
-",
-        otelcol().display(),
-        file.display()
-    )
+/// A Collector that runs its local file and what came of that.
+struct Local {
+    supervisor: Supervisor,
+    file: PathBuf,
+    bench: Bench,
+}
+
+impl Local {
+    /// Everything of `local.yaml`, which carries lines to `one.json`, is committed; `apply` are further keys of that.
+    fn committed(kind: Kind, reload: Reload, apply: &str) -> Self {
+        let mut bench = Bench::new(kind);
+        let file = bench.file("local.yaml", &bench.pipeline("one.json"));
+        let supervisor = bench.run_text(&settings(reload, &file, apply));
+        bench.flows("one.json");
+        supervisor.phase("committed");
+        Self {
+            supervisor,
+            file,
+            bench,
+        }
+    }
+
+    /// The same, once changes of the files are told by the kernel.
+    fn watched(kind: Kind, reload: Reload, apply: &str) -> Self {
+        let local = Self::committed(kind, reload, apply);
+        local.supervisor.until("watched by the kernel", |status| {
+            status["layers"]["watched_by"] == "inotify"
+        });
+        local
+    }
+}
+
+fn settings(reload: Reload, file: &Path, apply: &str) -> String {
+    let files = format!("    config_files: [{}]\n", file.display());
+    let apply = format!("probation: 1s, proof_timeout: 30s{apply}");
+    own_form(reload, &apply, &files)
 }
 
 /// Waits until what is on disk was refused; returns why.
@@ -47,15 +63,12 @@ fn refused(supervisor: &Supervisor, file: &Path) -> String {
 }
 
 fn changed_local_file_is_applied_and_a_bad_one_is_refused_by_name(kind: Kind, reload: Reload) {
-    let mut bench = Bench::new(kind);
-    let file = bench.file("local.yaml", &bench.pipeline("one.json"));
-    let supervisor = bench.run_text(&settings(reload, &file, ""));
+    let Local {
+        supervisor,
+        file,
+        bench,
+    } = Local::watched(kind, reload, "");
     let uid = bench.connected(&supervisor);
-    bench.flows("one.json");
-    supervisor.phase("committed");
-    supervisor.until("watched by the kernel", |status| {
-        status["layers"]["watched_by"] == "inotify"
-    });
 
     // As editors do it: another file in its place.
     let beside = bench.file(".local.yaml.new", &bench.pipeline("two.json"));
@@ -188,12 +201,11 @@ fn swapped_config_map_is_an_offer() {
 
 #[test]
 fn local_files_are_left_alone_until_asked_where_the_settings_say_so() {
-    let mut bench = Bench::new(Kind::Dev);
-    let file = bench.file("local.yaml", &bench.pipeline("one.json"));
-    let more = ", watch_local_files: false, drift: \"off\"";
-    let supervisor = bench.run_text(&settings(Reload::Restart, &file, more));
-    bench.flows("one.json");
-    let status = supervisor.phase("committed");
+    let apply = ", watch_local_files: false, drift: \"off\"";
+    let Local {
+        supervisor, bench, ..
+    } = Local::committed(Kind::Dev, Reload::Restart, apply);
+    let status = supervisor.status().unwrap();
     assert!(status["layers"]["watched_by"].is_null(), "{status:#}");
     bench.file("local.yaml", &bench.pipeline("two.json"));
     // An order is what it waits for.
@@ -205,14 +217,9 @@ fn local_files_are_left_alone_until_asked_where_the_settings_say_so() {
 /// Somebody edits files of what runs.
 #[test]
 fn changed_file_of_what_runs_is_said_and_put_back() {
-    let mut bench = Bench::new(Kind::Dev);
-    let file = bench.file("local.yaml", &bench.pipeline("one.json"));
-    let supervisor = bench.run_text(&settings(Reload::Restart, &file, ""));
-    bench.flows("one.json");
-    supervisor.phase("committed");
-    supervisor.until("watched", |status| {
-        status["layers"]["watched_by"] == "inotify"
-    });
+    let Local {
+        supervisor, bench, ..
+    } = Local::watched(Kind::Dev, Reload::Restart, "");
     let pid = supervisor.healthy();
     let copy = bench.path("state/agents/collector/current/local/0-local.yaml");
     let proven = fs::read_to_string(&copy).unwrap();
@@ -252,16 +259,10 @@ fn changed_file_of_what_runs_is_said_and_put_back() {
 
 #[test]
 fn changed_file_of_what_runs_stays_and_is_shown_where_the_settings_say_so() {
-    let mut bench = Bench::new(Kind::Dev);
-    let file = bench.file("local.yaml", &bench.pipeline("one.json"));
-    let more = ", drift: report";
-    let supervisor = bench.run_text(&settings(Reload::Restart, &file, more));
+    let Local {
+        supervisor, bench, ..
+    } = Local::watched(Kind::Dev, Reload::Restart, ", drift: report");
     let uid = bench.connected(&supervisor);
-    bench.flows("one.json");
-    supervisor.phase("committed");
-    supervisor.until("watched", |status| {
-        status["layers"]["watched_by"] == "inotify"
-    });
     let name = "state/agents/collector/current/local/0-local.yaml";
     let proven = fs::read_to_string(bench.path(name)).unwrap();
     bench.file(name, "receivers: {}\n");
@@ -287,9 +288,9 @@ fn changed_file_of_what_runs_stays_and_is_shown_where_the_settings_say_so() {
 /// What runs, as files that `apply` takes again.
 #[test]
 fn what_runs_is_exported_and_applied_again() {
-    let mut bench = Bench::new(Kind::Dev);
-    let file = bench.file("local.yaml", &bench.pipeline("one.json"));
-    let supervisor = bench.run_text(&settings(Reload::Restart, &file, ""));
+    let Local {
+        supervisor, bench, ..
+    } = Local::committed(Kind::Dev, Reload::Restart, "");
     let uid = bench.connected(&supervisor);
     let path = bench.path("offered.json");
     let offer = format!("exporters: {{file: {{path: '{}'}}}}\n", path.display());

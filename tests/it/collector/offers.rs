@@ -6,33 +6,16 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::bench::{Bench, Reload, Supervisor};
+use super::bench::{Bench, Reload, Supervisor, own_form};
 use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
-use crate::peers::otelcol;
 
 in_both_modes!(fifty_offers_in_ten_seconds_leave_the_newest_and_nothing_else);
 on_both_servers!(config_of_twice_the_size_is_taken_and_a_dangling_reference_is_not);
 
 fn settings(reload: Reload) -> String {
-    let reload = match reload {
-        Reload::Hup => "hup",
-        Reload::Restart => "restart",
-    };
-    format!(
-        "server: {{endpoint: SERVER}}
-storage: {{directory: STATE}}
-http: {{listen: []}}
-stop: {{grace: 1s, budget: 5s}}
-agents:
-  collector:
-    profile: otelcol
-    executable: {}
-    apply: {{reload: {reload}, probation: 1s, proof_timeout: 30s}}
-    restart: {{initial_delay: 1s}}
-",
-        otelcol().display()
-    )
+    let apply = "probation: 1s, proof_timeout: 30s";
+    own_form(reload, apply, "    restart: {initial_delay: 1s}\n")
 }
 
 /// What a process holds: descriptors, threads, children, kilobytes in memory.

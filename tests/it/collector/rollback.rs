@@ -8,10 +8,9 @@ use std::process::{Child, Command};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::bench::{Bench, Reload, Supervisor};
+use super::bench::{Bench, Reload, Supervisor, own_form};
 use super::in_both_modes;
 use crate::fleet::Kind;
-use crate::peers::otelcol;
 
 in_both_modes!(config_that_does_not_validate_never_reaches_the_child);
 in_both_modes!(config_that_dies_at_its_start_is_rolled_back);
@@ -19,29 +18,14 @@ in_both_modes!(config_that_dies_in_probation_is_rolled_back);
 in_both_modes!(config_that_never_becomes_healthy_is_rolled_back);
 
 fn settings(reload: Reload, probation: &str, proof: &str) -> String {
-    let reload = match reload {
-        Reload::Hup => "hup",
-        Reload::Restart => "restart",
-    };
-    format!(
-        "server: {{endpoint: SERVER}}
-storage: {{directory: STATE}}
-http: {{listen: []}}
-stop: {{grace: 1s, budget: 5s}}
-agents:
-  collector:
-    profile: otelcol
-    executable: {}
-    apply: {{reload: {reload}, probation: {probation}, proof_timeout: {proof}}}
-",
-        otelcol().display()
-    )
+    let apply = format!("probation: {probation}, proof_timeout: {proof}");
+    own_form(reload, &apply, "")
 }
 
 /// A supervisor whose Collector runs a committed config.
 struct Committed {
-    bench: Bench,
     supervisor: Supervisor,
+    bench: Bench,
     uid: String,
     pid: u64,
     revision: String,

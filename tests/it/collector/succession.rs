@@ -50,10 +50,10 @@ impl Rival {
     /// late, and then expects components that our Collector does not have.
     pub(super) fn start(bench: &Bench, settings: &str) -> Self {
         let file = bench.settings(settings);
-        // A test run in the background may have INT ignored, and it stops its Collector by INT.
+        // A test run in the background may have both ignored: it stops its Collector by INT, and is told by HUP.
         let program = opampsupervisor();
         let args = [
-            "--default-signal=INT".as_ref(),
+            "--default-signal=INT,HUP".as_ref(),
             program.as_os_str(),
             "--config".as_ref(),
             file.as_os_str(),

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub(crate) use crate::peers::eventually;
-use crate::peers::{DEADLINE, otelcol};
+use crate::peers::{DEADLINE, Place, otelcol};
 
 /// Writes a file.
 pub(crate) fn put(path: &Path, text: &str) {
@@ -146,7 +146,7 @@ fn talk(
 /// One agent under `adjutant run --dev-server`.
 #[derive(Debug)]
 pub(crate) struct Rig {
-    dir: tempfile::TempDir,
+    dir: Place,
     supervisor: Option<Process>,
     /// The dev server's address.
     pub(crate) server: SocketAddr,
@@ -157,12 +157,14 @@ pub(crate) struct Rig {
 impl Rig {
     /// The own data plane as agent `a`, with these `apply` settings.
     pub(crate) fn own(apply: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self::new(dir, &format!("{{profile: adjutant, apply: {{{apply}}}}}"))
+        Self::new(
+            Place::new(),
+            &format!("{{profile: adjutant, apply: {{{apply}}}}}"),
+        )
     }
 
     /// Any agent `a`; `settings` are a flow map, `dir` may hold its files.
-    pub(crate) fn new(dir: tempfile::TempDir, settings: &str) -> Self {
+    pub(crate) fn new(dir: Place, settings: &str) -> Self {
         let at = dir.path().display();
         put(
             &dir.path().join("supervisor.yaml"),

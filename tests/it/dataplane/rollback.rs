@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::rig::{Rig, eventually, put};
+use crate::peers::Place;
 
 const GOOD: &str = "sources: {host: {kind: host_metrics, interval: 1s}}\nuploads: {}\n";
 
@@ -209,7 +210,7 @@ const HEALTH: &str = r#"#!/bin/sh
 "#;
 
 fn stand_in() -> Rig {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     for (name, text) in [("agent.sh", AGENT), ("health.sh", HEALTH)] {
         let path = dir.path().join(name);
         put(&path, text);

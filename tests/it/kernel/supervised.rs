@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::dataplane::rig::{Collector, Rig, eventually};
+use crate::peers::Place;
 
 fn config(events: &str, interval: &str, collector: &Collector) -> String {
     format!(
@@ -156,7 +157,7 @@ fn a_push_of_kernel_events_restarts_the_data_plane_and_they_arrive() {
 /// then the config is committed, the agent is healthy, and health and `adjutant status` say what is missing.
 #[test]
 fn an_unsupported_host_says_so_in_health_and_status_and_keeps_the_config() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Place::new();
     let at = dir.path().display().to_string();
     let config = dir.path().join("supervisor.yaml");
     let local = dir.path().join("collect.yaml");

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use super::proc;
+use crate::peers::Place;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use super::proc;
 
 /// Nothing here takes a second on an idle machine; a busy one gets a minute.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -71,14 +70,14 @@ fn pause() {
 }
 
 pub(super) struct Rig {
-    directory: TempDir,
+    directory: Place,
 }
 
 impl Rig {
     /// A directory with settings in it: ours for the host, `agents` for the rest. `{dir}` stands for the directory.
     pub(super) fn new(agents: &str) -> Self {
         let rig = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory: Place::new(),
         };
         rig.program("child.sh", CHILD);
         rig.set(agents);
@@ -267,6 +266,20 @@ impl Rig {
         Ok(text.trim().to_owned())
     }
 
+    /// Waits until nobody holds the state directory: a process that was killed lets go of it with its last thread, and
+    /// a child that it was about to start, with that.
+    pub(super) fn is_let_go(&self) {
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(lock) = fs::metadata(self.state().join("adjutant.lock")) else {
+            return;
+        };
+        let inode = format!(":{}", lock.ino());
+        wait_until("the lock to be let go", || {
+            let held = fs::read_to_string("/proc/locks").unwrap();
+            !held.split_whitespace().any(|word| word.ends_with(&inode))
+        });
+    }
+
     pub(super) fn children(&self) -> Vec<u32> {
         proc::children(&self.state())
     }
@@ -282,6 +295,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        // Those who work elsewhere; who works here ends with the place.
         for process in proc::marked(self.path()) {
             proc::send(process.pid, Signal::SIGKILL);
         }

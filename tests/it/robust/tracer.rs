@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use super::proc;
-use super::rig::{Rig, have, lacks, wait_until};
+use super::rig::{Rig, have, lacks, wait_for, wait_until};
 
 /// Which thread of the supervisor is watched.
 #[derive(Debug, Clone, Copy)]
@@ -29,11 +29,12 @@ impl Thread {
             Self::Disk => "disk one",
             Self::Certificates => "disk certs",
         };
-        let threads = proc::threads(pid);
-        let found = threads.iter().find(|(_, name)| name == wanted);
-        found
-            .unwrap_or_else(|| panic!("no thread {wanted} in {threads:?}"))
-            .0
+        // A thread takes its name when it first runs.
+        wait_for(&format!("a thread {wanted}"), || {
+            let threads = proc::threads(pid);
+            let found = threads.iter().find(|(_, name)| name == wanted);
+            found.map(|(id, _)| *id)
+        })
     }
 }
 
