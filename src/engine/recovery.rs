@@ -87,6 +87,11 @@ impl Engine {
         match (promoted, reached) {
             (true, _) => {
                 self.raise(now);
+                if record.is_an_order() {
+                    // Perhaps the journal was not reached any more.
+                    self.offer_gives_way();
+                    self.offer_runs_again();
+                }
                 self.resume(now, &record, true);
                 let elsewhere = self.last_good.is_some() && self.last_good != record.revision;
                 if resumes >= RESUMES_MAX && elsewhere {
@@ -102,6 +107,7 @@ impl Engine {
                     Step::RolledBack,
                     "went back; interrupted before this was recorded",
                 );
+                self.offer_runs_again();
             }
             (false, false) if on_disk && resumes < RESUMES_MAX => {
                 self.raise(now);
@@ -133,6 +139,7 @@ impl Engine {
             return self.begin_base(now);
         }
         self.raise(now);
+        self.offer_runs_again();
         self.own_up_to_current();
         self.follow_local_layers(now);
         self.resume_probation(now);
@@ -249,27 +256,31 @@ impl Engine {
 /// What the last offer came to.
 fn remote_of(history: &[Record]) -> Option<RemoteStatus> {
     let mut remote: Option<RemoteStatus> = None;
+    let mut runs = None;
     for record in history {
-        let (outcome, message) = match record.step {
-            Step::Committed => (OfferOutcome::Applied, String::new()),
-            Step::RolledBack | Step::Failed => (OfferOutcome::Failed, record.reason.clone()),
-            _ => continue,
+        let ends = match record.step {
+            Step::Committed => Some((OfferOutcome::Applied, String::new())),
+            Step::RolledBack | Step::Failed => Some((OfferOutcome::Failed, record.reason.clone())),
+            _ => None,
         };
-        match (&record.offer, &mut remote) {
-            (Some(offer), _) => {
-                remote = Some(RemoteStatus {
-                    offer: offer.clone(),
-                    outcome,
-                    message,
-                });
+        if let (Some(offer), Some((outcome, message))) = (record.offer.clone(), ends) {
+            remote = Some(RemoteStatus {
+                offer,
+                outcome,
+                message,
+            });
+        }
+        match record.step {
+            Step::Promoted | Step::Committed => {
+                // An order to run what runs replaces nothing.
+                let news = record.revision != runs;
+                runs.clone_from(&record.revision);
+                if let Some(remote) = remote.as_mut().filter(|_| news && record.is_an_order()) {
+                    remote.replace();
+                }
             }
-            (None, Some(remote))
-                if record.origin == Origin::Manual && outcome == OfferOutcome::Applied =>
-            {
-                remote.outcome = OfferOutcome::Failed;
-                "replaced by an order of the operator".clone_into(&mut remote.message);
-            }
-            (None, _) => {}
+            Step::RolledBack => runs = None,
+            _ => {}
         }
     }
     remote

@@ -10,6 +10,8 @@ use super::world::{Behaviour, Death, Faults, World};
 
 pub(super) const APPLIED: i32 = 1;
 pub(super) const FAILED: i32 = 3;
+/// What is said of an offer while a person's order runs in its place.
+const REPLACED: &str = "replaced by an order of the operator";
 /// Longer than proof, probation, a restart and every back-off together.
 const QUIET: Duration = Duration::from_mins(15);
 
@@ -393,11 +395,61 @@ fn offer_that_a_person_went_back_from_is_still_reported_so_after_a_start() {
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     world.person_rolls_back();
     world.run(Duration::from_mins(2));
-    let replaced = Some((FAILED, "replaced by an order of the operator".to_owned()));
+    let replaced = Some((FAILED, REPLACED.to_owned()));
     assert_eq!(world.server_status(), replaced);
     world.die(Death::Killed);
     world.run(Duration::from_mins(2));
     assert_eq!(world.server_status(), replaced);
+    settled(&mut world);
+}
+
+#[test]
+fn offer_that_a_persons_config_took_the_place_of_is_not_applied_in_the_life_after() {
+    let mut world = calm(16);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_mins(2));
+    world.person_applies(&Behaviour::Ok.text(2));
+    // Promoted, and its window has not ended.
+    world.run(Duration::from_secs(10));
+    let replaced = Some((FAILED, REPLACED.to_owned()));
+    assert_eq!(world.current(), Some(Behaviour::Ok.text(2)));
+    assert_eq!(world.server_status(), replaced);
+    world.die(Death::Killed);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.server_status(), replaced);
+    settled(&mut world);
+    assert_eq!(world.server_status(), replaced);
+}
+
+#[test]
+fn offer_that_runs_again_after_a_persons_config_did_not_hold_is_reported_so() {
+    for dies in [false, true] {
+        let mut world = calm(17);
+        world.offer(Behaviour::Ok.text(1));
+        world.run(Duration::from_mins(2));
+        world.person_applies(&Behaviour::NeverHealthy.text(2));
+        world.run(Duration::from_secs(5));
+        assert_eq!(world.current(), Some(Behaviour::NeverHealthy.text(2)));
+        assert_eq!(world.server_status(), Some((FAILED, REPLACED.to_owned())));
+        world.run(Duration::from_mins(2));
+        assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
+        if dies {
+            world.die(Death::Killed);
+            world.run(Duration::from_secs(10));
+        }
+        assert_eq!(world.server_status(), Some((APPLIED, String::new())));
+        settled(&mut world);
+    }
+}
+
+#[test]
+fn offer_that_a_persons_bad_order_overtook_is_not_applying_for_ever() {
+    let mut world = calm(18);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_millis(20));
+    world.person_applies(&Behaviour::Invalid.text(2));
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.server_status(), Some((FAILED, REPLACED.to_owned())));
     settled(&mut world);
 }
 

@@ -257,8 +257,6 @@ pub(crate) struct World {
     exited: bool,
     /// The life, and how much was written, when the disk was looked at last.
     checked: Option<(u64, usize)>,
-    /// Whether a person gave an order.
-    ordered: bool,
 }
 
 /// How the process ends.

@@ -41,6 +41,9 @@ impl Engine {
             // What the host could not do today it may be able to do tomorrow; what the config is, it stays.
             self.remote_retryable = remember == Remember::No && transaction.is_before_promotion();
         }
+        if transaction.is_an_order() {
+            self.offer_gives_way();
+        }
         self.layers_refused(transaction.job.origin, &reason);
         self.enter_with("failed", reason.clone());
         let more = self.inheritance.is_some();
@@ -275,10 +278,13 @@ impl Engine {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
-        let reason = transaction.failure;
         if let Some(offer) = &transaction.job.offer {
-            self.answer(offer, Outcome::Failed, &reason);
+            self.answer(offer, Outcome::Failed, &transaction.failure);
         }
+        if transaction.is_an_order() {
+            self.offer_runs_again();
+        }
+        let reason = transaction.failure;
         self.layers_refused(transaction.job.origin, &reason);
         self.enter_with("rolled back", reason.clone());
         let Some(target) = transaction.target else {

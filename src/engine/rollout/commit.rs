@@ -45,18 +45,10 @@ impl Engine {
         if let Some(revision) = &transaction.revision {
             self.forgive(revision.hash);
         }
-        match (transaction.job.offer, &mut self.remote) {
-            (Some(offer), _) => self.answer(&offer, Outcome::Applied, ""),
-            // A person changed what runs: the server's last offer is not what runs any more.
-            (None, Some(remote)) if transaction.job.origin == Origin::Manual => {
-                let offer = remote.offer.clone();
-                self.answer(
-                    &offer,
-                    Outcome::Failed,
-                    "replaced by an order of the operator",
-                );
-            }
-            (None, _) => {}
+        match transaction.job.offer {
+            Some(offer) => self.answer(&offer, Outcome::Applied, ""),
+            None if transaction.job.origin == Origin::Manual => self.order_stands(),
+            None => {}
         }
         self.layers_accepted();
         self.enter("committed");

@@ -196,8 +196,10 @@ impl Engine {
         let record = record_of(&transaction, now, Step::Committed, "already running");
         self.push_disk(Purpose::Record, DiskWork::Journal(record.clone()));
         self.remember(record);
-        if let Some(offer) = transaction.job.offer {
-            self.answer(&offer, Outcome::Applied, "");
+        match transaction.job.offer {
+            Some(offer) => self.answer(&offer, Outcome::Applied, ""),
+            None if transaction.job.origin == Origin::Manual => self.order_changes_nothing(),
+            None => {}
         }
         self.layers_accepted();
         self.enter("committed");
@@ -325,6 +327,9 @@ impl Engine {
         self.current.clone_from(&transaction.revision);
         self.effective_stale = true;
         transaction.stage = Stage::MarkingPromoted;
+        if transaction.is_an_order() {
+            self.offer_gives_way();
+        }
         self.mark(now, Step::Promoted, "");
     }
 

@@ -13,6 +13,7 @@ mod forward;
 mod gate;
 mod offer;
 mod proof;
+mod replaced;
 #[cfg(feature = "layers")]
 mod search;
 
@@ -284,6 +285,11 @@ impl Transaction {
             self.stage,
             Stage::MarkingAwaiting { .. } | Stage::Awaiting { .. }
         )
+    }
+
+    /// Whether a person gave it, and no offer stands behind it.
+    fn is_an_order(&self) -> bool {
+        self.job.origin == Origin::Manual && self.job.offer.is_none()
     }
 
     fn is_before_promotion(&self) -> bool {

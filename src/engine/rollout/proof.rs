@@ -255,11 +255,13 @@ impl Engine {
                 let runs = self.current.as_ref().map(|current| current.hash);
                 if last_resort || base.is_none_or(|base| Some(base.hash) == runs) {
                     // The child stays under its restart policy: what keeps it down may go away.
+                    self.offer_stays_down(&reason);
                     self.config_stays_unproven(now, &reason);
                     self.hold(format!(
                         "the config gone back to did not come up either: {reason}"
                     ));
                 } else {
+                    self.offer_stays_down(&reason);
                     let source = Source::Base;
                     let origin = Origin::Default;
                     self.begin(

@@ -98,7 +98,6 @@ impl World {
             signals: 0,
             exited: false,
             checked: None,
-            ordered: false,
         }
     }
 
@@ -281,7 +280,6 @@ impl World {
     }
 
     fn person(&mut self, command: Command) {
-        self.ordered = true;
         // A reason of its own for a new process.
         self.protected = None;
         let id = CommandId(self.next_event);

@@ -124,10 +124,10 @@ impl World {
             && status.status == RemoteConfigStatuses::Applied as i32
             && !again
         {
-            // On proof, before it is last good, it is what runs, and may yet turn out to be bad. It stays reported
-            // while the order of a person to run something else has not come to its end.
+            // On proof, before it is last good, it is what runs, and may yet turn out to be bad.
             let on_proof = self.config.agents[0].apply.report == ReportWhen::OnProof;
-            let runs = self.current().as_deref() == Some(text.as_str()) || self.ordered;
+            let promoting = self.is_promoting();
+            let runs = self.current().as_deref() == Some(text.as_str()) || promoting;
             let turns_bad = matches!(
                 Behaviour::of(&text),
                 Behaviour::DiesLater | Behaviour::NeverHealthy | Behaviour::Starves
@@ -140,10 +140,8 @@ impl World {
                     "APPLIED reported for {text:?}, which is not last good"
                 ));
             }
-            let ordered = self.ordered;
             let living = self.children.values().filter(|child| child.alive);
-            // As above: while a person's order is under way, what was reported before it stays reported.
-            let mut living = living.filter(|_| !ordered);
+            let mut living = living.filter(|_| !promoting);
             if let Some(other) = living.find(|child| !child.ending && child.text != text) {
                 self.violated(&format!(
                     "APPLIED reported for {text:?}, and {:?} runs",
@@ -157,6 +155,13 @@ impl World {
         ));
         self.reported.push((hash, status.status));
         self.server.status = Some(status);
+    }
+
+    /// `current` moves, or has moved and the disk has yet to say so: the order of a person takes the place of what was
+    /// reported, and what is reported stays so for this one moment.
+    fn is_promoting(&self) -> bool {
+        let host = self.host.as_ref().unwrap();
+        host.positions().any(|(_, _, rollout)| rollout == "promoting")
     }
 
     /// The server offers a config, now and whenever the agent does not report its hash.
