@@ -161,7 +161,8 @@ impl World {
     /// reported, and what is reported stays so for this one moment.
     fn is_promoting(&self) -> bool {
         let host = self.host.as_ref().unwrap();
-        host.positions().any(|(_, _, rollout)| rollout == "promoting")
+        host.positions()
+            .any(|(_, _, rollout)| rollout == "promoting")
     }
 
     /// The server offers a config, now and whenever the agent does not report its hash.
