@@ -669,3 +669,13 @@ fn from_session(span: Duration) -> Moment {
 fn to_session(moment: Moment) -> Duration {
     moment.since(Moment::START)
 }
+
+#[cfg(all(
+    test,
+    feature = "adopt",
+    feature = "flow",
+    feature = "layers",
+    feature = "opampsupervisor",
+    feature = "telemetry"
+))]
+mod tests;

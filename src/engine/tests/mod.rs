@@ -1,0 +1,8 @@
+//! One engine from outside: what a disk, a child and a server see of it. Each test is named after a symptom that
+//! somebody would have met.
+
+mod fallback;
+mod handover;
+mod inherited;
+mod own_telemetry;
+mod rig;

@@ -1,0 +1,106 @@
+//! Given an agent with layers; when a server directs its metrics somewhere while anything else happens to its config;
+//! then a destination is judged by what it does alone, once, and nothing else is judged by it.
+
+use super::rig::{APPLIED, Bench, FAILED};
+
+const FILE: &str = "/etc/a.yaml";
+const GOOD: &str = "receivers: {good: {}}\n";
+const OFFER: &str = "exporters: {offered: {}}\n";
+const PLACE: &str = "http://127.0.0.1:9/v1/metrics";
+const OTHER: &str = "http://127.0.0.1:9/other";
+
+fn settings(more: &str) -> String {
+    format!("profile: layered, config_files: [{FILE}], apply: {{probation: 10s}}, {more}")
+}
+
+fn calm() -> Bench {
+    let bench = Bench::calm(&settings("own_telemetry: [metrics]"), &[(FILE, GOOD)]);
+    assert!(bench.is_good() && bench.is_up());
+    bench
+}
+
+fn directed(hash: &str, status: i32) -> Option<(String, i32)> {
+    Some((hash.to_owned(), status))
+}
+
+#[test]
+fn destination_is_tried_once_with_what_runs_where_its_files_left_the_settings() {
+    let mut bench = calm();
+    bench.hup("profile: layered, own_telemetry: [metrics], apply: {probation: 10s}");
+    bench.run_s(60);
+    assert!(bench.current().contains(GOOD), "what runs is kept");
+    let before = bench.started.len();
+    bench.direct("d1", PLACE);
+    bench.run_s(600);
+    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    let runs = bench.current();
+    assert!(runs.contains(PLACE) && runs.contains(GOOD), "{runs}");
+    assert_eq!(bench.started.len(), before + 1);
+}
+
+#[test]
+fn destination_is_not_proven_by_a_config_that_was_overtaken() {
+    let mut bench = calm();
+    bench.direct("d1", OTHER);
+    bench.run_s(60);
+    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    bench.direct("d2", "http://127.0.0.1:9/dies-at-start");
+    while !bench.current().contains("dies-at-start") {
+        bench.run(std::time::Duration::from_millis(1));
+    }
+    // What runs has the destination, and an offer takes its place before anything is proven.
+    bench.offer("o1", OFFER);
+    bench.run_s(180);
+    assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
+    assert_eq!(bench.directed(), directed("d2", FAILED));
+    let of_second = bench
+        .read_of_settings
+        .iter()
+        .filter(|read| read.last_connection_settings_hash == b"d2");
+    let applied = of_second.filter(|read| read.status == APPLIED).count();
+    assert_eq!(applied, 0);
+    let runs = bench.current();
+    assert!(runs.contains(OTHER) && runs.contains(OFFER), "{runs}");
+}
+
+#[test]
+fn destination_that_the_child_does_not_hold_is_not_tried_again_and_again() {
+    let mut bench = calm();
+    bench.direct("d1", "http://127.0.0.1:9/dies-later");
+    bench.run_s(600);
+    assert_eq!(bench.noted("own telemetry did not hold"), 1);
+    assert!(!bench.current().contains("dies-later"));
+    let before = bench.started.len();
+    bench.run_s(3600);
+    assert_eq!(bench.started.len(), before, "tried again");
+    // No config is blamed for it.
+    bench.offer("o1", OFFER);
+    bench.run_s(120);
+    assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
+
+    // The next life tries it, because it was proven once; then it knows as well.
+    bench.boot();
+    bench.run_s(600);
+    let before = bench.started.len();
+    bench.run_s(3600);
+    assert_eq!(bench.started.len(), before, "tried again after a start");
+    bench.offer("o2", "exporters: {another: {}}\n");
+    bench.run_s(120);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+    assert!(!bench.current().contains("dies-later"));
+}
+
+#[test]
+fn destination_that_the_validator_refuses_is_not_searched_for_in_the_files() {
+    let mut bench = calm();
+    let before = bench.validated.len();
+    bench.direct("d1", "http://127.0.0.1:9/invalid");
+    bench.run_s(60);
+    assert_eq!(bench.directed(), directed("d1", FAILED));
+    let read = bench.read_of_settings.last().unwrap();
+    assert_eq!(
+        read.error_message,
+        "own_metrics: the validator refused the config (exit code 1): no such word"
+    );
+    assert_eq!(bench.validated.len(), before + 1);
+}
