@@ -120,10 +120,11 @@ pub(crate) fn compose_with(
     Ok(Candidate { hash, files })
 }
 
-/// Composes the profile's built-in default config; none when it has none.
+/// Composes the profile's built-in default config, with the layer of own telemetry; none when it has none.
 pub(crate) fn compose_default(
     settings: &Agent,
     places: &Places,
+    own_telemetry: Option<&str>,
 ) -> Option<Result<Candidate, Refused>> {
     let text = settings.profile.default_config.as_ref()?;
     let file = OfferedFile {
@@ -132,7 +133,8 @@ pub(crate) fn compose_default(
         body: text.clone().into_bytes(),
     };
     // The operator's policy binds servers, not us: the default is judged all the same, and a test shows that it passes.
-    Some(compose(settings, places, &[], &[file]))
+    let files = [file];
+    Some(compose_with(settings, places, &[], &files, own_telemetry))
 }
 
 fn place(settings: &Agent, offered: &[OfferedFile]) -> Result<Vec<RevisionFile>, Refused> {
@@ -564,6 +566,18 @@ fn changed<'f>(old: &'f [RevisionFile], new: &'f [RevisionFile]) -> Vec<&'f str>
     let gone = old.iter().filter(written).filter(|file| others(file, new));
     let come = new.iter().filter(written).filter(|file| others(file, old));
     gone.chain(come).map(|file| file.path.as_str()).collect()
+}
+
+/// A stored revision's own copies of the local files.
+#[cfg(feature = "telemetry")]
+pub(crate) fn local(files: &[RevisionFile]) -> Vec<LocalFile> {
+    let copies = files.iter().filter(|file| file.layer == LayerKind::Local);
+    copies
+        .map(|file| LocalFile {
+            path: PathBuf::from(&file.source),
+            bytes: Ok(file.bytes.clone()),
+        })
+        .collect()
 }
 
 /// The offered files of a stored revision, as they came.

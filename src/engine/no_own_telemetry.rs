@@ -42,8 +42,12 @@ impl Engine {
         desired::compose(&self.settings, &self.places, local, files)
     }
 
-    pub(crate) fn composed_on_trial(&self, files: &[OfferedFile]) -> Result<Candidate, Refused> {
-        self.composed(files)
+    pub(crate) fn composed_on_trial(&self) -> Result<Candidate, Refused> {
+        self.composed(&[])
+    }
+
+    pub(crate) fn composed_default(&self) -> Option<Result<Candidate, Refused>> {
+        desired::compose_default(&self.settings, &self.places, None)
     }
 
     pub(super) fn follow_own_telemetry(&mut self, _now: Now) {}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use opamp_client::messages::ConnectionSettingsOffers;
 use opamp_client::settings::{Class, Destination};
 
-use crate::config::Composition;
+use crate::config::{Composition, Layer};
 use crate::config::telemetry::Directed;
 use crate::engine::desired::telemetry::{self, Exporter};
 use crate::engine::desired::{self, Candidate, OWN_TELEMETRY_FILE, Refused};
@@ -195,9 +195,28 @@ impl Engine {
         self.composed_with(files, self.own.layer().as_deref())
     }
 
-    /// The same with the layer on trial.
-    pub(crate) fn composed_on_trial(&self, files: &[OfferedFile]) -> Result<Candidate, Refused> {
-        self.composed_with(files, self.own.trial_layer().as_deref())
+    /// What runs, with the layer on trial in it. Of the local layers it has the copies that run, because those on disk
+    /// may have been refused, and which there are may have changed since.
+    pub(crate) fn composed_on_trial(&self) -> Result<Candidate, Refused> {
+        let files = self.current.as_ref().map_or(&[][..], |it| &it.files);
+        let local = desired::local(files);
+        let paths: Vec<_> = local.iter().map(|file| file.path.clone()).collect();
+        let mut settings = self.settings.clone();
+        if self.local_paths() != paths {
+            let is_local = |layer: &Layer| matches!(layer, Layer::Local(_));
+            let first = settings.layers.iter().position(is_local).unwrap_or(0);
+            settings.layers.retain(|layer| !is_local(layer));
+            let copies = paths.into_iter().map(Layer::Local);
+            settings.layers.splice(first..first, copies);
+        }
+        let (offered, layer) = (desired::offered(files), self.own.trial_layer());
+        desired::compose_with(&settings, &self.places, &local, &offered, layer.as_deref())
+    }
+
+    /// The built-in default config with the layer in force; none where there is no default.
+    pub(crate) fn composed_default(&self) -> Option<Result<Candidate, Refused>> {
+        let layer = self.own.layer();
+        desired::compose_default(&self.settings, &self.places, layer.as_deref())
     }
 
     /// The same with other local layers.

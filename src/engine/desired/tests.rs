@@ -77,8 +77,8 @@ fn collector() -> Agent {
 #[test]
 fn builtin_default_passes_its_own_policy_and_is_found_again_by_its_hash() {
     let agent = agent("{profile: adjutant}");
-    let once = compose_default(&agent, &places()).unwrap().unwrap();
-    let twice = compose_default(&agent, &places()).unwrap().unwrap();
+    let compose = || compose_default(&agent, &places(), None).unwrap().unwrap();
+    let (once, twice) = (compose(), compose());
     assert_eq!(once.hash, twice.hash);
     assert_eq!(paths(&once), ["collect.yaml", MARKER_FILE]);
 }

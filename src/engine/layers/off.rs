@@ -1,7 +1,7 @@
 //! A build without the feature `layers`: files are read when somebody asks for it, and nobody watches them.
 
 use crate::engine::Engine;
-use crate::engine::message::{DriftedFile, LayersSnapshot, LocalFile, Origin, WatchedBy};
+use crate::engine::message::{DriftedFile, LayersSnapshot, LocalFile, WatchedBy};
 use crate::units::{Moment, Now, Ticket};
 
 /// Nothing is known.
@@ -38,7 +38,7 @@ impl Engine {
         local
     }
 
-    pub(in crate::engine) fn layers_refused(&mut self, _: Origin, _: &str) {}
+    pub(in crate::engine) fn layers_refused(&mut self, _: &str) {}
 
     pub(in crate::engine) fn layers_accepted(&mut self) {}
 

@@ -14,7 +14,7 @@ use crate::config::Drift;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
     AgentEffect, DiskDone, DiskFault, DiskWork, DriftedFile, LayerKind, LayersSnapshot, LocalFile,
-    NoteLevel, Origin, RevisionFile, WatchedBy,
+    NoteLevel, RevisionFile, WatchedBy,
 };
 use crate::engine::{Engine, report};
 use crate::units::{Moment, Now, RevisionHash, RevisionId, Ticket};
@@ -279,8 +279,8 @@ impl Engine {
     }
 
     /// A job of the operator's own files failed: remembers which content that was.
-    pub(in crate::engine) fn layers_refused(&mut self, origin: Origin, reason: &str) {
-        let (Origin::Local, Some(content)) = (origin, self.layers.read) else {
+    pub(in crate::engine) fn layers_refused(&mut self, reason: &str) {
+        let Some(content) = self.layers.read else {
             return;
         };
         let files = self.current.as_ref().map_or(&[][..], |it| &it.files);

@@ -44,7 +44,9 @@ impl Engine {
         if transaction.is_an_order() {
             self.offer_gives_way();
         }
-        self.layers_refused(transaction.job.origin, &reason);
+        if transaction.job.is_of_files() {
+            self.layers_refused(&reason);
+        }
         self.enter_with("failed", reason.clone());
         let more = self.inheritance.is_some();
         if transaction.job.last_resort || (self.current.is_none() && !more) {
@@ -285,7 +287,9 @@ impl Engine {
             self.offer_runs_again();
         }
         let reason = transaction.failure;
-        self.layers_refused(transaction.job.origin, &reason);
+        if transaction.job.is_of_files() {
+            self.layers_refused(&reason);
+        }
         self.enter_with("rolled back", reason.clone());
         let Some(target) = transaction.target else {
             // An offer that never ran is worth nothing. The operator's own config stays under the restart policy: it is

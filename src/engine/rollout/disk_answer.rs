@@ -4,7 +4,7 @@
 //! promotion touches nothing, a fault after it never leaves the child without a config.
 //! Must never: wait for anything but the disk.
 
-use super::{DISK_RETRY, Remember, Stage, stored_of};
+use super::{DISK_RETRY, Remember, Source, Stage, stored_of};
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskDone, DiskFault, DiskWork, NoteLevel, Step};
@@ -23,8 +23,11 @@ impl Engine {
         };
         match (&transaction.stage, done) {
             (Stage::Gathering, DiskDone::Local(local)) => {
-                let theirs = transaction.job.is_theirs();
-                self.local = self.accepted_layers(local, theirs);
+                // Destinations are tried with what runs, whatever became of the files on disk.
+                if !matches!(transaction.job.source, Source::OwnTelemetry) {
+                    let theirs = transaction.job.is_theirs();
+                    self.local = self.accepted_layers(local, theirs);
+                }
                 if !self.overtaken(now) {
                     self.compose(now);
                 }

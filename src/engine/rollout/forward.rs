@@ -26,11 +26,7 @@ impl Engine {
         };
         let composed: Result<Candidate, Refused> = match &transaction.job.source {
             Source::Files(files) => self.composed(files),
-            Source::OwnTelemetry => {
-                let current = self.current.as_ref();
-                let files = current.map(|current| desired::offered(&current.files));
-                self.composed_on_trial(&files.unwrap_or_default())
-            }
+            Source::OwnTelemetry => self.composed_on_trial(),
             Source::Recompose => {
                 let current = self.current.as_ref();
                 let is_default = current.is_none_or(|current| current.origin == Origin::Default);
@@ -100,15 +96,10 @@ impl Engine {
         if !base.is_empty() {
             return Ok(base);
         }
-        desired::compose_default(&self.settings, &self.places).unwrap_or(Ok(base))
+        self.composed_default().unwrap_or(Ok(base))
     }
 
     pub(super) fn nothing_to_run(&mut self, now: Now) {
-        if matches!(transaction_source(self), Some(Source::OwnTelemetry)) {
-            // It has to come to an end, or it would be tried again at once.
-            let reason = "there is no config that destinations of own telemetry could be a part of";
-            return self.fail(now, reason, Remember::No);
-        }
         let origin = self
             .transaction
             .as_ref()

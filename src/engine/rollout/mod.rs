@@ -53,6 +53,11 @@ impl Job {
     fn is_theirs(&self) -> bool {
         matches!(self.origin, Origin::Offer | Origin::Manual)
     }
+
+    /// Whether it brings what the operator's own files say.
+    fn is_of_files(&self) -> bool {
+        self.origin == Origin::Local && !matches!(self.source, Source::OwnTelemetry)
+    }
 }
 
 /// Where its content comes from.
@@ -62,7 +67,7 @@ pub(crate) enum Source {
     Files(Vec<OfferedFile>),
     /// What runs now, with the local layers as they are on disk now.
     Recompose,
-    /// The same, with the destinations of own telemetry that are on trial.
+    /// What runs now, as it is, with the destinations of own telemetry that are on trial.
     #[cfg_attr(
         not(feature = "telemetry"),
         expect(dead_code, reason = "nothing is on trial")

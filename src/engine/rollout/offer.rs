@@ -95,9 +95,9 @@ impl Engine {
         self.held = None;
         let (stage, work) = match &job.source {
             Source::Stored(id) => (Stage::Fetching, DiskWork::ReadRevision(id.clone())),
+            Source::OwnTelemetry => (Stage::Gathering, DiskWork::ReadLocal(Vec::new())),
             Source::Files(_)
             | Source::Recompose
-            | Source::OwnTelemetry
             | Source::Base
             | Source::Nothing => (Stage::Gathering, DiskWork::ReadLocal(self.local_paths())),
         };

@@ -24,6 +24,45 @@ fn directed(hash: &str, status: i32) -> Option<(String, i32)> {
 }
 
 #[test]
+fn local_edit_that_was_refused_does_not_fail_a_good_destination() {
+    let mut bench = calm();
+    bench.edit(FILE, "receivers: {invalid: {}}\n");
+    bench.run_s(30);
+    let refused = "local config refused, what runs keeps its own copy";
+    assert_eq!(bench.noted(refused), 1);
+    bench.direct("d1", PLACE);
+    bench.run_s(60);
+    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    let runs = bench.current();
+    assert!(runs.contains(PLACE) && runs.contains(GOOD), "{runs}");
+    assert!(!runs.contains("invalid"), "{runs}");
+    // It is still refused, and said so once.
+    assert_eq!(bench.noted(refused), 1);
+    let refused = bench.engine.layers_snapshot().refused;
+    assert_eq!(refused, [FILE.to_owned()]);
+}
+
+#[test]
+fn local_edit_while_a_destination_is_tried_neither_fails_it_nor_is_lost() {
+    for (edit, taken) in [
+        ("receivers: {invalid: {}}\n", false),
+        ("receivers: {better: {}}\n", true),
+    ] {
+        let mut bench = calm();
+        bench.edit(FILE, edit);
+        bench.direct("d1", PLACE);
+        bench.run_s(120);
+        assert_eq!(bench.directed(), directed("d1", APPLIED), "{edit}");
+        let runs = bench.current();
+        assert!(runs.contains(PLACE), "{runs}");
+        assert_eq!(runs.contains(edit), taken, "{runs}");
+        let refused = bench.noted("local config refused, what runs keeps its own copy");
+        assert_eq!(refused, usize::from(!taken), "{edit}");
+        assert!(bench.is_good());
+    }
+}
+
+#[test]
 fn destination_is_tried_once_with_what_runs_where_its_files_left_the_settings() {
     let mut bench = calm();
     bench.hup("profile: layered, own_telemetry: [metrics], apply: {probation: 10s}");
@@ -103,4 +142,21 @@ fn destination_that_the_validator_refuses_is_not_searched_for_in_the_files() {
         "own_metrics: the validator refused the config (exit code 1): no such word"
     );
     assert_eq!(bench.validated.len(), before + 1);
+}
+
+#[test]
+fn destination_stays_in_a_built_in_default_config_over_a_start() {
+    let settings = "profile: defaulted, own_telemetry: [metrics], apply: {probation: 10s}";
+    let mut bench = Bench::calm(settings, &[]);
+    assert!(bench.current().contains("built_in"));
+    bench.direct("d1", PLACE);
+    bench.run_s(60);
+    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    let runs = bench.current();
+    assert!(runs.contains("built_in") && runs.contains(PLACE), "{runs}");
+    let before = bench.started.len();
+    bench.boot();
+    bench.run_s(600);
+    assert_eq!(bench.current(), runs);
+    assert_eq!(bench.started.len(), before + 1, "{:#?}", bench.started);
 }
