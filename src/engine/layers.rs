@@ -42,6 +42,15 @@ impl Engine {
         );
     }
 
+    /// What the host has of its own and could not have its turn: composed again once nothing else is being tried. Called
+    /// in every step.
+    pub(super) fn follow_files_later(&mut self, now: Now) {
+        if self.follow_later && self.is_between_configs() {
+            self.follow_later = false;
+            self.follow_files(now);
+        }
+    }
+
     /// The offer behind what runs, while the server waits for what becomes of it. Once it has read APPLIED, that is
     /// true whatever becomes of a local change.
     pub(super) fn unsettled_offer(&self) -> Option<OfferHash> {

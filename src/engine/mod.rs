@@ -250,6 +250,8 @@ pub struct Engine {
     transaction: Option<Transaction>,
     pending: Option<Job>,
     settling: Option<Settling>,
+    /// What runs is to be composed again once nothing else is being tried.
+    follow_later: bool,
     remote: Option<RemoteStatus>,
     remote_retryable: bool,
     phase: &'static str,
@@ -337,6 +339,7 @@ impl Engine {
             transaction: None,
             pending: None,
             settling: None,
+            follow_later: false,
             remote: None,
             remote_retryable: false,
             phase: "idle",
@@ -523,6 +526,7 @@ impl Engine {
         self.follow_adoption(now);
         self.drive_fallback(now);
         self.drive(now);
+        self.follow_files_later(now);
         self.follow_own_telemetry(now);
         self.pay_debt(now);
         self.drive_layers(now);

@@ -425,14 +425,6 @@ impl Engine {
         !self.own.is_given_up() && layer_of(&current.files) != self.own.layer().as_deref()
     }
 
-    fn is_between_configs(&self) -> bool {
-        self.transaction.is_none()
-            && self.pending.is_none()
-            && self.settling.is_none()
-            && self.frozen.is_none()
-            && !self.stopping
-            && !self.is_held_back()
-    }
 }
 
 /// Withdraws the kinds that an offer does not name, where one that names any stands for all of them.

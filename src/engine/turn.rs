@@ -33,11 +33,15 @@ impl Engine {
     pub(crate) fn let_start(&mut self, now: Now) -> Outcome {
         if self.turn.take().is_some() && !self.stopping {
             self.life.unbar();
+            let waited = self.pending.take();
             self.bring_up(now);
-            if self.transaction.is_some() {
-                self.supersede(now);
-            } else {
-                self.begin_pending(now);
+            match waited {
+                // An offer that was taken up from the journal comes first, or nobody would say what became of it.
+                Some(job) if !job.is_theirs() && self.is_trying_theirs() => {
+                    self.follow_later = true;
+                }
+                Some(job) => self.propose(now, job),
+                None => {}
             }
         }
         self.finish(now)

@@ -3,8 +3,9 @@
 //! Promises: a change is taken when two looks in a row see the same, so that a half-written file or one that is gone
 //! for a moment is no layer; it goes the whole way of an offer, and what runs keeps its own copy until it is proven. A
 //! content that was refused is not tried again by itself, and offers of the server are put on top of what the local
-//! layers were before it, so that an edit on one host does not stop a rollout. What the server was told about its
-//! offer stays true: a local change has no offer.
+//! layers were before it, so that an edit on one host does not stop a rollout. A change that comes while an offer is
+//! being tried waits for its end, within a bound. What the server was told about its offer stays true: a local change
+//! has no offer.
 //! Must never: read a file, change a local file, or touch the child but through the rollout.
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const GONE_FOR: Duration = Duration::from_secs(10);
 /// A file that never comes to rest is taken as it is after this.
 const RESTLESS_FOR: Duration = Duration::from_secs(30);
+/// The longest that a change waits for the end of what a server or a person wants tried.
+const WAIT_MAX: Duration = Duration::from_mins(10);
 /// Files whose names one text lists.
 const NAMED_MAX: usize = 8;
 
@@ -41,6 +44,8 @@ pub(in crate::engine) struct Layers {
     look_at: Option<Moment>,
     /// Since when something is going on.
     since: Option<Moment>,
+    /// Until when a change waits at the most that was seen while an offer was being tried.
+    wait_until: Option<Moment>,
     /// The local layers as they were read last for a transaction, and by the last look that saw others.
     read: Option<RevisionHash>,
     seen: Option<RevisionHash>,
@@ -146,7 +151,12 @@ impl Engine {
                 .effects
                 .push(AgentEffect::WatchFiles { ticket, paths });
         }
-        if self.layers.look_at.is_some_and(|at| at <= now.mono) {
+        let waited = self.layers.wait_until.is_some() && !self.is_trying_theirs();
+        if self
+            .layers
+            .look_at
+            .is_some_and(|at| at <= now.mono || waited)
+        {
             self.layers.look_at = None;
             if self.settings.apply.watch_local_files && !self.local_paths().is_empty() {
                 let work = DiskWork::ReadLocal(self.local_paths());
@@ -207,6 +217,7 @@ impl Engine {
         if self.layers.read == Some(content) {
             self.layers.seen = None;
             self.layers.since = None;
+            self.layers.wait_until = None;
             return;
         }
         let since = *self.layers.since.get_or_insert(now.mono);
@@ -218,8 +229,19 @@ impl Engine {
             self.layers.look_at = Some(now.mono.after(SETTLE));
             return;
         }
+        if self.is_trying_theirs() {
+            // In its place, or composed with it, the change would decide what the server is told of the offer.
+            let until = now.mono.after(WAIT_MAX);
+            let until = *self.layers.wait_until.get_or_insert(until);
+            if now.mono < until {
+                self.layers.seen = Some(content);
+                self.layers.look_at = Some(until);
+                return;
+            }
+        }
         self.layers.seen = None;
         self.layers.since = None;
+        self.layers.wait_until = None;
         self.layers.read = Some(content);
         self.local_changed(now, local);
     }

@@ -50,7 +50,7 @@ pub(crate) struct Job {
 
 impl Job {
     /// Whether it brings something from outside. What the operator's own files say is not remembered as bad.
-    fn is_theirs(&self) -> bool {
+    pub(crate) fn is_theirs(&self) -> bool {
         matches!(self.origin, Origin::Offer | Origin::Manual)
     }
 

@@ -73,6 +73,23 @@ impl Engine {
         }
     }
 
+    /// Whether something from outside is being tried, or will be, or what was there before it has to come up again.
+    pub(crate) fn is_trying_theirs(&self) -> bool {
+        let tried = self.transaction.as_ref().map(|it| &it.job);
+        let mut jobs = tried.into_iter().chain(&self.pending);
+        jobs.any(Job::is_theirs) || self.settling.is_some()
+    }
+
+    /// Whether nothing is being tried, and something could be.
+    pub(crate) fn is_between_configs(&self) -> bool {
+        self.transaction.is_none()
+            && self.pending.is_none()
+            && self.settling.is_none()
+            && self.frozen.is_none()
+            && !self.stopping
+            && !self.is_held_back()
+    }
+
     /// What came from outside and is not promoted yet.
     pub(crate) fn coming(&self) -> Option<Job> {
         let begun = self.transaction.as_ref();

@@ -4,5 +4,7 @@
 mod fallback;
 mod handover;
 mod inherited;
+mod layers;
 mod own_telemetry;
 mod rig;
+mod turn;
