@@ -317,9 +317,11 @@ impl Engine {
             if !desired::is_empty(&target.files) {
                 let watch = Watch::new(target.hash, now.mono, self.settings.apply.proof_timeout);
                 let last_resort = transaction.job.last_resort || target.origin == Origin::Default;
+                // What the server was told of an offer is not changed by what became of something else.
+                let offer = target.offer.filter(|_| transaction.job.offer.is_some());
                 self.settling = Some(Settling {
                     watch,
-                    offer: target.offer,
+                    offer,
                     last_resort,
                 });
             }

@@ -321,6 +321,7 @@ impl Transaction {
 #[derive(Debug)]
 pub(crate) struct Settling {
     watch: Watch,
+    /// The offer behind it, where it was another offer that failed.
     offer: Option<OfferHash>,
     last_resort: bool,
 }

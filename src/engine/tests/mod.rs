@@ -6,5 +6,6 @@ mod handover;
 mod inherited;
 mod layers;
 mod own_telemetry;
+mod report;
 mod rig;
 mod turn;
