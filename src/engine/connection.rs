@@ -5,9 +5,8 @@
 //! What outlives a restart is on disk before anything is left for it. The client crate judges offers, this file has
 //! the two links.
 //! Must never: loosen what the local settings say, touch the child, or put a header or a key into a note.
-//!
-//! The machine sees local settings without the bytes of files: where a file is named, its name stands for them. The
-//! port puts the offer on top of what the files hold when it dials.
+
+mod local;
 
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use opamp_client::settings::{
     Clock, Loss, LossKind as SettingsLoss, Offered, SavedSettings, Settings, SettingsConfig,
     SettingsEffect,
 };
-use opamp_client::transport::{ClientCertificate, ProxyRules, Target};
+
+use self::local::{local, of_link};
 
 use crate::config::Server;
 use crate::config::telemetry::Directed;
@@ -27,7 +27,7 @@ use crate::engine::message::{AgentEffect, DiskFault, DiskWork, LinkLoss, LossKin
 use crate::engine::own_telemetry::complete;
 use crate::engine::uplink::Place;
 use crate::engine::{Engine, from_session, to_session};
-use crate::units::{LinkId, Moment, Now, TextSource};
+use crate::units::{LinkId, Moment, Now};
 
 /// `AcceptsOpAMPConnectionSettings`: asked for by the settings.
 const ACCEPTS: u64 = 0x100;
@@ -113,28 +113,6 @@ impl Connection {
     }
 }
 
-/// The local settings as the machine sees them.
-fn local(server: &Server) -> Option<Target> {
-    let mut target: Target = server.endpoint.parse().ok()?;
-    for (name, value) in &server.headers {
-        target = target.with_header(name, value.expose()).ok()?;
-    }
-    let mut tls = server.tls.options();
-    let stand_in = |pem: &TextSource| match pem {
-        TextSource::File(path) => path.as_os_str().as_encoded_bytes().to_vec(),
-        TextSource::Text(text) => text.expose().as_bytes().to_vec(),
-    };
-    tls.ca_pem = server.tls.ca.as_ref().map(stand_in);
-    if let Some((chain, key)) = &server.tls.client_pair {
-        tls.client_certificate = Some(ClientCertificate {
-            chain_pem: stand_in(chain),
-            key_pem: stand_in(key),
-        });
-    }
-    let proxies = server.proxies(&ProxyRules::default());
-    Some(target.with_tls(tls).with_proxies(proxies))
-}
-
 fn clock(now: Now) -> Clock {
     Clock {
         now: to_session(now.mono),
@@ -160,6 +138,8 @@ impl Engine {
     ) {
         let directed = self.settings.own_telemetry;
         if self.capabilities & ACCEPTS == 0 && directed.kinds == 0 {
+            // The settings may come to take offers by a HUP.
+            self.stored_connection = saved;
             return;
         }
         let Some(server) = self.uplink.server() else {
@@ -198,6 +178,8 @@ impl Engine {
         }
         self.uplink.pause(false);
         self.uplink.lead_to(None);
+        #[cfg(feature = "telemetry")]
+        self.own.forget_orders();
         let (saved, generation, seed) = match before {
             Some(before) => (
                 before.saved,
@@ -485,7 +467,6 @@ impl Engine {
         })
     }
 
-    /// Tells the machine something, then does what it wants.
     /// What became of destinations of own telemetry.
     fn tell_outcomes(&mut self, now: Now) {
         #[cfg(feature = "telemetry")]
@@ -497,6 +478,7 @@ impl Engine {
         _ = now;
     }
 
+    /// Tells the machine something, then does what it wants.
     fn tell(&mut self, now: Now, what: impl FnOnce(&mut Settings, Clock)) {
         if let Some(connection) = &mut self.connection {
             what(&mut connection.settings, clock(now));
@@ -678,22 +660,5 @@ impl Engine {
         let beside = self.connection.as_ref().map(|it| it.beside);
         self.uplink
             .pause(!matches!(beside, None | Some(Beside::None)));
-    }
-}
-
-fn of_link(loss: &LinkLoss, retry_in: Duration) -> Loss {
-    let kind = match loss.kind {
-        LossKind::Rejected => SettingsLoss::Rejected,
-        LossKind::Throttled => SettingsLoss::Throttled { retry_in },
-        LossKind::Network
-        | LossKind::Tls
-        | LossKind::Closed
-        | LossKind::TooLarge
-        | LossKind::Protocol
-        | LossKind::Ours => SettingsLoss::Lost,
-    };
-    Loss {
-        kind,
-        reason: loss.reason.clone(),
     }
 }

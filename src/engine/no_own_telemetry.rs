@@ -50,5 +50,7 @@ impl Engine {
         desired::compose_default(&self.settings, &self.places, None)
     }
 
+    pub(super) fn direct_anew(&mut self, _now: Now) {}
+
     pub(super) fn follow_own_telemetry(&mut self, _now: Now) {}
 }

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use opamp_client::messages::ConnectionSettingsOffers;
+use opamp_client::messages::{AgentCapabilities, ConnectionSettingsOffers};
 use opamp_client::settings::{Class, Destination};
 
-use crate::config::{Composition, Layer};
 use crate::config::telemetry::Directed;
+use crate::config::{Composition, Layer};
 use crate::engine::desired::telemetry::{self, Exporter};
 use crate::engine::desired::{self, Candidate, OWN_TELEMETRY_FILE, Refused};
 use crate::engine::disk::Purpose;
@@ -102,6 +102,29 @@ impl OwnTelemetry {
         )
     }
 
+    /// Forgets what the settings leave to no server any more.
+    fn leave_to_server(&mut self, kinds: u64) {
+        let trial = self.trial.as_mut().map(|trial| &mut trial.wanted);
+        let before = self.before.as_mut().map(|(_, before)| before);
+        for exporters in [Some(&mut self.accepted), trial, before]
+            .into_iter()
+            .flatten()
+        {
+            exporters.retain(|class, _| is_directed(class, kinds));
+        }
+        if kinds == 0 {
+            self.inherited = None;
+        }
+    }
+
+    /// Whoever gave orders is not there any more; who comes after him counts his own from the beginning.
+    pub(super) fn forget_orders(&mut self) {
+        self.outcomes.clear();
+        if let Some(trial) = &mut self.trial {
+            trial.tickets.clear();
+        }
+    }
+
     /// What became of orders since it was asked last.
     pub(crate) fn take_outcomes(&mut self) -> Vec<(u64, Result<(), String>)> {
         std::mem::take(&mut self.outcomes)
@@ -132,23 +155,17 @@ impl Engine {
         destination: Option<&Destination>,
     ) {
         self.own.inherited = None;
-        let exporter = match destination
-            .map(|it| telemetry::exporter(&class, it))
-            .transpose()
-        {
+        let exporter = match self.exporter(&class, destination) {
             Ok(exporter) => exporter,
-            Err(refused) => return self.own.outcomes.push((ticket, Err(refused))),
+            Err(reason) => {
+                if !self.own.begun {
+                    // Nobody waits for an answer about what an earlier life left.
+                    let fields = vec![("reason", report::bounded(&reason))];
+                    self.note(NoteLevel::Warn, "own telemetry not set up", fields);
+                }
+                return self.own.outcomes.push((ticket, Err(reason)));
+            }
         };
-        let layered = self.settings.profile.composition == Composition::OtelLayers;
-        if let Some(reason) = match &self.frozen {
-            _ if !layered => Some("this kind of agent has no layer for it".to_owned()),
-            frozen => frozen.clone(),
-        } {
-            return self
-                .own
-                .outcomes
-                .push((ticket, Err(format!("{class}: {reason}"))));
-        }
         if !self.own.begun {
             // Proven in an earlier life.
             if let Some(exporter) = exporter {
@@ -172,10 +189,50 @@ impl Engine {
         self.keep_material(wanted, tickets, now.mono.after(TURN_MAX));
     }
 
+    /// The exporter of a destination that may be used here; none where it is withdrawn.
+    fn exporter(
+        &self,
+        class: &Class,
+        destination: Option<&Destination>,
+    ) -> Result<Option<Exporter>, String> {
+        let Some(destination) = destination else {
+            return Ok(None);
+        };
+        let layered = self.settings.profile.composition == Composition::OtelLayers;
+        let reason = match &self.frozen {
+            _ if !layered => "this kind of agent has no layer for it",
+            _ if !is_directed(class, self.settings.own_telemetry.kinds) => {
+                "the settings do not leave it to a server"
+            }
+            Some(frozen) => frozen,
+            None => return telemetry::exporter(class, destination).map(Some),
+        };
+        Err(format!("{class}: {reason}"))
+    }
+
+    /// The settings say anew which kinds a server may direct: what it may not any more goes with the next config, and
+    /// what was offered before is taken up again where it may now. The link stands.
+    pub(super) fn direct_anew(&mut self, now: Now) {
+        self.own.leave_to_server(self.settings.own_telemetry.kinds);
+        let left = self.is_on_candidate();
+        self.rebuild_connection(now);
+        let elsewhere = left || self.settings_in_use() != "local";
+        if elsewhere {
+            let order = self.uplink.begin_anew(now.mono);
+            self.part(now, order.as_ref());
+        } else if self.uplink.live().is_some() {
+            self.connection_up(now);
+            if self.uplink.is_heard() {
+                self.connection_heard();
+                self.connection_answered(now, &[]);
+            }
+        }
+    }
+
     /// What an earlier life stored is known now; `known` says whether there was anybody to know it.
     pub(crate) fn own_telemetry_begins(&mut self, known: bool) {
         self.own.begun = true;
-        if known {
+        if known || self.settings.own_telemetry.kinds == 0 {
             self.own.inherited = None;
         }
         let files = self
@@ -424,7 +481,17 @@ impl Engine {
         }
         !self.own.is_given_up() && layer_of(&current.files) != self.own.layer().as_deref()
     }
+}
 
+/// Whether the settings leave a class to a server.
+fn is_directed(class: &Class, kinds: u64) -> bool {
+    let kind = match class {
+        Class::OwnTraces => AgentCapabilities::ReportsOwnTraces as u64,
+        Class::OwnMetrics => AgentCapabilities::ReportsOwnMetrics as u64,
+        Class::OwnLogs => AgentCapabilities::ReportsOwnLogs as u64,
+        Class::Other(_) => 0,
+    };
+    kinds & kind != 0
 }
 
 /// Withdraws the kinds that an offer does not name, where one that names any stands for all of them.

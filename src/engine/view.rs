@@ -485,7 +485,7 @@ impl Engine {
             // What was counted may be counted in another way from here on.
             self.flow = FlowWatch::default();
         }
-        self.settings = settings;
+        let directed = std::mem::replace(&mut self.settings, settings).own_telemetry;
         let mask = super::session::mask(self.capabilities, &self.settings);
         match (&mut self.session, &server) {
             (Some(session), Some(server)) => {
@@ -499,6 +499,9 @@ impl Engine {
             (_, None) => {}
         }
         self.take_server(now, server);
+        if directed != self.settings.own_telemetry {
+            self.direct_anew(now);
+        }
         if self.spawn_spec() != before && self.life.running().is_some() {
             self.restart_child(now);
         }

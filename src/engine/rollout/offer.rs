@@ -113,10 +113,9 @@ impl Engine {
         let (stage, work) = match &job.source {
             Source::Stored(id) => (Stage::Fetching, DiskWork::ReadRevision(id.clone())),
             Source::OwnTelemetry => (Stage::Gathering, DiskWork::ReadLocal(Vec::new())),
-            Source::Files(_)
-            | Source::Recompose
-            | Source::Base
-            | Source::Nothing => (Stage::Gathering, DiskWork::ReadLocal(self.local_paths())),
+            Source::Files(_) | Source::Recompose | Source::Base | Source::Nothing => {
+                (Stage::Gathering, DiskWork::ReadLocal(self.local_paths()))
+            }
         };
         let mut transaction = Transaction::new(self.next_transaction, job, stage);
         transaction.previous.clone_from(&self.current);

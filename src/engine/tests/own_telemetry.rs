@@ -3,6 +3,7 @@
 
 use super::rig::{APPLIED, Bench, FAILED};
 
+const REPORTS_OWN_METRICS: u64 = 0x40;
 const FILE: &str = "/etc/a.yaml";
 const GOOD: &str = "receivers: {good: {}}\n";
 const OFFER: &str = "exporters: {offered: {}}\n";
@@ -142,6 +143,42 @@ fn destination_that_the_validator_refuses_is_not_searched_for_in_the_files() {
         "own_metrics: the validator refused the config (exit code 1): no such word"
     );
     assert_eq!(bench.validated.len(), before + 1);
+}
+
+#[test]
+fn hup_that_leaves_own_telemetry_to_the_server_or_takes_it_back_is_obeyed_at_once() {
+    let (on, off) = (
+        settings("own_telemetry: [metrics]"),
+        settings("own_telemetry: []"),
+    );
+    let mut bench = Bench::calm(&off, &[(FILE, GOOD)]);
+    assert!(!bench.announces(REPORTS_OWN_METRICS));
+    bench.hup(&on);
+    bench.run_s(60);
+    assert!(bench.announces(REPORTS_OWN_METRICS));
+    bench.direct("d1", PLACE);
+    bench.run_s(60);
+    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert!(bench.current().contains(PLACE));
+
+    bench.hup(&off);
+    bench.run_s(60);
+    assert!(!bench.announces(REPORTS_OWN_METRICS));
+    assert!(!bench.current().contains(PLACE), "{}", bench.current());
+    assert!(bench.is_good());
+    bench.boot();
+    bench.run_s(60);
+    assert!(!bench.current().contains(PLACE), "{}", bench.current());
+
+    // The server has read APPLIED and does not offer it again.
+    bench.hup(&on);
+    bench.run_s(60);
+    assert!(bench.current().contains(PLACE), "{}", bench.current());
+    assert!(bench.is_good());
+    let before = bench.started.len();
+    bench.hup(&on);
+    bench.run_s(60);
+    assert_eq!(bench.started.len(), before);
 }
 
 #[test]
