@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+#[cfg(feature = "telemetry")]
+use opamp_client::messages::ConnectionSettingsOffers;
 use opamp_client::messages::{AgentRemoteConfig, RemoteConfigStatuses};
 use prost::Message as _;
 
@@ -21,7 +23,8 @@ use crate::yaml::{self, Limits, Node};
 const RECEIVED: &str = "last_recv_remote_config.dat";
 /// The last one that worked; written only where it goes back by itself.
 const WORKING: &str = "last_working_remote_config.dat";
-/// Where the Collector's own telemetry went.
+/// Where the Collector's own telemetry went: an offer of connection settings with these kinds alone, and no hash.
+#[cfg(feature = "telemetry")]
 const TELEMETRY: &str = "last_recv_own_telemetry_config.dat";
 /// The output of its Collector, and the name that is kept under.
 const LOG: &str = "agent.log";
@@ -39,28 +42,64 @@ pub(super) fn inheritance(
     if !Form::is_theirs(Some(config.form)) || persisted.current.is_some() {
         return None;
     }
-    if matches!(RealDisk.kind(&state.join(TELEMETRY)), Ok(Kind::File { .. })) {
-        tracing::warn!(
-            "destinations of own telemetry not taken over from opampsupervisor, they have to be offered again"
-        );
-    }
-    let received = offer(&state.join(RECEIVED));
-    let working = offer(&state.join(WORKING));
-    if received.is_none() && working.is_none() {
-        return None;
-    }
-    if !agent.apply.accept_remote {
+    let mut received = offer(&state.join(RECEIVED));
+    let mut working = offer(&state.join(WORKING));
+    if !agent.apply.accept_remote && (received.is_some() || working.is_some()) {
         tracing::warn!(
             "config of opampsupervisor not taken over, capabilities.accepts_remote_config is off"
         );
-        return None;
+        (received, working) = (None, None);
     }
     let failed = received.as_ref().and_then(|it| failure(state, &it.hash));
+    #[cfg(feature = "telemetry")]
+    let destinations = destinations(state, agent, persisted).map(Box::new);
+    #[cfg(feature = "telemetry")]
+    let none = destinations.is_none();
+    #[cfg(not(feature = "telemetry"))]
+    let none = true;
+    if received.is_none() && working.is_none() && none {
+        return None;
+    }
     Some(Box::new(Inheritance {
+        #[cfg(feature = "telemetry")]
+        destinations,
         received,
         failed,
         working,
     }))
+}
+
+/// Where the server wanted the agent's own telemetry, unless one has offered that to us already.
+#[cfg(feature = "telemetry")]
+fn destinations(
+    state: &Path,
+    agent: &Agent,
+    persisted: &Persisted,
+) -> Option<ConnectionSettingsOffers> {
+    if agent.own_telemetry.kinds == 0 || persisted.connection.is_some() {
+        return None;
+    }
+    let path = state.join(TELEMETRY);
+    let read = match RealDisk.read(&path, BYTES_MAX) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) => {
+            ConnectionSettingsOffers::decode(bytes.as_slice()).map_err(|it| it.to_string())
+        }
+    };
+    let kinds = |offers: &ConnectionSettingsOffers| {
+        [&offers.own_metrics, &offers.own_traces, &offers.own_logs]
+            .iter()
+            .any(|kind| kind.is_some())
+    };
+    match read {
+        // Nothing was directed anywhere.
+        Ok(offers) => Some(offers).filter(kinds),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), error, "destinations of own telemetry not taken over");
+            None
+        }
+    }
 }
 
 /// Puts `agent.log` where that supervisor had it: a link to the log, which is rotated below it. `tail -F` follows both.
@@ -260,6 +299,46 @@ mod tests {
             ),
             None
         );
+    }
+
+    #[cfg(feature = "telemetry")]
+    #[test]
+    fn destinations_are_read_where_the_settings_leave_them_to_a_server_and_we_know_of_none() {
+        use opamp_client::messages::TelemetryConnectionSettings;
+        use opamp_client::settings::SavedSettings;
+
+        // As version 0.158.0 writes it: the kinds alone, without a hash.
+        let offers = ConnectionSettingsOffers {
+            own_metrics: Some(TelemetryConnectionSettings {
+                destination_endpoint: "http://127.0.0.1:9/v1/metrics".to_owned(),
+                ..TelemetryConnectionSettings::default()
+            }),
+            ..ConnectionSettingsOffers::default()
+        };
+        let bytes = offers.encode_to_vec();
+        let on = THEIRS.replace("accepts_remote_config", "reports_own_metrics");
+        let off = THEIRS.replace("{", "{reports_own_metrics: false, ");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TELEMETRY);
+        put(&path, &bytes);
+        let left = found(dir.path(), &on).unwrap();
+        assert_eq!(left.destinations, Some(Box::new(offers)));
+        assert_eq!((left.received, left.working), (None, None));
+        assert_eq!(found(dir.path(), &off), None);
+        let config = config(dir.path(), &on);
+        let ours = Persisted {
+            connection: Some(SavedSettings(Vec::new())),
+            ..Persisted::default()
+        };
+        assert_eq!(
+            inheritance(dir.path(), &config, &config.agents[0], &ours),
+            None
+        );
+        for broken in [&bytes[..bytes.len() - 3], b"\xff\xff\xff", b""] {
+            put(&path, broken);
+            assert_eq!(found(dir.path(), &on), None, "{broken:?}");
+            assert_eq!(RealDisk.read(&path, 9999).unwrap(), broken);
+        }
     }
 
     #[test]

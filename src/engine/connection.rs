@@ -124,10 +124,18 @@ impl Engine {
     /// Takes up what an earlier life saved, if the settings accept offers at all.
     pub(super) fn begin_connection(&mut self, now: Now) {
         let saved = self.stored_connection.take();
+        #[cfg(feature = "telemetry")]
+        let left = self.take_destinations().filter(|_| saved.is_none());
         let seed = self.random.below(u64::MAX);
         self.build_connection(now, saved, (0, seed));
         #[cfg(feature = "telemetry")]
-        self.own_telemetry_begins(self.connection.is_some());
+        {
+            if let Some(offers) = left {
+                self.tell(now, |settings, clock| settings.take_over(clock, *offers));
+                self.note_taken_over();
+            }
+            self.own_telemetry_begins(self.connection.is_some());
+        }
     }
 
     fn build_connection(

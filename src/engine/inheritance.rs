@@ -24,6 +24,7 @@ impl Engine {
                 received,
                 failed,
                 working,
+                ..
             } = left.as_mut();
             if let Some(offer) = received.take() {
                 let failed = failed.take();

@@ -210,6 +210,18 @@ impl Engine {
         Err(format!("{class}: {reason}"))
     }
 
+    /// Where the server wanted it under another supervisor, where one left that; told once.
+    pub(super) fn take_destinations(&mut self) -> Option<Box<ConnectionSettingsOffers>> {
+        self.inheritance.as_mut()?.destinations.take()
+    }
+
+    /// Says what of that is used here.
+    pub(super) fn note_taken_over(&mut self) {
+        let fields = vec![("to", self.own.signals().join(" "))];
+        let message = "destinations of own telemetry of opampsupervisor taken over";
+        self.note(NoteLevel::Info, message, fields);
+    }
+
     /// The settings say anew which kinds a server may direct: what it may not any more goes with the next config, and
     /// what was offered before is taken up again where it may now. The link stands.
     pub(super) fn direct_anew(&mut self, now: Now) {

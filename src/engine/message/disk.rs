@@ -292,8 +292,11 @@ pub struct Persisted {
 }
 
 /// What the OpenTelemetry Collector's supervisor left in a state directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Inheritance {
+    /// Where the server wanted the agent's own telemetry.
+    #[cfg(feature = "telemetry")]
+    pub destinations: Option<Box<opamp_client::messages::ConnectionSettingsOffers>>,
     /// The last offer that it received.
     pub received: Option<InheritedOffer>,
     /// Why that one did not hold, if it did not.

@@ -421,7 +421,7 @@ pub(super) fn end(
     (status, lines.join("; "))
 }
 
-fn as_other(offer: TelemetryConnectionSettings) -> OtherConnectionSettings {
+pub(super) fn as_other(offer: TelemetryConnectionSettings) -> OtherConnectionSettings {
     OtherConnectionSettings {
         destination_endpoint: offer.destination_endpoint,
         headers: offer.headers,

@@ -4,14 +4,14 @@
 //! certificate is not judged by a clock that may not be set yet. Must never: fail. What cannot be used is told and
 //! left out.
 
-use super::offer::{Failures, Work, end};
+use super::offer::{Failures, Work, as_other, end};
 use super::resolve::Scope;
 use super::saved::{SavedCandidate, State};
 use super::trial::{Candidate, Phase, Side, Trial};
 use super::{Class, Clock, Destination, Policy, Refused, Settings, SettingsEffect};
 use crate::messages::{
-    ConnectionSettingsStatus, ConnectionSettingsStatuses, OpAmpConnectionSettings,
-    OtherConnectionSettings,
+    ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses,
+    OpAmpConnectionSettings, OtherConnectionSettings,
 };
 use crate::session::printable;
 
@@ -61,6 +61,27 @@ impl Settings {
         if self.state.status != ConnectionSettingsStatus::default() {
             self.effect(SettingsEffect::Report(self.state.status.clone()));
         }
+    }
+
+    /// Takes over destinations of own telemetry that another client set up here by order of the same server, where
+    /// nothing of their class is known. They are handed out and saved as if they had been saved before; no status is
+    /// reported of them, because nobody knows any more what they were offered as: offered again, they change nothing
+    /// and are APPLIED. What the present settings do not allow is dropped and told.
+    pub fn take_over(&mut self, clock: Clock, offers: ConnectionSettingsOffers) {
+        let telemetry = [
+            (Class::OwnMetrics, offers.own_metrics),
+            (Class::OwnTraces, offers.own_traces),
+            (Class::OwnLogs, offers.own_logs),
+        ];
+        for (class, offer) in telemetry {
+            if let Some(offer) = offer.filter(|offer| !offer.destination_endpoint.is_empty())
+                && !self.destinations.contains_key(&class)
+            {
+                self.restore_destination(class, as_other(offer));
+                self.unsaved = true;
+            }
+        }
+        self.go_on(clock);
     }
 
     /// Hands a destination out again.

@@ -150,8 +150,9 @@ fn offer_that_does_not_hold_gives_way_to_the_one_that_worked(kind: Kind) {
 
 fn broken_files_are_told_of_and_left_alone(kind: Kind) {
     let mut bench = Bench::new(kind);
-    let files: [(&str, &[u8]); 2] = [
+    let files: [(&str, &[u8]); 3] = [
         ("last_recv_remote_config.dat", b"\xff\xff\xff\xff"),
+        ("last_recv_own_telemetry_config.dat", b"\xff\xff\xff\xff"),
         ("last_working_remote_config.dat", b""),
     ];
     left(&bench, " null", &files);
@@ -164,7 +165,7 @@ fn broken_files_are_told_of_and_left_alone(kind: Kind) {
     assert_eq!(bench.connected(&supervisor), UID);
     bench.flows("local.json");
     for (name, _) in files {
-        let told = |line: &String| line.contains("config not taken over") && line.contains(name);
+        let told = |line: &String| line.contains("not taken over") && line.contains(name);
         assert!(supervisor.log().iter().any(told), "{:#?}", supervisor.log());
     }
     untouched(&bench, &files);

@@ -1,6 +1,7 @@
 //! Given a real opampsupervisor that has run a Collector by order of a server,
 //! when it is stopped and Adjutant starts with the same settings file on the same state directory,
-//! then the server finds the same agent, and nothing that it offered before has to be offered again.
+//! then the server finds the same agent, and nothing that it offered before has to be offered again: neither the config
+//! nor where the Collector's own metrics go.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -134,11 +135,16 @@ fn obeyed(bench: &Bench, rival: &Rival) -> String {
         metrics.destination_endpoint,
         "http://127.0.0.1:9/v1/metrics"
     );
-    bench.agent(&rival.uid, "with its own metrics", |agent| {
+    with_own_metrics(bench, &rival.uid);
+    hash
+}
+
+/// That its Collector says itself where its own metrics go.
+fn with_own_metrics(bench: &Bench, uid: &str) {
+    bench.agent(uid, "with its own metrics", |agent| {
         agent.effective.contains("127.0.0.1:9/v1/metrics")
             && agent.health.as_ref().is_some_and(|health| health.healthy)
     });
-    hash
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -161,11 +167,21 @@ fn same_agent_goes_on(hup: bool) {
     assert_eq!(bench.server().uids(), [uid.as_str()]);
     bench.status(&uid, &hash, "APPLIED");
     bench.flows("out.json");
+    with_own_metrics(&bench, &uid);
+    supervisor.stop();
+    // From now on they are known here.
+    let supervisor = bench.run_text(&settings);
+    assert_eq!(bench.connected(&supervisor), uid);
+    with_own_metrics(&bench, &uid);
     supervisor.stop();
 
     // The way back stays open: what it had written is still there.
     let state = bench.path("state");
-    for name in ["persistent_state.yaml", "last_recv_remote_config.dat"] {
+    for name in [
+        "persistent_state.yaml",
+        "last_recv_remote_config.dat",
+        "last_recv_own_telemetry_config.dat",
+    ] {
         assert!(state.join(name).is_file(), "{name} is gone");
     }
     let rival = Rival::start(&bench, &settings);

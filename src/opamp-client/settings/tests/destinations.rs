@@ -446,3 +446,41 @@ fn an_offer_whose_candidate_failed_before_a_restart_does_not_stay_applying() {
     let reason = format!("{TRACES}; own_logs: was interrupted by a restart; opamp: nobody there");
     assert_eq!(bench.seen(), [failed("h", &reason)]);
 }
+
+#[test]
+fn what_another_client_set_up_is_taken_over_and_kept_without_a_status() {
+    let mut bench = Bench::new();
+    let left = ConnectionSettingsOffers {
+        own_metrics: Some(to(METRICS)),
+        own_traces: Some(to("")),
+        own_logs: Some(to("http://otel.example/logs")),
+        ..ConnectionSettingsOffers::default()
+    };
+    bench.settings.take_over(at(0), left.clone());
+    assert_eq!(
+        bench.seen(),
+        [
+            set("own_metrics", METRICS),
+            Seen::Dropped("own_logs.destination_endpoint: http is not allowed here".to_owned()),
+            Seen::Save
+        ]
+    );
+    let saved = bench.saved.clone();
+    let mut next = Bench::with(config(), saved.as_ref());
+    assert_eq!(next.seen(), [set("own_metrics", METRICS)]);
+    // Offered again by its server it is no news.
+    next.connect(at(1));
+    let offer = ConnectionSettingsOffers {
+        hash: b"h".to_vec(),
+        own_metrics: Some(to(METRICS)),
+        ..ConnectionSettingsOffers::default()
+    };
+    assert_eq!(next.offer(at(2), offer), [applied("h"), Seen::Save]);
+    // What this client knows is not replaced.
+    let other = ConnectionSettingsOffers {
+        own_metrics: Some(to("https://other.example/metrics")),
+        ..ConnectionSettingsOffers::default()
+    };
+    next.settings.take_over(at(3), other);
+    assert_eq!(next.seen(), []);
+}
