@@ -470,7 +470,7 @@ impl Host {
 
     /// Certificates follow the bundles, and engines follow the certificates.
     fn follow_certificates(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.certificates.are_none() && self.known == self.certificates.known() {
+        if self.certificates.are_none() && self.known.says_none() {
             return;
         }
         // What one round brings can ask for one more: a config that could go on names other domains.

@@ -26,6 +26,7 @@ impl Engine {
     ) -> Outcome {
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
+        self.own_up();
         // Before the local files are looked at: those of a fallback are not among them.
         self.take_fallback();
         self.begin_layers();
@@ -87,11 +88,6 @@ impl Engine {
         match (promoted, reached) {
             (true, _) => {
                 self.raise(now);
-                if record.is_an_order() {
-                    // Perhaps the journal was not reached any more.
-                    self.offer_gives_way();
-                    self.offer_runs_again();
-                }
                 self.resume(now, &record, true);
                 let elsewhere = self.last_good.is_some() && self.last_good != record.revision;
                 if resumes >= RESUMES_MAX && elsewhere {
@@ -107,7 +103,6 @@ impl Engine {
                     Step::RolledBack,
                     "went back; interrupted before this was recorded",
                 );
-                self.offer_runs_again();
             }
             (false, false) if on_disk && resumes < RESUMES_MAX => {
                 self.raise(now);
@@ -139,16 +134,33 @@ impl Engine {
             return self.begin_base(now);
         }
         self.raise(now);
-        self.offer_runs_again();
-        self.own_up_to_current();
         self.follow_local_layers(now);
         self.resume_probation(now);
+    }
+
+    /// What is said of the last offer is true of what `current` shows, before anybody asks.
+    fn own_up(&mut self) {
+        let last = self.history.back();
+        let ordered = last.is_some_and(|record| {
+            let runs = self.current.as_ref().map(|current| &current.id);
+            !record.step.is_final() && record.is_an_order() && record.revision.as_ref() == runs
+        });
+        if ordered {
+            // The journal need not have been reached any more.
+            self.offer_gives_way();
+        }
+        self.offer_runs_again();
+        self.own_up_to_current();
     }
 
     /// Reports the offer that runs where the journal knows only of an earlier one: its own window was cut short by a
     /// later offer that never came to anything, or its commit was not journaled any more.
     fn own_up_to_current(&mut self) {
         let Some(current) = &self.current else { return };
+        let rejected = self.rejected.iter().any(|bad| bad.hash == current.hash);
+        if rejected && self.last_good.as_ref() != Some(&current.id) {
+            return;
+        }
         let Some(offer) = &current.offer else { return };
         let earlier = self
             .remote

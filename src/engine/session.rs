@@ -226,12 +226,14 @@ impl Engine {
             events.push(event);
         }
         self.connection_answered(now, &events);
-        for event in events {
-            self.on_session(now, event);
+        if !events.is_empty() {
+            for event in events {
+                self.on_session(now, event);
+            }
+            // What the events changed is part of the same answer.
+            self.drive(now);
+            self.publish(now);
         }
-        // What the events changed is part of the same answer.
-        self.drive(now);
-        self.publish(now);
         if self.stopping && self.life.is_down() && !self.goodbye {
             self.goodbye = true;
             if let Some(session) = &mut self.session {

@@ -93,11 +93,6 @@ impl ModelDisk {
         self.lock().mutations.clone()
     }
 
-    /// How many of them there were.
-    pub(crate) fn changes(&self) -> usize {
-        self.lock().mutations.len()
-    }
-
     /// Lets the process die when it makes a syscall after number `steps`.
     pub(crate) fn die_after(&self, steps: u64) {
         self.lock().die_after = Some(steps);
@@ -245,9 +240,10 @@ impl State {
     fn find(&mut self, path: &Path, follow: bool) -> io::Result<Node> {
         let mut path = path.to_path_buf();
         'again: for _ in 0..8 {
-            let (mut at, mut walked) = (ROOT, PathBuf::from("/"));
+            let (mut at, mut walked) = (ROOT, 0);
             let mut parts = path.components();
             while let Some(part) = parts.next() {
+                walked += 1;
                 let Component::Normal(name) = part else {
                     continue;
                 };
@@ -258,10 +254,10 @@ impl State {
                     && (follow || rest != Path::new(""))
                 {
                     // Joining an absolute target replaces what was walked, as it should.
+                    let walked: PathBuf = path.components().take(walked - 1).collect();
                     path = walked.join(target).join(rest);
                     continue 'again;
                 }
-                walked.push(name);
                 at = node;
             }
             return Ok(at);

@@ -9,18 +9,27 @@ use opamp_client::messages::AgentConfigMap;
 use super::world::{Behaviour, Death, Faults, World};
 
 pub(super) const APPLIED: i32 = 1;
+const APPLYING: i32 = 2;
 pub(super) const FAILED: i32 = 3;
 /// What is said of an offer while a person's order runs in its place.
 const REPLACED: &str = "replaced by an order of the operator";
 /// Longer than proof, probation, a restart and every back-off together.
 const QUIET: Duration = Duration::from_mins(15);
 
-/// What must be true once nothing fails any more.
+/// What must be true of every agent once nothing fails any more.
 pub(super) fn settled(world: &mut World) {
     world.faults = Faults::default();
-    world.server_up(true);
-    world.run(QUIET);
+    for number in 0..world.count() {
+        world.of(number).server_up(true);
+    }
+    world.of(0).run(QUIET);
     world.check();
+    for number in (0..world.count()).rev() {
+        is_settled(world.of(number));
+    }
+}
+
+fn is_settled(world: &World) {
     let living = world.living();
     let current = world.current();
     if living.len() != 1 {
@@ -49,6 +58,15 @@ pub(super) fn settled(world: &mut World) {
     }
     if !world.server_health().is_some_and(|health| health.healthy) {
         world.violated("not healthy in the end");
+    }
+    if !(world.is_in("up") && world.is_in("idle")) {
+        world.violated("somebody waits although nothing comes any more");
+    }
+    if world
+        .server_read()
+        .is_some_and(|(_, status, _)| status == APPLYING)
+    {
+        world.violated("the server waits for what does not come any more");
     }
 }
 

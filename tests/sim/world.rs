@@ -11,12 +11,17 @@ mod birth;
 mod children;
 #[path = "world/look.rs"]
 mod look;
+#[path = "world/order.rs"]
+mod order;
 #[path = "world/server.rs"]
 mod server;
 #[path = "world/storage.rs"]
 mod storage;
+#[path = "world/strike.rs"]
+mod strike;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,9 +31,9 @@ use adjutant::config::{
 use adjutant::engine::host::{Host, HostSetup};
 use adjutant::engine::message::{
     AgentEffect, AgentEvent, CertificateDone, CertificateOrder, CertificateWork, ChildIdentity,
-    ChildNote, ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus, Identity,
-    Leftover, LinkEvent, LinkLoss, LocalEvent, LossKind, OfferedFile, RegistrationCall, SpawnSpec,
-    ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
+    ChildNote, ClockLook, Command, CommandId, DiskWork, Effect, Event, Exit, ExitStatus,
+    HostSignal, Identity, Leftover, LinkEvent, LinkLoss, LocalEvent, LossKind, OfferedFile,
+    RegistrationCall, SpawnSpec, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
 };
 use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -48,12 +53,12 @@ use super::connection::Network;
 use super::coverage::Visits;
 use super::disk::ModelDisk;
 use super::registration::Service;
+pub(crate) use birth::name_of;
 use children::identity;
 
 const MAX: usize = frame::MAX_MESSAGE_DEFAULT;
 const EPOCH_MS: u64 = 1_800_000_000_000;
 const TRACE_MAX: usize = 600;
-const AGENT_UID: [u8; 16] = [7; 16];
 
 /// How a config behaves. The word stands in its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,9 +96,11 @@ impl Behaviour {
     ];
 
     fn of(text: &str) -> Self {
-        let named = Self::ALL
-            .iter()
-            .find(|(_, word)| text.contains(&format!("behave: {word}\n")));
+        let line = text.split_once("behave: ").map(|(_, rest)| rest);
+        let said = line
+            .and_then(|rest| rest.lines().next())
+            .unwrap_or_default();
+        let named = Self::ALL.iter().find(|(_, word)| *word == said);
         named.map_or(Self::Ok, |(behaviour, _)| *behaviour)
     }
 
@@ -208,39 +215,68 @@ pub(super) struct Server {
     health: Option<ComponentHealth>,
 }
 
+/// One agent of the host: what it has of its own.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "switches of a model that do not depend on each other"
 )]
+pub(crate) struct Agent {
+    name: AgentName,
+    uid: [u8; 16],
+    store: Option<AgentStore<ModelDisk>>,
+    watch: Option<Ticket>,
+    children: BTreeMap<u32, Child>,
+    pub(super) server: Server,
+    pub(super) network: Network,
+    seen_current: bool,
+    /// A child that runs what it should, across a death of ours: nobody may stop it.
+    pub(super) protected: Option<u32>,
+    pub(crate) reported: Vec<(Vec<u8>, i32)>,
+    pub(crate) phases: Vec<String>,
+    pub(crate) signals: u64,
+    /// The validator that was asked last.
+    tool: Option<Ticket>,
+    /// The next start of a process fails.
+    no_spawn: bool,
+    /// The next disk work fails.
+    no_disk: bool,
+    order: order::Order,
+    /// Nobody does anything to it and nothing of its own fails: what becomes of the others must not reach it.
+    spared: bool,
+    /// Something of the whole host is a reason for a new process of a spared agent.
+    may_start: bool,
+    /// The config that a spared agent has to keep.
+    keeps: Option<String>,
+    /// Looked at its directory since it was written to.
+    checked: bool,
+}
+
+/// The host with its agents. One of them is the one that is talked about: what is asked and said without a name is of it,
+/// which is why it can be reached as if its fields were the world's.
 pub(crate) struct World {
     seed: u64,
     pub(super) random: Random,
     pub(super) now: u64,
     booted_at: u64,
     pub(super) disk: ModelDisk,
-    store: Option<AgentStore<ModelDisk>>,
+    agents: Vec<Agent>,
+    /// The one that is talked about.
+    at: usize,
     pub(super) authority: Authority,
-    watch: Option<Ticket>,
     seen_pair: bool,
     cancelled: BTreeSet<Ticket>,
     /// How far the wall clock was put forward.
     pub(super) ahead: u64,
     pub(super) host: Option<Host>,
     pub(super) config: Config,
-    queue: BTreeMap<(u64, u64), (u64, What)>,
+    queue: BTreeMap<(u64, u64), Due>,
     next_event: u64,
     life: u64,
     next_pid: u32,
     next_connection: u64,
-    children: BTreeMap<u32, Child>,
-    pub(super) server: Server,
-    pub(super) network: Network,
     pub(super) service: Option<Service>,
     pub(crate) faults: Faults,
-    seen_current: bool,
-    /// A child that runs what it should, across a death of ours: nobody may stop it.
-    pub(super) protected: Option<u32>,
-    /// Whether that holds: not where the settings change between two lives.
+    /// Whether a protected child holds: not where the settings change between two lives.
     pub(crate) protects: bool,
     /// How long a child that lost us may take to find us again.
     pub(crate) redial_ms: u64,
@@ -250,13 +286,32 @@ pub(crate) struct World {
     /// Whether anybody will read the trace.
     pub(crate) tracing: bool,
     pub(crate) visits: Visits,
-    pub(crate) reported: Vec<(Vec<u8>, i32)>,
-    pub(crate) phases: Vec<String>,
-    tools: BTreeSet<Ticket>,
-    pub(crate) signals: u64,
     exited: bool,
-    /// The life, and how much was written, when the disk was looked at last.
-    checked: Option<(u64, usize)>,
+    /// A stop that is under way.
+    stop: Option<order::Stop>,
+    /// The state of the agent that is talked about in which time stops.
+    until: Option<&'static str>,
+}
+
+/// What is going to happen, to whom, and since which life.
+struct Due {
+    life: u64,
+    at: usize,
+    what: What,
+}
+
+impl Deref for World {
+    type Target = Agent;
+
+    fn deref(&self) -> &Agent {
+        &self.agents[self.at]
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Agent {
+        &mut self.agents[self.at]
+    }
 }
 
 /// How the process ends.
@@ -271,23 +326,29 @@ pub(crate) enum Death {
 impl World {
     /// The process ends here and now.
     pub(crate) fn die(&mut self, death: Death) {
-        self.say(format!("death: {death:?}"));
+        self.say(format_args!("death: {death:?}"));
         self.host = None;
-        self.store = None;
-        self.server.link = None;
-        self.network.cleared();
+        self.stop = None;
+        for agent in &mut self.agents {
+            agent.store = None;
+            agent.server.link = None;
+            agent.network.cleared();
+        }
         match death {
             Death::Killed => self.disk.kill(),
             Death::Power => {
                 let seed = self.random.next_u64();
                 self.disk.crash(seed);
-                for child in self.children.values_mut() {
-                    child.alive = false;
+                for agent in &mut self.agents {
+                    agent.may_start = true;
+                    for child in agent.children.values_mut() {
+                        child.alive = false;
+                    }
                 }
             }
         }
         self.queue
-            .retain(|_, (_, what)| matches!(what, What::ChildDies { .. }));
+            .retain(|_, due| matches!(due.what, What::ChildDies { .. }));
     }
 
     /// Dies before effect number `effect` of all effects so far is performed.
@@ -297,15 +358,46 @@ impl World {
 
     /// Lets time pass. Dead supervisors are booted again after a moment.
     pub(crate) fn run(&mut self, span: Duration) {
+        let at = self.at;
+        self.pass(span);
+        self.at = at;
+    }
+
+    /// Lets time pass until the agent that is talked about is in this state of its child or its transaction, if it comes
+    /// there in time.
+    pub(crate) fn run_until(&mut self, state: &'static str, span: Duration) -> bool {
+        let at = self.at;
+        self.until = Some(state);
+        self.pass(span);
+        self.until = None;
+        self.at = at;
+        self.is_in(state)
+    }
+
+    /// Whether the child or the transaction of the agent that is talked about is in this state.
+    pub(crate) fn is_in(&self, state: &str) -> bool {
+        let Some(host) = &self.host else { return false };
+        host.positions().any(|(agent, child, rollout)| {
+            agent == &self.name && (child == state || rollout == state)
+        })
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let looked_at = self.at;
         let end = self.now + u64::try_from(span.as_millis()).unwrap();
         let mut steps = 0u64;
         while self.now < end {
             steps += 1;
-            if steps > 20_000 {
+            if steps > 20_000 * self.agents.len() as u64 {
                 self.violated("no progress in time: too many steps");
             }
             if self.exited {
                 break;
+            }
+            self.check_budget();
+            self.at = looked_at;
+            if self.until.is_some_and(|state| self.is_in(state)) {
+                return;
             }
             if self.host.is_none() {
                 self.now += 1 + self.random.below(500);
@@ -331,8 +423,9 @@ impl World {
                         break;
                     }
                     self.now = self.now.max(at);
-                    let (_, (_, what)) = self.queue.pop_first().unwrap();
-                    self.happen(what);
+                    let (_, due) = self.queue.pop_first().unwrap();
+                    self.at = due.at;
+                    self.happen(due.what);
                 }
                 (_, Some(due)) => {
                     if due >= end {
@@ -395,6 +488,9 @@ impl World {
     fn step(&mut self, event: Event) {
         let clock = self.clock();
         self.say_short("event", &event);
+        if let Event::Signal(HostSignal::Terminate) = &event {
+            self.stop_begins();
+        }
         let Some(host) = &mut self.host else { return };
         self.visits.see(host, &event);
         let effects = host.step(clock, event);
@@ -421,7 +517,8 @@ impl World {
                 } = &effect
                     && self.random.below(2) == 0
                 {
-                    self.signal(*pid, *signal, false, None);
+                    let (pid, signal) = (*pid, *signal);
+                    self.signal(pid, signal, false, None);
                 }
                 self.die(death);
             }
@@ -429,7 +526,10 @@ impl World {
                 return;
             }
             match effect {
-                Effect::Agent { effect, .. } => self.agent_effect(effect),
+                Effect::Agent { agent, effect } => {
+                    self.at = self.place_of(&agent);
+                    self.agent_effect(effect);
+                }
                 Effect::Register { ticket, call, .. } => {
                     let wait = self.latency(200);
                     self.later(wait, What::Call { ticket, call });
@@ -447,9 +547,15 @@ impl World {
                     );
                 }
                 Effect::Note(note) => {
+                    if let Some(agent) = &note.agent {
+                        self.at = self.place_of(agent);
+                    }
                     if note.message == "rollout phase" {
                         let to = note.fields.iter().find(|(key, _)| *key == "to");
                         self.phases.push(to.unwrap().1.clone());
+                    }
+                    if note.message == "no config left to try" {
+                        self.order.failures += 1;
                     }
                     let stopped = |(_, words): &(_, String)| words.contains("data stopped to flow");
                     if note.message == "config did not hold"
@@ -460,10 +566,10 @@ impl World {
                     {
                         self.violated("rolled back for a flow that is there");
                     }
-                    self.say(format!("note {} {:?}", note.message, note.fields));
+                    self.say(format_args!("note {} {:?}", note.message, note.fields));
                 }
-                Effect::LastWords(words) => self.say(format!("last words: {words}")),
-                Effect::Announce(milestone) => self.say(format!("announce {milestone:?}")),
+                Effect::LastWords(words) => self.say(format_args!("last words: {words}")),
+                Effect::Announce(milestone) => self.say(format_args!("announce {milestone:?}")),
                 Effect::LookAtClock { ticket, .. } => {
                     let look = ClockLook {
                         skew_ms: Some(Ok(0)),
@@ -473,7 +579,7 @@ impl World {
                 }
                 Effect::Certificate { ticket, name, work } => self.certificate(ticket, name, work),
                 Effect::CancelCertificate { ticket } => {
-                    self.say(format!("order {ticket:?} called off"));
+                    self.say(format_args!("order {ticket:?} called off"));
                     self.cancelled.insert(ticket);
                 }
                 Effect::Reply { .. } => {}
@@ -482,7 +588,8 @@ impl World {
                     self.later(1, What::Host(Event::Settings(settings)));
                 }
                 Effect::Exit(reason) => {
-                    self.say(format!("exit {reason:?}"));
+                    self.say(format_args!("exit {reason:?}"));
+                    self.stop = None;
                     self.exited = true;
                     self.host = None;
                     return;
@@ -512,16 +619,15 @@ impl World {
                 note,
             } => self.signal(pid, signal, group, note.as_deref()),
             AgentEffect::RunTool { ticket, spec } => self.run_tool(ticket, &spec),
-            AgentEffect::CancelTool { ticket } => {
-                self.tools.remove(&ticket);
-            }
+            // It may have ended already: then its answer is on its way.
+            AgentEffect::CancelTool { .. } => {}
             AgentEffect::WatchFiles { ticket, paths } => self.watch_files(ticket, &paths),
             #[cfg(feature = "flow")]
             AgentEffect::ReadCounters { .. } => {
                 unreachable!("the profile counts over its own link")
             }
             AgentEffect::LookAtRoom { ticket, .. } => {
-                let short = self.faults.spawns > 0.0 && self.chance(self.faults.spawns);
+                let short = self.strikes(|faults| faults.spawns);
                 if short {
                     // A reason of its own for a new process.
                     self.protected = None;
@@ -531,9 +637,7 @@ impl World {
                 } else {
                     Ok(())
                 };
-                let event = AgentEvent::RoomSeen { ticket, room };
-                let agent = Self::name();
-                self.later(0, What::Host(Event::Agent { agent, event }));
+                self.agent_event(0, AgentEvent::RoomSeen { ticket, room });
             }
             AgentEffect::WatchOutput { .. } => unreachable!("the profile has no proof by output"),
             AgentEffect::HttpProbe { .. } => unreachable!("the profile has no HTTP probe"),
@@ -567,13 +671,46 @@ impl World {
     }
 
     pub(crate) fn terminate(&mut self) {
-        self.protected = None;
-        let signal = adjutant::engine::message::HostSignal::Terminate;
-        self.later(0, What::Host(Event::Signal(signal)));
+        self.unprotect();
+        self.later(0, What::Host(Event::Signal(HostSignal::Terminate)));
     }
 
-    fn name() -> AgentName {
-        "collector".parse().unwrap()
+    /// There is a reason for new processes.
+    fn unprotect(&mut self) {
+        for agent in &mut self.agents {
+            agent.protected = None;
+            agent.may_start = true;
+        }
+    }
+
+    /// Talks about the agent of that number from here on.
+    pub(crate) fn of(&mut self, number: usize) -> &mut Self {
+        self.at = number;
+        self
+    }
+
+    /// From here on nobody does anything to the agent that is talked about.
+    pub(crate) fn spare(&mut self) {
+        self.spared = true;
+    }
+
+    pub(crate) fn is_spared(&self) -> bool {
+        self.spared
+    }
+
+    /// How many agents there are.
+    pub(crate) fn count(&self) -> usize {
+        self.agents.len()
+    }
+
+    fn place_of(&self, name: &AgentName) -> usize {
+        let place = self.agents.iter().position(|agent| &agent.name == name);
+        place.unwrap_or_else(|| self.violated(&format!("nobody is named {name}")))
+    }
+
+    /// The directory of the agent that is talked about.
+    fn root(&self) -> PathBuf {
+        Path::new("/state/agents").join(self.name.as_str())
     }
 
     pub(super) fn clock(&self) -> Now {
@@ -587,8 +724,14 @@ impl World {
         probability > 0.0 && self.random.unit() < probability
     }
 
+    /// Whether a fault of the agent that is talked about strikes.
+    fn strikes(&mut self, fault: impl Fn(&Faults) -> f64) -> bool {
+        let probability = fault(&self.faults);
+        !self.spared && self.chance(probability)
+    }
+
     pub(super) fn latency(&mut self, usual: u64) -> u64 {
-        if self.chance(self.faults.late) {
+        if self.strikes(|faults| faults.late) {
             self.random.below(15_000)
         } else {
             1 + self.random.below(usual)
@@ -597,8 +740,12 @@ impl World {
 
     pub(super) fn later(&mut self, wait: u64, what: What) {
         self.next_event += 1;
-        self.queue
-            .insert((self.now + wait, self.next_event), (self.life, what));
+        let due = Due {
+            life: self.life,
+            at: self.at,
+            what,
+        };
+        self.queue.insert((self.now + wait, self.next_event), due);
     }
 
     fn agent_event(&mut self, wait: u64, event: AgentEvent) {
@@ -608,7 +755,7 @@ impl World {
                 child.reaped = false;
             }
         }
-        let agent = Self::name();
+        let agent = self.name.clone();
         self.later(wait, What::Host(Event::Agent { agent, event }));
     }
 
@@ -627,7 +774,11 @@ impl World {
         if self.trace.len() >= TRACE_MAX {
             self.trace.pop_front();
         }
-        let line = format!("{:>9} ms {line}", self.now);
+        let who = match self.agents.len() {
+            1 => String::new(),
+            _ => format!("{} ", self.name),
+        };
+        let line = format!("{:>9} ms {who}{line}", self.now);
         if self.trace.back() != Some(&line) {
             self.trace.push_back(line);
         }

@@ -52,6 +52,11 @@ impl Known {
         }
     }
 
+    /// Whether it says that there are none, which the default does not: it says nothing.
+    pub(crate) fn says_none(&self) -> bool {
+        self.by_name.is_empty() && !self.prefixes.is_empty()
+    }
+
     /// The certificates that `agent` uses with these files: their health is its health.
     pub(crate) fn used_by<'a>(
         &'a self,

@@ -134,9 +134,14 @@ impl Engine {
         let Some(id) = record.revision.clone() else {
             return;
         };
+        // As when it began: a local change answers for the offer it was made under, while the server waits for that.
+        let offer = match record.origin {
+            Origin::Local => self.unsettled_offer(),
+            Origin::Offer | Origin::Manual | Origin::Default => None,
+        };
         let job = Job {
             origin: record.origin,
-            offer: record.offer.clone(),
+            offer: record.offer.clone().or(offer),
             source: Source::Stored(id.clone()),
             last_resort: false,
         };

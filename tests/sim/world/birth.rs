@@ -37,6 +37,44 @@ fn settings(text: String) -> Config {
     })
 }
 
+/// The name of the agent of that number.
+pub(crate) fn name_of(number: usize) -> String {
+    match number {
+        0 => "collector".to_owned(),
+        _ => format!("agent-{number}"),
+    }
+}
+
+impl Agent {
+    fn new(number: usize) -> Self {
+        Self {
+            name: name_of(number).parse().unwrap(),
+            uid: [7 + u8::try_from(number).unwrap(); 16],
+            store: None,
+            watch: None,
+            children: BTreeMap::new(),
+            server: Server {
+                up: true,
+                ..Server::default()
+            },
+            network: Network::default(),
+            seen_current: false,
+            protected: None,
+            reported: Vec::new(),
+            phases: Vec::new(),
+            signals: 0,
+            tool: None,
+            no_spawn: false,
+            no_disk: false,
+            order: order::Order::default(),
+            spared: false,
+            may_start: true,
+            keeps: None,
+            checked: false,
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         Self::with(seed, "")
@@ -49,11 +87,17 @@ impl World {
 
     /// With further settings of the agent, in braces' notation, and further lines.
     pub(crate) fn of_agent(seed: u64, agent: &str, more: &str) -> Self {
-        let text = format!(
-            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\n\
-             agents: {{collector: {{profile: adjutant, {agent}}}}}\n{more}"
-        );
-        let config = settings(text);
+        Self::of_agents(seed, &[agent.to_owned()], more)
+    }
+
+    /// With as many agents as there are settings of agents. All but the first are named by their number.
+    pub(crate) fn of_agents(seed: u64, agents: &[String], more: &str) -> Self {
+        let mut text = "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}\nagents:\n".to_owned();
+        for (number, agent) in agents.iter().enumerate() {
+            let name = name_of(number);
+            text += &format!("  {name}: {{profile: adjutant, {agent}}}\n");
+        }
+        let config = settings(text + more);
         let disk = ModelDisk::new(seed);
         disk.put_dir(Path::new("/state"));
         Self {
@@ -62,9 +106,9 @@ impl World {
             now: 0,
             booted_at: 0,
             disk,
-            store: None,
+            agents: (0..agents.len()).map(Agent::new).collect(),
+            at: 0,
             authority: Authority::default(),
-            watch: None,
             seen_pair: false,
             cancelled: BTreeSet::new(),
             ahead: 0,
@@ -75,16 +119,8 @@ impl World {
             life: 0,
             next_pid: 100,
             next_connection: 0,
-            children: BTreeMap::new(),
-            server: Server {
-                up: true,
-                ..Server::default()
-            },
-            network: Network::default(),
             service: None,
             faults: Faults::default(),
-            seen_current: false,
-            protected: None,
             protects: true,
             redial_ms: 5_000,
             effects: 0,
@@ -92,19 +128,16 @@ impl World {
             trace: VecDeque::new(),
             tracing: true,
             visits: Visits::default(),
-            reported: Vec::new(),
-            phases: Vec::new(),
-            tools: BTreeSet::new(),
-            signals: 0,
             exited: false,
-            checked: None,
+            stop: None,
+            until: None,
         }
     }
 
     /// A world whose host keeps the certificate `web` for a fixed domain or, without one, for what bundles say.
     pub(crate) fn with_certificate(seed: u64, domain: Option<&str>) -> Self {
         let mut world = Self::new(seed);
-        let agent = Self::name();
+        let agent = world.name.clone();
         let file = "ssl_certificate_host.txt".to_owned();
         world.config.agents[0].domain_files = vec![file.clone()];
         world.config.certificates = vec![Certificate {
@@ -129,83 +162,22 @@ impl World {
     }
 
     pub(crate) fn boot(&mut self) {
+        let looked_at = self.at;
         self.life += 1;
         self.booted_at = self.now;
         self.queue
-            .retain(|_, (life, what)| *life == 0 || matches!(what, What::ChildDies { .. }));
-        self.tools.clear();
-        self.watch = None;
+            .retain(|_, due| due.life == 0 || matches!(due.what, What::ChildDies { .. }));
         self.cancelled.clear();
         self.check_pair();
-        self.server.link = None;
-        self.network.cleared();
         self.exited = false;
         self.say(format!("boot, life {}", self.life));
-        let layout = AgentLayout::new(Path::new("/state"), &Self::name());
-        let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
-            Ok(loaded) => loaded,
-            Err(error) => self.violated(&format!("state does not load: {error}")),
-        };
-        let living = self.living_pids();
-        if living.len() > 1 {
-            self.violated(&format!("more than one child lives: {living:?}"));
+        let mut agents = Vec::new();
+        for at in 0..self.agents.len() {
+            self.at = at;
+            agents.push(self.remembered());
         }
-        let leftover = living.first().map(|pid| {
-            let child = self.children.get(pid).unwrap();
-            Leftover {
-                child: identity(*pid),
-                note: if child.ending {
-                    Err("it was told to end already".to_owned())
-                } else {
-                    Ok(child.note.clone())
-                },
-            }
-        });
-        if let Some(child) = living.first().and_then(|pid| self.children.get_mut(pid)) {
-            child.connection = None;
-            child.reaped = false;
-        }
-        self.protected = living
-            .first()
-            .copied()
-            .filter(|pid| self.is_protected(*pid, &persisted));
-        if let Some(pid) = living.first() {
-            // It dials again as long as nobody answers, ever more slowly.
-            let child = self.children.get(pid).unwrap().clone();
-            let wait = 1 + self.random.below(self.redial_ms);
-            if let Some(at) = child.talks_at.filter(|_| child.alive) {
-                let talk = What::ChildTalks {
-                    pid: *pid,
-                    generation: child.generation,
-                };
-                self.later(wait.max(at.saturating_sub(self.now)), talk);
-            }
-        }
-        for repair in persisted.repairs.clone() {
-            self.say(format!("repair: {repair}"));
-        }
-        self.store = Some(store);
-        let agent = self.config.agents.first().unwrap().clone();
-        let setup = Setup {
-            inheritance: None,
-            settings: agent,
-            server: self.config.server.clone(),
-            capabilities: self.config.capabilities,
-            grace: self.config.stop.grace,
-            instance_uid: AGENT_UID,
-            places: Places {
-                state_dir: "/state/agents/collector".into(),
-                link: Some("/run/link.sock".to_owned()),
-                reserved_ports: Vec::new(),
-                certificates: "/state/certificates".into(),
-                supervisor: String::new(),
-            },
-            facts: BTreeMap::new(),
-            persisted,
-            seed: self.random.next_u64(),
-        };
         let mut host = Host::new(HostSetup {
-            agents: vec![(setup, leftover)],
+            agents,
             identity: Identity::default(),
             certificates: CertificatesSetup {
                 list: self.config.certificates.clone(),
@@ -226,6 +198,84 @@ impl World {
         let effects = host.start(self.clock());
         self.host = Some(host);
         self.perform(effects);
+        self.at = looked_at;
+    }
+
+    /// What a new life finds of one agent: its directory, and a child that lives on.
+    fn remembered(&mut self) -> (Setup, Option<Leftover>) {
+        self.watch = None;
+        self.tool = None;
+        self.checked = false;
+        self.server.link = None;
+        self.network.cleared();
+        let layout = AgentLayout::new(Path::new("/state"), &self.name);
+        let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
+            Ok(loaded) => loaded,
+            Err(error) => self.violated(&format!("state does not load: {error}")),
+        };
+        let living = self.living_pids();
+        if living.len() > 1 {
+            self.violated(&format!("more than one child lives: {living:?}"));
+        }
+        self.order_begins(living.first().is_some());
+        let leftover = living.first().map(|pid| {
+            let child = self.children.get(pid).unwrap();
+            Leftover {
+                child: identity(*pid),
+                note: if child.ending {
+                    Err("it was told to end already".to_owned())
+                } else {
+                    Ok(child.note.clone())
+                },
+            }
+        });
+        if let Some(pid) = living.first()
+            && let Some(child) = self.children.get_mut(pid)
+        {
+            child.connection = None;
+            child.reaped = false;
+        }
+        self.protected = living
+            .first()
+            .copied()
+            .filter(|pid| self.is_protected(*pid, &persisted));
+        if let Some(pid) = living.first() {
+            // It dials again as long as nobody answers, ever more slowly.
+            let child = self.children.get(pid).unwrap().clone();
+            let wait = 1 + self.random.below(self.redial_ms);
+            if let Some(at) = child.talks_at.filter(|_| child.alive) {
+                let talk = What::ChildTalks {
+                    pid: *pid,
+                    generation: child.generation,
+                };
+                self.later(wait.max(at.saturating_sub(self.now)), talk);
+            }
+        }
+        for repair in &persisted.repairs {
+            self.say(format_args!("repair: {repair}"));
+        }
+        self.store = Some(store);
+        let settings = self.config.agents.iter();
+        let settings = settings.clone().find(|agent| agent.name == self.name);
+        let setup = Setup {
+            inheritance: None,
+            settings: settings.unwrap().clone(),
+            server: self.config.server.clone(),
+            capabilities: self.config.capabilities,
+            grace: self.config.stop.grace,
+            instance_uid: self.uid,
+            places: Places {
+                state_dir: self.root(),
+                link: Some(format!("/run/{}.sock", self.name)),
+                reserved_ports: Vec::new(),
+                certificates: "/state/certificates".into(),
+                supervisor: String::new(),
+            },
+            facts: BTreeMap::new(),
+            persisted,
+            seed: self.random.next_u64(),
+        };
+        (setup, leftover)
     }
 
     fn living_pids(&self) -> Vec<u32> {
@@ -260,8 +310,7 @@ impl World {
 
     /// A HUP; the settings have not changed.
     pub(crate) fn hang_up(&mut self) {
-        let signal = adjutant::engine::message::HostSignal::Hangup;
-        self.later(0, What::Host(Event::Signal(signal)));
+        self.later(0, What::Host(Event::Signal(HostSignal::Hangup)));
     }
 
     /// Boots again what ended in order: somebody starts it anew.
@@ -279,26 +328,39 @@ impl World {
         self.later(0, What::Host(Event::ClockJumped { asleep }));
     }
 
-    fn person(&mut self, command: Command) {
+    fn person(&mut self, command: impl FnOnce(Option<AgentName>) -> Command) {
+        let command = command(Some(self.name.clone()));
         // A reason of its own for a new process.
         self.protected = None;
         let id = CommandId(self.next_event);
         self.later(0, What::Host(Event::Command { id, command }));
     }
 
+    /// Somebody wants to see what a revision holds, which is read from the disk.
+    pub(crate) fn person_looks(&mut self) {
+        let mut names = if self.seen_current {
+            self.stored()
+        } else {
+            Vec::new()
+        };
+        let command = Command::Show {
+            agent: Some(self.name.clone()),
+            revision: names.pop().and_then(|name| name.parse().ok()),
+        };
+        let id = CommandId(self.next_event);
+        self.later(0, What::Host(Event::Command { id, command }));
+    }
+
     pub(crate) fn person_restarts(&mut self) {
-        self.person(Command::Restart { agent: None });
+        self.person(|agent| Command::Restart { agent });
     }
 
     pub(crate) fn person_reloads(&mut self) {
-        self.person(Command::Reload { agent: None });
+        self.person(|agent| Command::Reload { agent });
     }
 
     pub(crate) fn person_rolls_back(&mut self) {
-        self.person(Command::Rollback {
-            agent: None,
-            to: None,
-        });
+        self.person(|agent| Command::Rollback { agent, to: None });
     }
 
     pub(crate) fn person_applies(&mut self, text: &str) {
@@ -308,6 +370,6 @@ impl World {
             body: text.as_bytes().to_vec(),
         };
         let files = vec![file];
-        self.person(Command::Apply { agent: None, files });
+        self.person(|agent| Command::Apply { agent, files });
     }
 }

@@ -23,7 +23,7 @@ impl World {
     pub(crate) fn adoptions(&self) -> u64 {
         let host = self.host.as_ref().unwrap();
         let snapshot = host.snapshot(self.clock());
-        snapshot.agents[0].counters["adoptions"]
+        snapshot.agents[self.at].counters["adoptions"]
     }
 
     /// Whether a living child was told to end.
@@ -38,9 +38,7 @@ impl World {
 
     /// The names of the revisions on disk.
     pub(crate) fn stored(&self) -> Vec<String> {
-        let names = self
-            .disk
-            .list(Path::new("/state/agents/collector/revisions"));
+        let names = self.disk.list(&self.root().join("revisions"));
         let names = names.unwrap().into_iter();
         names.map(|name| name.into_string().unwrap()).collect()
     }
@@ -78,19 +76,32 @@ impl World {
         self.random.below(bound)
     }
 
+    /// The settings of the agent that is talked about.
+    pub(super) fn settings(&self) -> &config::Agent {
+        let mut agents = self.config.agents.iter();
+        agents.find(|agent| agent.name == self.name).unwrap()
+    }
+
     pub(crate) fn check(&mut self) {
-        let current = Path::new("/state/agents/collector/current");
         if self.host.is_none() {
             // Between two lives the link may be anything; what the next life makes of it counts.
             return;
         }
-        // What was well is well until somebody writes.
-        let changes = (self.life, self.disk.changes());
-        if self.checked == Some(changes) {
-            return;
+        let at = self.at;
+        for number in 0..self.agents.len() {
+            self.at = number;
+            // What was well is well until somebody writes.
+            if !self.checked {
+                self.checked = true;
+                self.check_directory();
+            }
         }
-        self.checked = Some(changes);
-        let there = self.disk.kind(current).unwrap_or(Kind::Absent) != Kind::Absent;
+        self.at = at;
+    }
+
+    fn check_directory(&mut self) {
+        let current = self.root().join("current");
+        let there = self.disk.kind(&current).unwrap_or(Kind::Absent) != Kind::Absent;
         if there {
             let target = self.link_target("current").unwrap();
             if self.read(&target.join("manifest.json")).is_none() {
@@ -102,10 +113,25 @@ impl World {
         } else if self.seen_current {
             self.violated("current is gone");
         }
-        if let Some(good) = self.last_good()
-            && !Behaviour::of(&good).is_good()
-        {
+        let Some(good) = self.last_good() else { return };
+        if !Behaviour::of(&good).is_good() {
             self.violated(&format!("last good is {good:?}"));
+        }
+        if self.spared {
+            let runs = self.current();
+            let keeps = self.keeps.get_or_insert(good).clone();
+            if runs.as_ref() != Some(&keeps) {
+                self.violated(&format!(
+                    "nobody touched this agent, and instead of {keeps:?} it runs {runs:?}"
+                ));
+            }
+        }
+    }
+
+    /// A spared agent is started once, and again where something of the whole host is a reason for it.
+    pub(super) fn check_spared_start(&mut self) {
+        if self.spared && !std::mem::take(&mut self.may_start) {
+            self.violated("a new process for an agent that nobody touched");
         }
     }
 

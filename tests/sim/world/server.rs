@@ -6,7 +6,7 @@ impl World {
     pub(crate) fn dial(&mut self, link: LinkId, authorize: bool) {
         if self.server.up && self.is_rejected(authorize) {
             self.link_down(link, LossKind::Rejected, 5);
-        } else if self.server.up && !self.chance(self.faults.links) {
+        } else if self.server.up && !self.strikes(|faults| faults.links) {
             if self.server.link.is_none() {
                 self.server.link = Some(link);
             }
@@ -49,7 +49,7 @@ impl World {
         // A server talks where it is talked to.
         self.server.link = Some(link);
         let message: AgentToServer = frame::decode(bytes, FrameRules::default()).unwrap();
-        assert_eq!(message.instance_uid, AGENT_UID);
+        assert_eq!(message.instance_uid, self.uid, "its own session");
         assert_ne!(
             message.capabilities & 1,
             0,
@@ -75,7 +75,7 @@ impl World {
         }
         match message.connection_settings_status {
             Some(status) => {
-                self.say(format!("server reads of settings: {status:?}"));
+                self.say(format_args!("server reads of settings: {status:?}"));
                 self.network.status = Some(status);
             }
             // Another life, which knows of no offer.
@@ -84,7 +84,7 @@ impl World {
         }
         let mut answer = ServerToAgent {
             connection_settings: self.network.owed(),
-            instance_uid: AGENT_UID.to_vec(),
+            instance_uid: self.uid.to_vec(),
             capabilities: 0x7,
             ..ServerToAgent::default()
         };
@@ -98,7 +98,7 @@ impl World {
         {
             answer.remote_config = Some(remote_config(offer));
         }
-        if self.chance(self.faults.duplicates) {
+        if self.strikes(|faults| faults.duplicates) {
             answer.flags = 1;
         }
         let wait = self.latency(20);
@@ -109,7 +109,7 @@ impl World {
                 message: Box::new(answer),
             },
         );
-        if self.chance(self.faults.links) {
+        if self.strikes(|faults| faults.links) {
             self.link_down(link, LossKind::Network, 3);
         }
     }
@@ -125,7 +125,7 @@ impl World {
             && !again
         {
             // On proof, before it is last good, it is what runs, and may yet turn out to be bad.
-            let on_proof = self.config.agents[0].apply.report == ReportWhen::OnProof;
+            let on_proof = self.settings().apply.report == ReportWhen::OnProof;
             let promoting = self.is_promoting();
             let runs = self.current().as_deref() == Some(text.as_str()) || promoting;
             let turns_bad = matches!(
@@ -149,7 +149,7 @@ impl World {
                 ));
             }
         }
-        self.say(format!(
+        self.say(format_args!(
             "server reads status {} {:?}",
             status.status, status.error_message
         ));
@@ -162,7 +162,7 @@ impl World {
     fn is_promoting(&self) -> bool {
         let host = self.host.as_ref().unwrap();
         host.positions()
-            .any(|(_, _, rollout)| rollout == "promoting")
+            .any(|(agent, _, rollout)| agent == &self.name && rollout == "promoting")
     }
 
     /// The server offers a config, now and whenever the agent does not report its hash.
@@ -174,7 +174,7 @@ impl World {
             hash: hash.clone(),
             text: text.clone(),
         };
-        self.say(format!("server offers {text:?}"));
+        self.say(format_args!("server offers {text:?}"));
         self.server.offers.insert(hash, text);
         self.server.offer = Some(offer.clone());
         if let Some(link) = self.server.link {
@@ -244,7 +244,7 @@ impl World {
 
     pub(crate) fn server_up(&mut self, up: bool) {
         self.server.up = up;
-        self.say(format!("server up: {up}"));
+        self.say(format_args!("server up: {up}"));
         if !up && let Some(link) = self.server.link {
             self.link_down(link, LossKind::Network, 1);
         }
@@ -270,6 +270,13 @@ pub(crate) fn remote_config(offer: &Offered) -> AgentRemoteConfig {
             content_type: "text/plain".to_owned(),
         };
         config_map.insert("ssl_certificate_host.txt".to_owned(), file);
+    }
+    if let Some((_, rest)) = offer.text.split_once("# with: ") {
+        let file = AgentConfigFile {
+            body: rest.lines().next().unwrap().as_bytes().to_vec(),
+            content_type: "text/plain".to_owned(),
+        };
+        config_map.insert("extra.txt".to_owned(), file);
     }
     AgentRemoteConfig {
         config: Some(AgentConfigMap { config_map }),

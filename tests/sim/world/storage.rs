@@ -13,7 +13,7 @@ impl World {
         let wait = self.latency(10);
         let by = WatchedBy::Events;
         self.agent_event(wait, AgentEvent::FilesWatched { ticket, by });
-        if self.chance(self.faults.child_deaths) {
+        if self.strikes(|faults| faults.child_deaths) {
             let wait = wait + 1 + self.random.below(30_000);
             self.agent_event(wait, AgentEvent::FilesTouched { ticket });
         }
@@ -28,14 +28,15 @@ impl World {
     pub(crate) fn scribble_at(&mut self, link: &str, text: &str) {
         let file = self.link_target(link).unwrap().join("collect.yaml");
         self.disk.write_file(&file, text.as_bytes(), 0o600).unwrap();
-        self.say(format!("somebody writes {}", file.display()));
+        self.checked = false;
+        self.say(format_args!("somebody writes {}", file.display()));
         if let Some(ticket) = self.watch {
             self.agent_event(5, AgentEvent::FilesTouched { ticket });
         }
     }
 
     pub(crate) fn disk_work(&mut self, ticket: Ticket, work: DiskWork) {
-        if self.chance(self.faults.disk) {
+        if std::mem::take(&mut self.no_disk) || self.strikes(|faults| faults.disk) {
             let step = self.disk.steps() + 1 + self.random.below(12);
             let errors = [libc::ENOSPC, libc::EIO, libc::EROFS];
             let index = usize::try_from(self.random.below(3)).unwrap();
@@ -47,9 +48,10 @@ impl World {
             self.disk
                 .die_after(self.disk.steps() + self.random.below(14));
         }
-        let Some(store) = &mut self.store else { return };
         let promotes = matches!(work, DiskWork::Promote(_));
+        let Some(store) = &mut self.store else { return };
         let result = store.perform(work);
+        self.checked = false;
         self.seen_current |= promotes && result.is_ok();
         // A fault that did not strike now would strike the simulator's own look at the disk.
         self.disk.kill();
@@ -63,10 +65,10 @@ impl World {
             return self.die(death);
         }
         if let Err(fault) = &result {
-            self.say(format!("fault {}", fault.reason));
+            self.say(format_args!("fault {}", fault.reason));
         }
         let wait = self.latency(5);
-        if self.chance(self.faults.duplicates) {
+        if self.strikes(|faults| faults.duplicates) {
             let result = Ok(adjutant::engine::message::DiskDone::Durable);
             self.agent_event(wait + 40, AgentEvent::Disk { ticket, result });
         }
@@ -81,7 +83,7 @@ impl World {
     ) {
         let text = format!("{work:?}");
         let text: String = text.chars().take(120).collect();
-        self.say(format!("effect certificate {ticket:?} {text}"));
+        self.say(format_args!("effect certificate {ticket:?} {text}"));
         match work {
             CertificateWork::Order(order) => {
                 let wait = self.latency(2_000);
@@ -102,7 +104,7 @@ impl World {
         let result = self
             .authority
             .answer(EPOCH_MS + self.ahead + self.now, order);
-        self.say(format!(
+        self.say(format_args!(
             "authority: {}",
             if result.is_ok() { "issued" } else { "no" }
         ));
@@ -147,7 +149,7 @@ impl World {
         self.seen_pair |= live;
         self.check_pair();
         if let Err(fault) = &result {
-            self.say(format!("certificate fault {}", fault.reason));
+            self.say(format_args!("certificate fault {}", fault.reason));
         }
         let wait = self.latency(5);
         self.later(wait, What::Host(Event::Certificate { ticket, result }));
@@ -189,7 +191,7 @@ impl World {
     }
 
     pub(crate) fn link_target(&self, link: &str) -> Option<PathBuf> {
-        let root = Path::new("/state/agents/collector");
+        let root = self.root();
         let target = self.disk.read_link(&root.join(link)).ok()?;
         Some(root.join(target))
     }
