@@ -25,6 +25,7 @@ impl Engine {
             (Stage::Gathering, DiskDone::Local(local)) => {
                 let theirs = transaction.job.is_theirs();
                 self.local = self.accepted_layers(local, theirs);
+                self.tell_left_out();
                 if !self.overtaken(now) {
                     self.compose(now);
                 }
