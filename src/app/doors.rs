@@ -44,6 +44,8 @@ fn door_error(error: BindError) -> AppError {
     let kind = match &error {
         BindError::Control(_) => AppErrorKind::StateUnusable,
         BindError::Address { .. } => AppErrorKind::Address,
+        #[cfg(feature = "opampsupervisor")]
+        BindError::Tls(_) => AppErrorKind::Settings,
     };
     AppError {
         kind,

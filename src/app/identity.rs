@@ -57,7 +57,7 @@ pub(super) fn establish(
         let imported = (is_first && index == 0 && Form::is_theirs(Some(config.form)))
             .then(|| foreign_uid(state))
             .flatten();
-        let uid = match imported {
+        let uid = match imported.or(agent.instance_uid) {
             Some(uid) => uid,
             None => new_uid(wall)?,
         };
@@ -217,5 +217,25 @@ mod tests {
             .filter(|(name, _)| *name != SUPERVISOR);
         let uids: Vec<_> = agents.map(|(_, uid)| *uid).collect();
         assert_eq!(uids, [uid.parse::<uuid::Uuid>().unwrap().into_bytes()]);
+    }
+
+    #[cfg(feature = "opampsupervisor")]
+    #[test]
+    fn the_uid_of_the_settings_is_that_of_the_first_start_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |uid: &str| {
+            config(&format!(
+                "agent:\n  executable: /bin/sh\n  instance_id: {uid}\nserver:\n  endpoint: ws://127.0.0.1:1\n"
+            ))
+        };
+        let (first, later) = (
+            "0190a6d0-0000-7000-8000-00000000002a",
+            "0190a6d0-0000-7000-8000-00000000002b",
+        );
+        for settings in [first, later] {
+            let identity = establish_at(dir.path(), &with(settings), "m1");
+            let uid = identity.instance_uids["collector"];
+            assert_eq!(uid, first.parse::<uuid::Uuid>().unwrap().into_bytes());
+        }
     }
 }

@@ -17,6 +17,8 @@ use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
     register, telemetry,
 };
+#[cfg(any(feature = "isolation", feature = "opampsupervisor"))]
+use crate::config::Form;
 use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, Server};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
@@ -327,7 +329,10 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
         #[cfg(feature = "isolation")]
         child::check(&agent.process).map_err(|reason| AppError {
             kind: AppErrorKind::Settings,
-            cause: anyhow::anyhow!("agents.{}.user: {reason}", agent.name),
+            cause: match config.form {
+                Form::Agent => anyhow::anyhow!("agent.run_as: {reason}"),
+                Form::Agents => anyhow::anyhow!("agents.{}.user: {reason}", agent.name),
+            },
         })?;
         let layout = state.layout(&agent.name);
         let root = layout.root();
@@ -339,6 +344,11 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
             tracing::warn!(agent = %agent.name, repair, "state repaired");
         }
         let dirs = ChildDirs::below(&root, agent.log_rotation);
+        #[cfg(feature = "opampsupervisor")]
+        let dirs = ChildDirs {
+            to_own_log: Form::is_theirs(Some(config.form)),
+            ..dirs
+        };
         #[cfg(feature = "opampsupervisor")]
         super::inherit::show_log(state.root(), agent, &dirs);
         let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;

@@ -159,6 +159,7 @@ fn agent(
         restart,
         local_port: u16::try_from(local_port).unwrap_or(0),
         reports_components: false,
+        instance_uid: None,
         shows_files: false,
         crash_words: None,
         passthrough_logs,
@@ -305,6 +306,11 @@ pub(super) fn layer(
         _ if text.starts_with('$') => Err(
             "unknown, write $OWN_TELEMETRY_CONFIG, $OPAMP_EXTENSION_CONFIG, $REMOTE_CONFIG or a path".to_owned(),
         ),
+        #[cfg(feature = "opampsupervisor")]
+        _ if Form::is_theirs(form) => {
+            let path = super::otel::file_of_uri(text)?;
+            super::value::resolve(form, base, path).map(Layer::Local)
+        }
         _ => super::value::resolve(form, base, text).map(Layer::Local),
     }
 }

@@ -26,6 +26,7 @@ pub(super) const APPLY: Apply = Apply {
     find_fault: cfg!(feature = "layers"),
     rollback: true,
     watch_local_files: cfg!(feature = "layers"),
+    without_unreadable: false,
     drift: if cfg!(feature = "layers") {
         Drift::Restore
     } else {
@@ -90,6 +91,7 @@ pub(super) fn apply(mut section: Section<'_, '_, '_>, profile: &mut Profile) -> 
             "watch_local_files",
             "whether a file of `config_files` that changes on disk is applied like an offer",
         ),
+        without_unreadable: APPLY.without_unreadable,
         drift: drift(s),
         reload: reload(s, profile),
         proof_timeout: s.duration(

@@ -4,10 +4,16 @@
 //! error that says why. Must never: open anything.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use opamp_client::transport::TlsVersion;
+
+use crate::units::TextSource;
 
 use super::ours::address;
 use super::read::Section;
+use super::tls::{pem, version};
 
 /// How the door answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +24,21 @@ pub struct HealthDoor {
     pub header_timeout: Option<Duration>,
     /// How long an exchange may take; none leaves our own limit.
     pub exchange_timeout: Option<Duration>,
+    /// What it proves itself with; none serves in the clear.
+    pub tls: Option<DoorTls>,
+}
+
+/// TLS of the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorTls {
+    /// Its chain.
+    pub certificate: TextSource,
+    /// Its key.
+    pub key: TextSource,
+    /// Who vouches for peers; none asks them for nothing.
+    pub client_ca: Option<PathBuf>,
+    /// The versions that are spoken.
+    pub versions: Vec<TlsVersion>,
 }
 
 /// What is said of keys whose promise this door cannot keep.
@@ -72,24 +93,79 @@ pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Option<SocketAddr>, Hea
             number.map_err(|_| "a number of bytes belongs here".to_owned())
         },
     );
-    section.not_built(
-        &[
-            "tls",
-            "auth",
-            "cors",
-            "transport",
-            "include_metadata",
-            "compression_algorithms",
-        ],
-        NOT_HERE,
-    );
+    let about = ("tcp, tcp4, tcp6", "accepted; the address says which");
+    section.parsed("transport", about, "tcp", |text| match text {
+        "" | "tcp" | "tcp4" | "tcp6" => Ok(()),
+        _ => Err("the door is served over TCP, write tcp or remove it".to_owned()),
+    });
+    let about = "accepted; no body of a request is read";
+    section.texts("compression_algorithms", about, "none");
+    let about = "accepted; nothing of a request is kept";
+    section.switch("include_metadata", about, false);
+    let tls = door_tls(section.sub("tls"));
+    section.not_built(&["auth", "cors", "dialer", "middlewares"], NOT_HERE);
     section.finish();
     let door = HealthDoor {
         headers,
         header_timeout,
         exchange_timeout: [read, write].into_iter().flatten().min(),
+        tls,
     };
     (endpoint, door)
+}
+
+fn door_tls(mut section: Section<'_, '_, '_>) -> Option<DoorTls> {
+    let about = "chain that the door proves itself with; read again at every connection";
+    let certificate = pem(&mut section, ("cert_file", about), "cert_pem", "none");
+    let about = "its key";
+    let key = pem(&mut section, ("key_file", about), "key_pem", "none");
+    let about = "CA bundle that every peer's certificate must lead to";
+    let client_ca = section.path_value("client_ca_file", about, "peers need no certificate");
+    let about = ("1.2 or 1.3", "the oldest version that is spoken");
+    let min_version = section.parsed("min_version", about, "1.2", version);
+    let about = ("1.2 or 1.3", "the newest version that is spoken");
+    let max_version = section.parsed("max_version", about, "1.3", version);
+    let about = "accepted; files are read again at every connection";
+    section.switch("client_ca_file_reload", about, false);
+    let bounds = Duration::ZERO..=Duration::from_hours(24 * 365);
+    section.duration("reload_interval", about, Duration::ZERO, bounds);
+    section.not_built(
+        &[
+            "ca_file",
+            "ca_pem",
+            "include_system_ca_certs_pool",
+            "cipher_suites",
+            "include_insecure_cipher_suites",
+            "curve_preferences",
+            "tpm",
+        ],
+        "means nothing to this door or cannot be had here, remove it",
+    );
+    let is_wanted = section.is_present();
+    let has = |names: [&str; 2]| names.iter().any(|name| section.has(name));
+    let whole = has(["cert_file", "cert_pem"]) && has(["key_file", "key_pem"]);
+    if is_wanted && !whole {
+        section.problem(
+            "",
+            "TLS needs `cert_file` and `key_file`, or `cert_pem` and `key_pem`",
+        );
+    }
+    let (oldest, newest) = (
+        min_version.unwrap_or(TlsVersion::V1_2),
+        max_version.unwrap_or(TlsVersion::V1_3),
+    );
+    if oldest > newest {
+        section.problem("min_version", "newer than max_version, nothing is left");
+    }
+    section.finish();
+    let versions = [TlsVersion::V1_2, TlsVersion::V1_3].into_iter();
+    let versions = versions.filter(|version| (oldest..=newest).contains(version));
+    Some(DoorTls {
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+        versions: versions.collect(),
+    })
 }
 
 fn is_header(name: &str, value: &str) -> bool {

@@ -57,7 +57,7 @@ pub use explain::{DecidedBy, Explained, explain, nearest_key};
 #[cfg(feature = "flow")]
 pub use flow::part_by_path;
 pub use flow::{Flow, FlowCheck, FlowFormat, FlowMode, FlowRole, FlowSignal};
-pub use health_door::HealthDoor;
+pub use health_door::{DoorTls, HealthDoor};
 pub use load::{ConfigErrors, Overrides, defaults, keys, keys_not_built, load};
 pub use ours::server_at;
 pub use process::{Account, CgroupLimits, CgroupRoot, Limit, LimitKind, Process};
@@ -212,6 +212,8 @@ pub struct Agent {
     pub local_port: u16,
     /// Whether the child is asked what it is made of.
     pub reports_components: bool,
+    /// The uid on a state directory that has none; one is made up otherwise.
+    pub instance_uid: Option<[u8; 16]>,
     /// Whether `effective.yaml` and `agent.log` stand in the state directory for people who look there.
     pub shows_files: bool,
     /// Bytes of its last output that a report of its death has; none of ours says how many.
@@ -306,6 +308,8 @@ pub struct Apply {
     pub rollback: bool,
     /// Whether a local layer that changes on disk is applied.
     pub watch_local_files: bool,
+    /// Whether a local file that cannot be read is left out of the config instead of refusing it.
+    pub without_unreadable: bool,
     /// What becomes of a file of the running revision that somebody else changed.
     pub drift: Drift,
     /// How the new config is made to run.

@@ -24,7 +24,7 @@ use super::telemetry::{Directed, OWN_TELEMETRY, Telemetry};
 use super::tls::tls;
 use super::{
     Agent, Apply, CgroupRoot, Config, EmptyConfig, Form, GiveUp, Layer, Log, LogFormat, LogOutputs,
-    OnDeath, Policy, Process, Profile, Reload, ReportWhen, Server, StartOrder, Stop,
+    OnDeath, Policy, Profile, Reload, ReportWhen, Server, StartOrder, Stop,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -247,7 +247,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
     );
     let passthrough_logs = section.switch(
         "passthrough_logs",
-        "the child's output goes to ours instead of files",
+        "the Collector's lines become lines of our log instead of going to files",
         false,
     );
     let description = description(section.sub("description"));
@@ -257,9 +257,15 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         &["opamp_server_socket"],
         "no released opamp extension dials a Unix socket, the Collector is served on loopback, remove it",
     );
+    let about = (
+        "UUID",
+        "the uid on a state directory that has none; afterwards the one that is stored there",
+    );
+    let instance_uid = section.parsed("instance_id", about, "made up", uid);
+    let process = super::process::run_as(&mut section);
     section.not_built(
-        &["run_as", "access_dirs"],
-        "specified for opampsupervisor and never built there, nor here in this form, remove it",
+        &["access_dirs"],
+        "specified for opampsupervisor and never built there, nor here, remove it",
     );
     section.not_built(
         &["health_check_port"],
@@ -284,6 +290,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         restart: RESTART,
         local_port: u16::try_from(local_port).unwrap_or(0),
         reports_components: capabilities & REPORTS_COMPONENTS != 0,
+        instance_uid,
         shows_files: true,
         crash_words,
         passthrough_logs,
@@ -294,7 +301,7 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
             OnDeath::Restart
         },
         start: StartOrder::default(),
-        process: Process::default(),
+        process,
         domain_files: Vec::new(),
         own_telemetry: Directed {
             kinds: capabilities & OWN_TELEMETRY,
@@ -302,6 +309,25 @@ fn agent(mut section: Section<'_, '_, '_>, capabilities: u64) -> Option<Agent> {
         },
         profile,
     })
+}
+
+fn uid(text: &str) -> Result<[u8; 16], String> {
+    let uid = text.parse::<uuid::Uuid>().ok().filter(|uid| !uid.is_nil());
+    let wrong = "a UUID belongs here, such as 0190a6d0-0000-7000-8000-00000000002a";
+    uid.map(uuid::Uuid::into_bytes)
+        .ok_or_else(|| wrong.to_owned())
+}
+
+/// The file that an entry of `config_files` names. That program reads URIs there: `file:` as well as a plain path, and
+/// `env:` for a variable that holds a whole config.
+pub(super) fn file_of_uri(text: &str) -> Result<&str, String> {
+    if text.starts_with("env:") {
+        return Err(
+            "a config inside a variable is not read here, write it to a file and name that"
+                .to_owned(),
+        );
+    }
+    Ok(text.strip_prefix("file:").unwrap_or(text))
 }
 
 /// How much of its last output the report of a death has; none when the key is not there.
@@ -385,6 +411,8 @@ fn apply(section: &mut Section<'_, '_, '_>, capabilities: u64) -> Apply {
         empty_config: EmptyConfig::Stop,
         // That program reads its files when it starts. Whoever edits one expects it to wait for a restart.
         watch_local_files: false,
+        // It reads what there is, and its users have files in the list that not every host has.
+        without_unreadable: true,
         flow: super::flow::NO_FLOW,
         ..APPLY
     }

@@ -183,6 +183,35 @@ pub(super) fn process(section: &mut Section<'_, '_, '_>) -> Process {
     }
 }
 
+/// The key `run_as` of the Collector's form: a user, with the groups that the host gives to it.
+#[cfg(all(feature = "isolation", feature = "opampsupervisor"))]
+pub(super) fn run_as(section: &mut Section<'_, '_, '_>) -> Process {
+    let about = "the user that the Collector runs as, with its groups and no way to more rights; changing users needs \
+                 root";
+    let user = section.text("run_as", about, "as the supervisor");
+    let account = user.and_then(|user| match section.reader.env.account(&user, None) {
+        Ok(account) => Some(account),
+        Err((_, message)) => {
+            let numbered = user.parse::<u32>().is_ok();
+            let unnamed = format!("no user has the number {user} on this host");
+            section.problem("run_as", if numbered { unnamed } else { message });
+            None
+        }
+    });
+    Process {
+        no_new_privileges: account.as_ref().map(|_| true),
+        account,
+        ..Process::default()
+    }
+}
+
+#[cfg(all(not(feature = "isolation"), feature = "opampsupervisor"))]
+/// Without the feature the key is refused.
+pub(super) fn run_as(section: &mut Section<'_, '_, '_>) -> Process {
+    section.not_built(&["run_as"], WITHOUT);
+    Process::default()
+}
+
 #[cfg(not(feature = "isolation"))]
 const WITHOUT: &str = "this program was built without isolation of children, remove it";
 

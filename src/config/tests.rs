@@ -353,6 +353,37 @@ fn the_other_form_is_read_as_its_program_reads_it() {
     assert_eq!(config.log.format, LogFormat::Text);
 }
 
+#[cfg(all(feature = "opampsupervisor", feature = "isolation"))]
+#[test]
+fn a_user_a_uid_and_the_urls_of_files_are_read_as_its_specification_has_them() {
+    let uid = "0190A6D0-0000-7000-8000-00000000002A";
+    let text = format!(
+        "server: {{endpoint: 'ws://h'}}\nagent: {{executable: /x, run_as: telegraf, instance_id: {uid}, \
+         config_files: ['file:a.yaml', 'file:/b.yaml']}}\n\
+         healthcheck: {{endpoint: 'localhost:1', transport: tcp, tls: {{cert_file: c.pem, key_file: /k.pem, \
+         max_version: '1.2', reload_interval: 1h}}, compression_algorithms: ['', gzip]}}\n"
+    );
+    let config = load("s.yaml", &text, &Env::rooted(), &Overrides::default());
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let agent = &config.agents[0];
+    let account = agent.process.account.as_ref().unwrap();
+    assert_eq!(
+        (account.uid, account.gid, account.groups.as_slice()),
+        (998, 997, &[997, 4][..])
+    );
+    assert_eq!(agent.process.no_new_privileges, Some(true));
+    let uid = uid.parse::<uuid::Uuid>().unwrap().into_bytes();
+    assert_eq!(agent.instance_uid, Some(uid));
+    let local = agent.layers.iter().filter_map(|layer| match layer {
+        Layer::Local(path) => Some(path.to_str().unwrap()),
+        Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
+    });
+    assert_eq!(local.collect::<Vec<_>>(), ["/srv/here/a.yaml", "/b.yaml"]);
+    let tls = config.health_door.tls.unwrap();
+    assert_eq!(tls.certificate, TextSource::File("/srv/here/c.pem".into()));
+    assert_eq!(tls.versions, [opamp_client::transport::TlsVersion::V1_2]);
+}
+
 #[test]
 fn all_log_files_fit_into_one_budget() {
     let agents = |count: usize| -> String {

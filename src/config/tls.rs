@@ -132,6 +132,12 @@ pub(super) fn tls(mut section: Section<'_, '_, '_>) -> (Tls, bool) {
         Duration::ZERO,
         Duration::ZERO..=Duration::from_hours(24 * 365),
     );
+    if section.reader.form == Some(Form::Agent) {
+        section.not_built(
+            &["include_insecure_cipher_suites", "tpm"],
+            "broken cipher suites are not spoken and keys in a TPM not used here, remove it",
+        );
+    }
     let insecure = section.reader.form == Some(Form::Agent)
         && section.switch(
             "insecure",
@@ -157,7 +163,7 @@ pub(super) fn tls(mut section: Section<'_, '_, '_>) -> (Tls, bool) {
 }
 
 /// A file, or the text itself.
-fn pem(
+pub(super) fn pem(
     section: &mut Section<'_, '_, '_>,
     (file, about): (&'static str, &'static str),
     text: &'static str,
@@ -187,7 +193,7 @@ fn host_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn version(text: &str) -> Result<TlsVersion, String> {
+pub(super) fn version(text: &str) -> Result<TlsVersion, String> {
     if matches!(text.trim(), "1.0" | "1.1") {
         return Err(format!(
             "TLS {text} is broken and not spoken here; the oldest version is 1.2"

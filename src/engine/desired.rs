@@ -202,7 +202,7 @@ fn directory(
     remote: Vec<RevisionFile>,
 ) -> Result<Vec<RevisionFile>, Refused> {
     let mut by_path = BTreeMap::new();
-    for file in read_local(settings, local)? {
+    for file in read_local(settings, local)?.into_iter().flatten() {
         by_path.insert(file.path.clone(), file);
     }
     // An offered file takes the place of a local one of the same name.
@@ -217,7 +217,8 @@ fn directory(
     Ok(by_path.into_values().collect())
 }
 
-fn read_local(settings: &Agent, local: &[LocalFile]) -> Result<Vec<RevisionFile>, Refused> {
+/// The local layers in their order; none in the place of one that may be missing and is.
+fn read_local(settings: &Agent, local: &[LocalFile]) -> Result<Vec<Option<RevisionFile>>, Refused> {
     let mut files = Vec::new();
     let mut missing = Vec::new();
     for layer in &settings.layers {
@@ -227,13 +228,14 @@ fn read_local(settings: &Agent, local: &[LocalFile]) -> Result<Vec<RevisionFile>
             .find(|file| &file.path == path)
             .map(|file| &file.bytes)
         {
-            Some(Ok(bytes)) => files.push(RevisionFile {
+            Some(Ok(bytes)) => files.push(Some(RevisionFile {
                 path: local_path(settings.profile.composition, path, files.len()),
                 layer: LayerKind::Local,
                 source: path.display().to_string(),
                 content_type: String::new(),
                 bytes: bytes.clone(),
-            }),
+            })),
+            _ if settings.apply.without_unreadable => files.push(None),
             Some(Err(reason)) => {
                 missing.push(format!("local config file {}: {reason}", path.display()));
             }
@@ -268,7 +270,7 @@ fn otel_layers(
     let mut files = Vec::new();
     for layer in &settings.layers {
         match layer {
-            Layer::Local(_) => files.extend(locals.next()),
+            Layer::Local(_) => files.extend(locals.next().flatten()),
             Layer::Remote => files.extend(remote.drain(..).map(|mut file| {
                 file.path = format!("remote/{}", file.path);
                 file

@@ -152,6 +152,46 @@ pub fn only_to(
     Ok(())
 }
 
+/// How our lines look, since there are any.
+#[cfg(feature = "opampsupervisor")]
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// How our lines look.
+#[cfg(feature = "opampsupervisor")]
+pub fn format() -> Format {
+    FORMAT.get().copied().unwrap_or_default()
+}
+
+/// Puts a line of somebody else among ours, wherever they go; `stream` writes to standard output (0) or standard
+/// error (1). Waits for a disk, so it is not for the loop.
+///
+/// # Errors
+/// The last place that did not take it.
+#[cfg(feature = "opampsupervisor")]
+pub fn pass_on(line: &[u8], stream: impl Fn(usize, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut outcome = Ok(());
+    let (mut stdout, mut stderr) = (false, true);
+    let outputs = OUTPUTS.get();
+    if let Some(outputs) = outputs {
+        (stdout, stderr) = (outputs.stdout, outputs.stderr);
+    }
+    let files = outputs.into_iter().flat_map(|outputs| &outputs.files);
+    for file in files.chain(FILE.get()) {
+        if !file.push_waiting(line.to_vec()) {
+            outcome = Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
+    if stdout {
+        let _alone = io::stdout().lock();
+        outcome = stream(0, line).and(outcome);
+    }
+    if stderr {
+        let _alone = io::stderr().lock();
+        outcome = stream(1, line).and(outcome);
+    }
+    outcome
+}
+
 /// Waits a moment until the files have every line.
 pub fn flush(patience: std::time::Duration) {
     let outputs = OUTPUTS.get().map(|outputs| &outputs.files);
@@ -222,6 +262,8 @@ fn lines<S>(level: Level, format: Format) -> Box<dyn tracing_subscriber::Layer<S
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
+    #[cfg(feature = "opampsupervisor")]
+    FORMAT.get_or_init(|| format);
     match format {
         Format::Json => tracing_subscriber::fmt::layer()
             .json()

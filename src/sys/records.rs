@@ -79,6 +79,12 @@ impl Lines {
         self.jobs.try_send(Job::Line(self.file, line)).is_ok()
     }
 
+    /// The same for whoever may wait for the disk and must not lose a line. False when nobody writes any more.
+    #[cfg(feature = "opampsupervisor")]
+    pub fn push_waiting(&self, line: Vec<u8>) -> bool {
+        self.jobs.send(Job::Line(self.file, line)).is_ok()
+    }
+
     /// Waits until everything handed over before is written, or the patience is over.
     pub fn flush(&self, patience: Duration) {
         let (done, written) = sync_channel(1);

@@ -190,6 +190,8 @@ fn working_in(directory: &Path) -> Vec<nix::unistd::Pid> {
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
+    /// Whom signals are for, where that is not what was started itself.
+    aim: Option<u32>,
     lines: Arc<Mutex<VecDeque<String>>>,
     ended: Option<ExitStatus>,
 }
@@ -214,6 +216,7 @@ impl Process {
         Self {
             name,
             child,
+            aim: None,
             lines,
             ended: None,
         }
@@ -221,7 +224,12 @@ impl Process {
 
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.aim.unwrap_or_else(|| self.child.id())
+    }
+
+    /// Signals are for another process from here on, one that ends with what was started.
+    pub(crate) fn aim(&mut self, pid: u32) {
+        self.aim = Some(pid);
     }
 
     /// What it wrote, oldest first.
@@ -272,7 +280,7 @@ impl Process {
 
     /// Sends it a signal, by its name without `SIG`.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.id()).unwrap());
         let signal = format!("SIG{signal}").parse::<nix::sys::signal::Signal>();
         if self.ended.is_none() {
             // Already gone is as good.

@@ -195,8 +195,7 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:2:52: agent.startup_fallback_configs[0]: read /srv/here/a: entity not found",
                 "s.yaml:2:75: agent.health_check_port: removed from opampsupervisor in May 2025, health comes \
                 from the opamp extension, remove it",
-                "s.yaml:2:86: agent.run_as: specified for opampsupervisor and never built there, nor here in this form, \
-                remove it",
+                "s.yaml:2:86: agent.run_as: one value belongs here, not a list or map",
                 "s.yaml:2:135: agent.opamp_server_socket: no released opamp extension dials a Unix socket, the \
                 Collector is served on loopback, remove it",
                 "s.yaml:2:187: agent.collector_crash_log_snippet_kib: out of bounds, write 0 to 1024",
@@ -208,6 +207,30 @@ fn problems_name_place_key_and_remedy() {
                 "s.yaml:4:13: extensions: the feature gate opampsupervisor.Extensions is off; start with \
                 --feature-gates=opampsupervisor.Extensions, as opampsupervisor wants it",
                 "s.yaml:4:25: extensions.basicauth: needs `client_auth` with a username and a password",
+            ],
+        ),
+        (
+            "server: {endpoint: 'ws://h', tls: {tpm: {enabled: true}}}\n\
+             agent: {executable: /x, run_as: nobody2, instance_id: 7, access_dirs: {read: {allow: [/x]}},\n  \
+             config_files: ['env:X', 'file:/x', $NOPE]}\n\
+             healthcheck: {transport: unix, tls: {cert_file: /c, min_version: '1.3', max_version: '1.2', ca_file: /x}, \
+             cors: {allowed_origins: [x]}}\n",
+            &[
+                "s.yaml:1:41: server.tls.tpm: broken cipher suites are not spoken and keys in a TPM not used here, \
+                remove it",
+                "s.yaml:2:33: agent.run_as: there is no user \"nobody2\" on this host",
+                "s.yaml:2:55: agent.instance_id: a UUID belongs here, such as 0190a6d0-0000-7000-8000-00000000002a",
+                "s.yaml:2:71: agent.access_dirs: specified for opampsupervisor and never built there, nor here, remove it",
+                "s.yaml:3:18: agent.config_files[0]: a config inside a variable is not read here, write it to a file and \
+                name that",
+                "s.yaml:3:38: agent.config_files[2]: unknown, write $OWN_TELEMETRY_CONFIG, $OPAMP_EXTENSION_CONFIG, \
+                $REMOTE_CONFIG or a path",
+                "s.yaml:4:26: healthcheck.transport: the door is served over TCP, write tcp or remove it",
+                "s.yaml:4:37: healthcheck.tls: TLS needs `cert_file` and `key_file`, or `cert_pem` and `key_pem`",
+                "s.yaml:4:66: healthcheck.tls.min_version: newer than max_version, nothing is left",
+                "s.yaml:4:102: healthcheck.tls.ca_file: means nothing to this door or cannot be had here, remove it",
+                "s.yaml:4:113: healthcheck.cors: the door serves one plain GET on one address and keeps nothing of a \
+                request; put a reverse proxy before it, or remove it",
             ],
         ),
         (

@@ -316,3 +316,35 @@ fn offered_file_takes_the_place_of_a_local_one_of_its_name() {
     );
     assert_eq!(candidate.files[0].bytes, b"remote\n");
 }
+
+#[cfg(feature = "opampsupervisor")]
+#[test]
+fn a_local_file_that_cannot_be_read_is_left_out_where_the_settings_say_so_and_the_others_keep_their_place()
+ {
+    let listed = "{profile: otelcol, executable: /bin/sh, config_files: \
+                  [/etc/a.yaml, $REMOTE_CONFIG, /etc/gone.yaml, /etc/b.yaml]}";
+    let gone = LocalFile {
+        path: "/etc/gone.yaml".into(),
+        bytes: Err("read /etc/gone.yaml: not there".to_owned()),
+    };
+    let files = [local("/etc/a.yaml", "{}"), gone, local("/etc/b.yaml", "{}")];
+    let offer = offered(&[("", "{}")]);
+    let mut agent = agent(listed);
+    let refused = compose(&agent, &places(), &files, &offer).unwrap_err();
+    assert_eq!(
+        refused.0,
+        "local config file /etc/gone.yaml: read /etc/gone.yaml: not there"
+    );
+    agent.apply.without_unreadable = true;
+    let candidate = compose(&agent, &places(), &files, &offer).unwrap();
+    assert_eq!(
+        paths(&candidate),
+        [
+            "local/0-a.yaml",
+            "remote/config.yaml",
+            "local/2-b.yaml",
+            OVERLAY_FILE,
+            OTEL_MARKER_FILE
+        ]
+    );
+}

@@ -27,6 +27,7 @@ impl Engine {
                 if !matches!(transaction.job.source, Source::OwnTelemetry) {
                     let theirs = transaction.job.is_theirs();
                     self.local = self.accepted_layers(local, theirs);
+                    self.tell_left_out();
                 }
                 if !self.overtaken(now) {
                     self.compose(now);

@@ -91,6 +91,21 @@ impl Engine {
         self.decide(now);
     }
 
+    /// Says which local files are left out of what is composed, because they cannot be read.
+    pub(super) fn tell_left_out(&mut self) {
+        if !self.settings.apply.without_unreadable {
+            return;
+        }
+        let unread = self.local.iter();
+        let unread: Vec<String> = unread
+            .filter_map(|file| file.bytes.as_ref().err().cloned())
+            .collect();
+        if !unread.is_empty() {
+            let fields = vec![("error", unread.join("; "))];
+            self.note(NoteLevel::Warn, "local config file left out", fields);
+        }
+    }
+
     pub(crate) fn compose_base(&self) -> Result<Candidate, Refused> {
         let base = self.composed(&[])?;
         if !base.is_empty() {

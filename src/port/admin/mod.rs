@@ -15,6 +15,8 @@ pub mod health;
 mod metrics;
 pub mod registration;
 mod routes;
+#[cfg(feature = "opampsupervisor")]
+mod secured;
 mod serve;
 mod socket;
 mod token;

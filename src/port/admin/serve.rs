@@ -20,6 +20,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
+#[cfg(feature = "opampsupervisor")]
+use super::secured::Secured;
 use super::socket::{ControlSocket, SocketError};
 use super::{Questions, Token, routes};
 use crate::config::HealthDoor;
@@ -58,6 +60,8 @@ pub struct Admin {
     token: Option<Token>,
     healthcheck: Option<TcpListener>,
     health_door: HealthDoor,
+    #[cfg(feature = "opampsupervisor")]
+    secured: Option<Secured>,
     peers: Vec<u32>,
 }
 
@@ -77,6 +81,10 @@ pub enum BindError {
         /// Who is in the way, and what to do.
         help: String,
     },
+    /// The pair of the health door.
+    #[cfg(feature = "opampsupervisor")]
+    #[error("serve health over TLS: healthcheck.tls: {0}")]
+    Tls(String),
 }
 
 impl Admin {
@@ -96,6 +104,8 @@ impl Admin {
             token: doors.token,
             healthcheck: doors.healthcheck.map(listen).transpose()?,
             health_door: doors.health_door.clone(),
+            #[cfg(feature = "opampsupervisor")]
+            secured: secured(doors)?,
             peers: vec![0, nix::unistd::geteuid().as_raw()],
         })
     }
@@ -142,11 +152,26 @@ impl Admin {
                     .exchange_timeout
                     .unwrap_or(EXCHANGE_TIMEOUT),
             );
+            #[cfg(feature = "opampsupervisor")]
+            if let Some(secured) = self.secured.take() {
+                loops.push(secured_loop(listener, secured, router, limits).boxed_local());
+            } else {
+                loops.push(page_loop(listener, router, limits).boxed_local());
+            }
+            #[cfg(not(feature = "opampsupervisor"))]
             loops.push(page_loop(listener, router, limits).boxed_local());
         }
         let (never, _, _) = select_all(loops).await;
         match never {}
     }
+}
+
+#[cfg(feature = "opampsupervisor")]
+fn secured(doors: &Doors) -> Result<Option<Secured>, BindError> {
+    let settings = doors.health_door.tls.as_ref();
+    let settings = settings.filter(|_| doors.healthcheck.is_some());
+    let opened = settings.map(Secured::open).transpose();
+    opened.map_err(BindError::Tls)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
@@ -206,6 +231,25 @@ async fn page_loop(
     }
 }
 
+#[cfg(feature = "opampsupervisor")]
+async fn secured_loop(
+    listener: TcpListener,
+    secured: Secured,
+    router: Router,
+    limits: (Duration, Duration),
+) -> Infallible {
+    let mut exchanges = Exchanges::default();
+    loop {
+        exchanges.make_room().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                exchanges.begin_secured(stream, secured.clone(), router.clone(), limits);
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
 async fn pause(error: &io::Error) {
     tracing::warn!(error = %error, "accept on a door failed");
     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -233,20 +277,44 @@ impl Exchanges {
         &mut self,
         stream: Box<dyn Stream + Send>,
         router: Router,
-        (header, exchange): (Duration, Duration),
+        limits: (Duration, Duration),
+    ) {
+        self.0.spawn(exchange(stream, router, limits));
+    }
+
+    /// The same behind a handshake, which may take as long as a header.
+    #[cfg(feature = "opampsupervisor")]
+    fn begin_secured(
+        &mut self,
+        stream: tokio::net::TcpStream,
+        secured: Secured,
+        router: Router,
+        limits: (Duration, Duration),
     ) {
         self.0.spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(header)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            match tokio::time::timeout(exchange, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(error = %error, "exchange broken off"),
-                Err(_) => tracing::debug!("exchange took too long"),
+            match tokio::time::timeout(limits.0, secured.shake(stream)).await {
+                Ok(Ok(stream)) => exchange(Box::new(stream), router, limits).await,
+                Ok(Err(error)) => tracing::debug!(error = %error, "no TLS with a peer"),
+                Err(_) => tracing::debug!("handshake took too long"),
             }
         });
+    }
+}
+
+async fn exchange(
+    stream: Box<dyn Stream + Send>,
+    router: Router,
+    (header, whole): (Duration, Duration),
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(whole, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error = %error, "exchange broken off"),
+        Err(_) => tracing::debug!("exchange took too long"),
     }
 }
 

@@ -33,6 +33,8 @@ mod reap;
 #[cfg(feature = "isolation")]
 mod room;
 mod spawn;
+#[cfg(feature = "opampsupervisor")]
+mod tagged;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -97,6 +99,9 @@ pub struct ChildDirs {
     pub certificates: PathBuf,
     /// Rotation of its log file.
     pub rotation: Rotation,
+    /// Whether output that is passed on becomes lines of our own log, each with the agent's name.
+    #[cfg(feature = "opampsupervisor")]
+    pub to_own_log: bool,
 }
 
 impl ChildDirs {
@@ -112,6 +117,8 @@ impl ChildDirs {
             marker: canonical.to_string_lossy().into_owned(),
             certificates: canonical.join("../../certificates"),
             rotation,
+            #[cfg(feature = "opampsupervisor")]
+            to_own_log: false,
         }
     }
 
@@ -541,13 +548,14 @@ impl Children {
         };
         let (stdout, stdout_reader) = open("stdout.fifo")?;
         let (stderr, stderr_reader) = open("stderr.fifo")?;
-        let to = if passthrough {
-            Destination::Passthrough
-        } else {
-            Destination::File {
+        let to = match passthrough {
+            #[cfg(feature = "opampsupervisor")]
+            true if dirs.to_own_log => Destination::OwnLog,
+            true => Destination::Passthrough,
+            false => Destination::File {
                 path: dirs.log_file(agent),
                 rotation: dirs.rotation,
-            }
+            },
         };
         self.output
             .follow(agent, [stdout_reader, stderr_reader], to)

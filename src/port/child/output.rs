@@ -45,6 +45,9 @@ pub(super) enum Destination {
     },
     /// To our own standard output and standard error.
     Passthrough,
+    /// Among the lines of our own log.
+    #[cfg(feature = "opampsupervisor")]
+    OwnLog,
 }
 
 /// What was not written as it came.

@@ -20,8 +20,12 @@ use super::lines::{Held, SinkState, StreamId, Write};
 use super::marker::Marker;
 use super::output::{Counters, Destination, Order};
 use super::peek::Peek;
+#[cfg(feature = "opampsupervisor")]
+use super::tagged::Tagged;
 use super::tail::{LastBytes, Tail};
 use crate::sys::clock;
+#[cfg(feature = "opampsupervisor")]
+use crate::sys::log;
 use crate::sys::log_file::LogFile;
 use crate::units::{AgentName, Moment};
 
@@ -55,8 +59,17 @@ struct Channel {
 }
 
 enum Sink {
-    File { log: LogFile, state: SinkState },
+    File {
+        log: LogFile,
+        state: SinkState,
+    },
     Passthrough,
+    #[cfg(feature = "opampsupervisor")]
+    OwnLog {
+        lines: Tagged,
+        /// Streams do not wait for each other: lines are put together before they go out.
+        states: [SinkState; 2],
+    },
 }
 
 struct Capture {
@@ -225,6 +238,11 @@ impl Reader {
                 state: SinkState::default(),
             },
             Destination::Passthrough => Sink::Passthrough,
+            #[cfg(feature = "opampsupervisor")]
+            Destination::OwnLog => Sink::OwnLog {
+                lines: Tagged::new(agent.to_string()),
+                states: [SinkState::default(), SinkState::default()],
+            },
         };
         let tail = Tail::default();
         let channel = Channel {
@@ -340,6 +358,8 @@ impl Reader {
         for channel in self.channels.values_mut() {
             for stream in 0..2 {
                 channel.write(stream, &mut self.own, &self.counters, Held::hand_over);
+                #[cfg(feature = "opampsupervisor")]
+                channel.end_line(stream, &self.counters);
             }
         }
     }
@@ -352,6 +372,8 @@ impl Channel {
                 log.is_at(path, *rotation)
             }
             (Sink::Passthrough, Destination::Passthrough) => true,
+            #[cfg(feature = "opampsupervisor")]
+            (Sink::OwnLog { .. }, Destination::OwnLog) => true,
             _ => false,
         }
     }
@@ -415,13 +437,7 @@ impl Channel {
         let Some(held) = self.held.get_mut(stream) else {
             return;
         };
-        let count = |bytes: &[u8], result: io::Result<()>| {
-            if result.is_err() {
-                counters.failed_writes.fetch_add(1, Ordering::Relaxed);
-                let lost = bytes.len() as u64;
-                counters.lost_bytes.fetch_add(lost, Ordering::Relaxed);
-            }
-        };
+        let count = |bytes: &[u8], result| count(counters, bytes, result);
         let state = match &mut self.sink {
             Sink::File { log, state } => {
                 how(held, state, &mut |bytes, inside| {
@@ -438,9 +454,41 @@ impl Channel {
                 });
                 state
             }
+            #[cfg(feature = "opampsupervisor")]
+            Sink::OwnLog { lines, states } => {
+                let Some(state) = states.get_mut(stream) else {
+                    return;
+                };
+                how(held, state, &mut |bytes, _| {
+                    for line in lines.add(stream, bytes, (log::format(), clock::wall())) {
+                        count(&line, log::pass_on(&line, write_own));
+                    }
+                });
+                state
+            }
         };
         let split = std::mem::take(&mut state.split_lines);
         counters.split_lines.fetch_add(split, Ordering::Relaxed);
+    }
+
+    /// Lines of our log go out whole, so that one that nobody will end is ended here.
+    #[cfg(feature = "opampsupervisor")]
+    fn end_line(&mut self, stream: usize, counters: &Counters) {
+        if let Sink::OwnLog { lines, .. } = &mut self.sink {
+            let how = (log::format(), clock::wall());
+            for line in lines.rest(stream, how) {
+                count(counters, &line, log::pass_on(&line, write_own));
+            }
+        }
+    }
+}
+
+/// Counts what was not written.
+fn count(counters: &Counters, bytes: &[u8], result: io::Result<()>) {
+    if result.is_err() {
+        counters.failed_writes.fetch_add(1, Ordering::Relaxed);
+        let lost = bytes.len() as u64;
+        counters.lost_bytes.fetch_add(lost, Ordering::Relaxed);
     }
 }
 

@@ -6,12 +6,18 @@ use super::bench::{AgentForm, Bench, Reload, alive};
 use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
 
-in_both_modes!(bad_config_makes_it_unhealthy_and_a_good_one_heals_it);
-in_both_modes!(bad_config_gives_way_to_the_one_before_it);
+in_both_modes!(
+    bad_config_makes_it_unhealthy_and_a_good_one_heals_it,
+    process_1
+);
+in_both_modes!(bad_config_gives_way_to_the_one_before_it, process_1);
 on_both_servers!(empty_config_map_stops_the_collector);
-in_both_modes!(each_offer_is_reported_from_applying_to_its_end);
+in_both_modes!(each_offer_is_reported_from_applying_to_its_end, process_1);
 in_both_modes!(newest_of_many_offers_is_what_runs);
-in_both_modes!(config_that_does_not_validate_leaves_the_running_one_alone);
+in_both_modes!(
+    config_that_does_not_validate_leaves_the_running_one_alone,
+    process_1
+);
 
 /// A config whose receiver cannot start, because somebody listens on its port.
 pub(super) fn port_taken(port: u16) -> String {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
+use super::init;
 use crate::fleet::{Agent, Kind, Server, endpoint};
 use crate::peers::{Door, Place, Process, eventually, otelcol};
 
@@ -22,6 +23,21 @@ pub(crate) enum Reload {
     Restart,
     /// SIGHUP.
     Hup,
+    /// A new process, under a supervisor that is process 1.
+    RestartBelowInit,
+    /// SIGHUP, under a supervisor that is process 1.
+    HupBelowInit,
+}
+
+impl Reload {
+    /// Whether the process is kept.
+    pub(crate) fn is_hup(self) -> bool {
+        matches!(self, Self::Hup | Self::HupBelowInit)
+    }
+
+    fn is_below_init(self) -> bool {
+        matches!(self, Self::RestartBelowInit | Self::HupBelowInit)
+    }
 }
 
 /// Settings in opampsupervisor's form, every key that a row may depend on written out.
@@ -72,7 +88,7 @@ impl AgentForm {
             files,
             more,
         } = self;
-        let hup = *reload == Reload::Hup;
+        let hup = reload.is_hup();
         let files = serde_json::to_string(files).unwrap();
         format!(
             "server: {{endpoint: {endpoint}}}
@@ -101,10 +117,7 @@ agent:
 /// Settings in our own form with the Collector as agent `collector`; `apply` are further keys of its `apply`, `more`
 /// further lines of the agent.
 pub(crate) fn own_form(reload: Reload, apply: &str, more: &str) -> String {
-    let reload = match reload {
-        Reload::Hup => "hup",
-        Reload::Restart => "restart",
-    };
+    let reload = if reload.is_hup() { "hup" } else { "restart" };
     format!(
         "server: {{endpoint: SERVER}}
 storage: {{directory: STATE}}
@@ -127,6 +140,7 @@ pub(crate) struct Bench {
     kind: Kind,
     server: Option<Server>,
     fed: AtomicUsize,
+    below_init: bool,
 }
 
 impl Bench {
@@ -149,6 +163,7 @@ impl Bench {
             kind,
             server: None,
             fed: AtomicUsize::new(0),
+            below_init: false,
         }
     }
 
@@ -183,12 +198,14 @@ impl Bench {
 
     /// Runs the supervisor with settings in opampsupervisor's form and the server of the bench.
     pub(crate) fn run(&mut self, settings: &AgentForm) -> Supervisor {
+        self.below_init = settings.reload.is_below_init();
         let text = settings.render("SERVER", Path::new("STATE"));
         self.run_text(&text)
     }
 
     /// As [`Bench::run`], with a server that is not there.
     pub(crate) fn run_alone(&mut self, settings: &AgentForm, port: u16) -> Supervisor {
+        self.below_init = settings.reload.is_below_init();
         let text = settings.render(&endpoint(port), &self.path("state"));
         self.start(&text, false, &[])
     }
@@ -283,20 +300,30 @@ impl Bench {
         if embedded {
             args.extend(["--dev-server".to_owned(), "127.0.0.1:0".to_owned()]);
         }
-        let program = Path::new(env!("CARGO_BIN_EXE_adjutant"));
+        let mut program = Path::new(env!("CARGO_BIN_EXE_adjutant"));
+        if self.below_init {
+            args = init::arguments(program, args);
+            program = Path::new("unshare");
+        }
         let mut process = Process::start("adjutant", program, args);
         if embedded {
             let (api, token) = process.line("the address of the page", page);
             self.server = Some(Server::Embedded { api, token });
         }
-        let supervisor = Supervisor {
+        let mut supervisor = Supervisor {
             process,
             control: Door::Unix(control),
             config,
+            init: None,
         };
         eventually("the control socket answers", || {
             supervisor.status().map(drop)
         });
+        if self.below_init {
+            let init = init::below(supervisor.process.id());
+            supervisor.process.aim(init);
+            supervisor.init = Some(init);
+        }
         supervisor
     }
 
@@ -416,6 +443,8 @@ pub(crate) struct Supervisor {
     process: Process,
     control: Door,
     config: PathBuf,
+    /// Its process id, where it is process 1 to itself.
+    init: Option<u32>,
 }
 
 impl Supervisor {
@@ -441,7 +470,11 @@ impl Supervisor {
 
     /// The pid of the child, if one runs.
     pub(crate) fn pid(&self) -> Option<u64> {
-        self.status().unwrap()["child"]["pid"].as_u64()
+        let pid = self.status().unwrap()["child"]["pid"].as_u64()?;
+        match self.init {
+            Some(init) => init::outside(init, pid),
+            None => Some(pid),
+        }
     }
 
     /// Waits until the status is as wanted.
@@ -458,10 +491,10 @@ impl Supervisor {
 
     /// Waits until a child runs and is healthy; returns its pid.
     pub(crate) fn healthy(&self) -> u64 {
-        let status = self.until("healthy with a child", |status| {
-            status["healthy"] == true && status["child"]["pid"].is_u64()
+        self.until("healthy with a child", |status| {
+            status["healthy"] == true && status["child"]["pid"].is_u64() && self.pid().is_some()
         });
-        status["child"]["pid"].as_u64().unwrap()
+        self.pid().unwrap()
     }
 
     /// Waits until the rollout is in a phase.

@@ -17,6 +17,7 @@ in_both_modes!(listed_resource_attributes_stay_a_list);
 on_both_servers!(resource_attributes_are_described_where_that_is_asked_for);
 on_both_servers!(last_output_is_reported_as_long_as_the_settings_say);
 on_both_servers!(own_log_goes_where_the_settings_say);
+on_both_servers!(lines_of_the_collector_are_among_ours_where_they_are_passed_on);
 in_both_modes!(last_good_that_cannot_run_any_more_is_no_hot_loop);
 
 // E27
@@ -300,7 +301,7 @@ fn last_good_that_cannot_run_any_more_is_no_hot_loop(kind: Kind, reload: Reload)
     });
 }
 
-// E29, but for the Collector's own lines: they have a file or a stream of their own.
+// E29
 fn own_log_goes_where_the_settings_say(kind: Kind) {
     let mut bench = Bench::new(kind);
     let (log, second) = (bench.path("supervisor.log"), bench.path("second.log"));
@@ -345,4 +346,53 @@ fn own_log_goes_where_the_settings_say(kind: Kind) {
         words.contains("open the log file /nonexistent/directory/x.log: No such file"),
         "{words}"
     );
+}
+
+// E29
+fn lines_of_the_collector_are_among_ours_where_they_are_passed_on(kind: Kind) {
+    for encoding in ["console", "json"] {
+        let mut bench = Bench::new(kind);
+        let log = bench.path("supervisor.log");
+        let settings = AgentForm {
+            more: format!(
+                "  passthrough_logs: true\ntelemetry: {{logs: {{level: info, output_paths: ['{}']}}}}\n",
+                log.display()
+            ),
+            ..AgentForm::with_remote(Reload::Restart)
+        };
+        if kind == Kind::Dev {
+            // Its embedded server is found by a line on standard error.
+            bench.server_comes(0);
+        }
+        let endpoint = bench.server().endpoint();
+        let supervisor = bench.run_polled(&settings, &endpoint);
+        let uid = bench.connected(&supervisor);
+        let telemetry = format!("telemetry: {{logs: {{encoding: {encoding}}}, ");
+        let config = bench
+            .pipeline("out.json")
+            .replace("telemetry: {", &telemetry);
+        let hash = bench.push(&uid, &config);
+        bench.status(&uid, &hash, "APPLIED");
+        assert_eq!(supervisor.log(), Vec::<String>::new(), "our own streams");
+        supervisor.stop();
+        let text = fs::read_to_string(&log).unwrap();
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let (theirs, ours): (Vec<_>, Vec<_>) =
+            lines.partition(|line| line["logger"] == "collector");
+        assert!(ours.iter().any(|line| line["message"] == "config offered"));
+        let ready = |line: &&serde_json::Value| line.to_string().contains("Everything is ready");
+        let ready = theirs.iter().find(ready);
+        let ready = ready.unwrap_or_else(|| panic!("{encoding}: {text}"));
+        // What the Collector writes for machines stays what it is, for people it becomes one line of ours.
+        if encoding == "json" {
+            assert!(ready["msg"].is_string(), "{ready}");
+            assert_eq!(ready["level"], "info", "{ready}");
+            assert_eq!(ready.get("message"), None);
+        } else {
+            assert!(ready["message"].is_string(), "{ready}");
+            assert_eq!(ready["level"], "INFO", "{ready}");
+        }
+    }
 }

@@ -15,12 +15,14 @@ mod health;
 mod hostile;
 mod identity;
 mod inheritance;
+mod init;
 mod layers;
 mod local;
 mod offers;
 mod outage;
 mod own_telemetry;
 mod polling;
+mod readings;
 mod restart;
 mod rollback;
 mod start;
@@ -45,7 +47,8 @@ macro_rules! on_both_servers {
     };
 }
 
-/// One test per server and way to reload.
+/// One test per server and way to reload; with `process_1` one more per way to reload, under a supervisor that is
+/// process 1.
 macro_rules! in_both_modes {
     ($scenario:ident) => {
         mod $scenario {
@@ -70,6 +73,46 @@ macro_rules! in_both_modes {
             #[test]
             fn hup_opamp_go() {
                 super::$scenario(Kind::OpampGo, Reload::Hup);
+            }
+        }
+    };
+    ($scenario:ident, process_1) => {
+        mod $scenario {
+            use crate::collector::bench::Reload;
+            use crate::fleet::Kind;
+
+            #[test]
+            fn restart_dev_server() {
+                super::$scenario(Kind::Dev, Reload::Restart);
+            }
+
+            #[test]
+            fn restart_opamp_go() {
+                super::$scenario(Kind::OpampGo, Reload::Restart);
+            }
+
+            #[test]
+            fn hup_dev_server() {
+                super::$scenario(Kind::Dev, Reload::Hup);
+            }
+
+            #[test]
+            fn hup_opamp_go() {
+                super::$scenario(Kind::OpampGo, Reload::Hup);
+            }
+
+            #[test]
+            fn process_1_restart_opamp_go() {
+                if crate::collector::init::is_possible() {
+                    super::$scenario(Kind::OpampGo, Reload::RestartBelowInit);
+                }
+            }
+
+            #[test]
+            fn process_1_hup_opamp_go() {
+                if crate::collector::init::is_possible() {
+                    super::$scenario(Kind::OpampGo, Reload::HupBelowInit);
+                }
             }
         }
     };

@@ -14,7 +14,7 @@ use crate::fleet::Kind;
 use crate::peers::{Door, eventually, free_port, now, within};
 
 in_both_modes!(local_config_runs_before_the_server_is_there);
-in_both_modes!(stored_config_runs_before_the_server_is_there);
+in_both_modes!(stored_config_runs_before_the_server_is_there, process_1);
 on_both_servers!(nothing_runs_until_a_late_server_offers_something);
 on_both_servers!(server_that_goes_away_is_waited_for_with_growing_delay);
 on_both_servers!(flapping_server_gets_what_is_owed_and_the_child_never_notices);

@@ -6,7 +6,10 @@ use super::bench::{AgentForm, Bench, Reload, alive};
 use super::in_both_modes;
 use crate::fleet::Kind;
 
-in_both_modes!(restart_command_makes_a_new_process_on_the_old_link);
+in_both_modes!(
+    restart_command_makes_a_new_process_on_the_old_link,
+    process_1
+);
 
 // E21
 fn restart_command_makes_a_new_process_on_the_old_link(kind: Kind, reload: Reload) {
@@ -19,10 +22,8 @@ fn restart_command_makes_a_new_process_on_the_old_link(kind: Kind, reload: Reloa
     let connections = bench.server().connections(&uid);
 
     bench.server().restart(&uid);
-    supervisor.until("another process", |status| {
-        status["child"]["pid"]
-            .as_u64()
-            .is_some_and(|pid| pid != old)
+    supervisor.until("another process", |_| {
+        supervisor.pid().is_some_and(|pid| pid != old)
     });
     supervisor.healthy();
     assert!(!alive(old));

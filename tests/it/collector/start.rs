@@ -8,7 +8,7 @@ use super::bench::{AgentForm, Bench, Reload};
 use super::{in_both_modes, on_both_servers};
 use crate::fleet::Kind;
 
-in_both_modes!(remote_config_runs_and_is_reported);
+in_both_modes!(remote_config_runs_and_is_reported, process_1);
 on_both_servers!(files_of_an_offer_are_layers_in_the_order_of_their_names);
 in_both_modes!(local_config_runs);
 in_both_modes!(config_without_pipelines_runs);
@@ -40,7 +40,7 @@ fn remote_config_runs_and_is_reported(kind: Kind, reload: Reload) {
     let same = supervisor.healthy() == pid;
     assert_eq!(
         same,
-        reload == Reload::Hup,
+        reload.is_hup(),
         "a HUP keeps the process, a restart does not"
     );
 

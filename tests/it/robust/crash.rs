@@ -18,7 +18,7 @@ use super::tracer::{Fault, Thread, Tracer};
 const CALLS_MAX: usize = 60;
 
 /// The links of an agent name complete revisions. Only before the first commit may they be missing.
-fn links_resolve(rig: &Rig, committed: bool, context: &str) {
+pub(super) fn links_resolve(rig: &Rig, committed: bool, context: &str) {
     for name in ["current", "last-good"] {
         let link = rig.agent("one").join(name);
         if committed || fs::symlink_metadata(&link).is_ok() {
@@ -29,7 +29,7 @@ fn links_resolve(rig: &Rig, committed: bool, context: &str) {
 }
 
 /// Waits until nothing is under way: the last transaction is over and a child runs.
-fn settled(rig: &Rig) -> Value {
+pub(super) fn settled(rig: &Rig) -> Value {
     wait_for("a settled agent", || {
         let agent = rig.agent_status("one")?;
         let over = agent["history"][0]["over"] == true;
@@ -40,8 +40,8 @@ fn settled(rig: &Rig) -> Value {
     })
 }
 
-/// Disk, processes and report agree.
-fn agrees(rig: &Rig, context: &str) {
+/// Links, processes and report agree; answers the status and what `current` is.
+pub(super) fn runs_what_it_says(rig: &Rig, context: &str) -> (Value, String) {
     let status = settled(rig);
     links_resolve(rig, false, context);
     let pid = rig.child();
@@ -49,12 +49,18 @@ fn agrees(rig: &Rig, context: &str) {
     let target = fs::read_link(rig.agent("one").join("current")).unwrap();
     let current = target.file_name().unwrap().to_str().unwrap();
     assert_eq!(status["current"]["id"], current, "{context}: {status}");
+    (status, current.to_owned())
+}
+
+/// Disk, processes and report agree.
+pub(super) fn agrees(rig: &Rig, context: &str) {
+    let (status, current) = runs_what_it_says(rig, context);
     let journal = fs::read_to_string(rig.agent("one").join("journal")).unwrap();
     let last: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
     assert_eq!(last["step"], status["history"][0]["step"], "{context}");
     if last["step"] == "committed" {
-        assert_eq!(last["revision"], current, "{context}");
-        assert_eq!(status["last_good"], current, "{context}: {status}");
+        assert_eq!(last["revision"], current.as_str(), "{context}");
+        assert_eq!(status["last_good"], current.as_str(), "{context}: {status}");
     }
 }
 

@@ -418,7 +418,7 @@ impl Drop for Supervisor {
 }
 
 /// Whether what a test needs is there. In CI its absence is a failure, elsewhere it is said and the test ends.
-pub(super) fn have(missing: Option<String>) -> bool {
+pub(crate) fn have(missing: Option<String>) -> bool {
     let Some(missing) = missing else {
         return true;
     };
@@ -431,13 +431,13 @@ pub(super) fn have(missing: Option<String>) -> bool {
 }
 
 /// What is missing for a test that needs `program` in PATH.
-pub(super) fn lacks(program: &str) -> Option<String> {
+pub(crate) fn lacks(program: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
     (!found).then(|| format!("needs `{program}` in PATH"))
 }
 
 /// What is missing for a test that needs root.
-pub(super) fn lacks_root() -> Option<String> {
+pub(crate) fn lacks_root() -> Option<String> {
     (!nix::unistd::Uid::effective().is_root()).then(|| "needs root".to_owned())
 }

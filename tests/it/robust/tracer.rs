@@ -62,6 +62,14 @@ impl Fault {
         }
     }
 
+    /// The `nth` of each of the calls fails, and no other.
+    pub(super) fn error_at(calls: &'static str, errno: &str, nth: usize) -> Self {
+        Self {
+            calls,
+            what: format!("error={errno}:when={nth}"),
+        }
+    }
+
     /// The `nth` of the calls and every later one fails.
     pub(super) fn error_from(calls: &'static str, errno: &str, nth: usize) -> Self {
         Self {
@@ -83,6 +91,7 @@ impl Fault {
 /// A tracer at work; dropped, it lets go.
 pub(super) struct Tracer {
     process: Child,
+    log: PathBuf,
 }
 
 impl Tracer {
@@ -111,7 +120,12 @@ impl Tracer {
             assert_eq!(process.try_wait().unwrap(), None, "strace ended: {said}");
             proc::status_line(thread, "TracerPid") == Some(process.id().to_string())
         });
-        Self { process }
+        Self { process, log }
+    }
+
+    /// What it has seen.
+    pub(super) fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Starts a program under watch from its first system call, threads and children included.

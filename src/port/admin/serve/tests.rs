@@ -292,6 +292,118 @@ async fn the_plain_health_door_answers_nothing_else() {
     .await;
 }
 
+/// A pair for `localhost` in two files, and a connector that trusts it.
+#[cfg(feature = "opampsupervisor")]
+fn pair(directory: &Path) -> (crate::config::DoorTls, tokio_rustls::TlsConnector) {
+    use opamp_client::transport::TlsVersion;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.join(name);
+        RealDisk.write_file(&path, text.as_bytes(), 0o600).unwrap();
+        crate::units::TextSource::File(path)
+    };
+    let tls = crate::config::DoorTls {
+        certificate: file("chain.pem", certificate.pem()),
+        key: file("key.pem", key.serialize_pem()),
+        client_ca: None,
+        versions: vec![TlsVersion::V1_2, TlsVersion::V1_3],
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (tls, tokio_rustls::TlsConnector::from(Arc::new(client)))
+}
+
+#[cfg(feature = "opampsupervisor")]
+async fn health_by_tls(
+    address: SocketAddr,
+    connector: &tokio_rustls::TlsConnector,
+) -> io::Result<(u16, String)> {
+    let stream = TcpStream::connect(address).await?;
+    let name = "localhost".try_into().unwrap();
+    let stream = connector.connect(name, stream).await?;
+    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    Ok(raw(stream, request).await)
+}
+
+#[cfg(feature = "opampsupervisor")]
+fn secured_doors(dir: &Path, tls: &crate::config::DoorTls) -> Doors {
+    Doors {
+        state_dir: dir.to_owned(),
+        listen: Vec::new(),
+        token: None,
+        healthcheck: Some("127.0.0.1:0".parse().unwrap()),
+        health_door: HealthDoor {
+            tls: Some(tls.clone()),
+            ..HealthDoor::default()
+        },
+    }
+}
+
+#[cfg(feature = "opampsupervisor")]
+#[tokio::test]
+async fn the_plain_health_door_proves_itself_with_the_pair_that_is_there_now() {
+    local(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (tls, first) = pair(dir.path());
+        let admin = Admin::bind(&secured_doors(dir.path(), &tls)).unwrap();
+        let house = House::serve(dir, admin, Loop::Answers);
+        let address = house.addresses[0];
+        let (status, answer) = health_by_tls(address, &first).await.unwrap();
+        assert_eq!(status, 200);
+        assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+        // In the middle of a renewal.
+        let key = house.dir.path().join("key.pem");
+        RealDisk.write_file(&key, b"half", 0o600).unwrap();
+        assert_eq!(health_by_tls(address, &first).await.unwrap().0, 200);
+        let (_, second) = pair(house.dir.path());
+        assert_eq!(health_by_tls(address, &second).await.unwrap().0, 200);
+        health_by_tls(address, &first).await.unwrap_err();
+        // Nothing in the clear: a peer that speaks no TLS gets at most an alert.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is as good an end as any.
+        stream.read_to_end(&mut answer).await.ok();
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    })
+    .await;
+}
+
+#[cfg(feature = "opampsupervisor")]
+#[tokio::test]
+async fn a_pair_of_the_health_door_that_cannot_be_used_is_named_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tls, _) = pair(dir.path());
+    let (other, _) = pair(dir.path());
+    let missing = crate::config::DoorTls {
+        key: crate::units::TextSource::File("/nonexistent/key.pem".into()),
+        ..tls.clone()
+    };
+    let refused = |tls: &crate::config::DoorTls| {
+        let error = Admin::bind(&secured_doors(dir.path(), tls)).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        refused(&missing),
+        "serve health over TLS: healthcheck.tls: read /nonexistent/key.pem: No such file or directory (os error 2)"
+    );
+    let swapped = crate::config::DoorTls {
+        certificate: other.key.clone(),
+        ..tls
+    };
+    let words = refused(&swapped);
+    assert!(words.ends_with("key.pem holds no certificate"), "{words}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stuck_loop_is_told_within_a_second_and_a_full_queue_at_once() {
     local(async {
