@@ -461,7 +461,7 @@ fn what_another_client_set_up_is_taken_over_and_kept_without_a_status() {
         bench.seen(),
         [
             set("own_metrics", METRICS),
-            Seen::Dropped("own_logs.destination_endpoint: http is not allowed here".to_owned()),
+            Seen::Dropped("own_logs.destination_endpoint: is not encrypted, which the local settings do not allow".to_owned()),
             Seen::Save
         ]
     );
