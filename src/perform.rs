@@ -8,6 +8,7 @@
 #[cfg(feature = "layers")]
 mod files;
 mod question;
+mod roster;
 mod tasks;
 pub(crate) mod time;
 
@@ -37,6 +38,7 @@ use crate::registrar::Registrar;
 use crate::sys::clock;
 use crate::telemetry::Telemetry;
 use crate::units::{AgentName, CertificateName, LinkId, Ticket};
+pub(crate) use roster::{Admit, Admitted, Answer as Admissions, Joins};
 use tasks::CANCELLED;
 pub(crate) use tasks::Tasks;
 
@@ -95,6 +97,8 @@ pub(crate) struct Ports {
     pub(crate) certificates: CertificatePorts,
     pub(crate) link_reports: LinkReports,
     pub(crate) settings: ReadSettings,
+    /// Makes the ports of an agent that joins; set once, before the loop.
+    pub(crate) joins: Option<Joins>,
     pub(crate) notifier: Notifier,
     pub(crate) events: Events,
     pub(crate) termination: Termination,
@@ -109,6 +113,8 @@ pub(crate) struct Ports {
     #[cfg(feature = "layers")]
     watches: BTreeMap<AgentName, [AbortHandle; 2]>,
     locals: BTreeMap<LocalKey, FrameSender>,
+    /// What serves the own OpAMP of children, by agent.
+    doors: BTreeMap<AgentName, AbortHandle>,
     questions: BTreeMap<CommandId, oneshot::Sender<Reply>>,
     next_question: u64,
 }
@@ -142,6 +148,7 @@ impl Ports {
             certificates,
             link_reports,
             settings,
+            joins: None,
             notifier,
             events,
             termination,
@@ -154,6 +161,7 @@ impl Ports {
             #[cfg(feature = "layers")]
             watches: BTreeMap::new(),
             locals: BTreeMap::new(),
+            doors: BTreeMap::new(),
             questions: BTreeMap::new(),
             next_question: 0,
         }
@@ -204,6 +212,15 @@ impl Ports {
             }
             Effect::ReadSettings => {
                 self.read_settings();
+                Performed::Quietly
+            }
+            Effect::Admit {
+                ticket,
+                agent,
+                instance_uid,
+            } => self.admit(ticket, *agent, instance_uid),
+            Effect::Dismiss { agent } => {
+                self.dismiss(&agent);
                 Performed::Quietly
             }
             Effect::Note(note) => Performed::Noted(note),

@@ -15,7 +15,7 @@ use crate::engine::message::{
     AgentEvent, CertificateDone, CertificateFault, DiskFault, Effect, Event, ExitReason,
     HostSignal, Note, NoteLevel,
 };
-use crate::perform::{Performed, Ports};
+use crate::perform::{Admissions, Performed, Ports};
 use crate::port::admin::Question;
 use crate::port::child::ChildrenEvent;
 use crate::port::link::{LinkKey, LinkReport};
@@ -42,6 +42,7 @@ pub(crate) struct Inbox {
     pub(crate) certificates: mpsc::Receiver<CertificateAnswer>,
     pub(crate) jumps: ClockJumps,
     pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) admissions: mpsc::Receiver<Admissions>,
 }
 
 /// Runs the host until it says why to leave.
@@ -128,6 +129,7 @@ async fn next(ports: &mut Ports, inbox: &mut Inbox, wait: Option<Duration>) -> O
         Some((key, report)) = inbox.links.recv() => ports.on_link(key, report),
         Some((key, report)) = inbox.locals.recv() => Some(ports.on_local(key, report)),
         Some((command, answer)) = inbox.questions.recv() => Some(ports.on_question(command, answer)),
+        Some(made) = inbox.admissions.recv() => Some(ports.on_admitted(made)),
         ended = ports.tasks.next() => ended,
         () = sleep(wait) => Some(Event::Tick),
     }

@@ -94,7 +94,7 @@ fn is_cloned(before: &Identity, facts: &HostFacts) -> bool {
 }
 
 /// A UUID of version 7: sorted by when it was made, random otherwise.
-fn new_uid(wall: WallTime) -> Result<[u8; 16], AppError> {
+pub(super) fn new_uid(wall: WallTime) -> Result<[u8; 16], AppError> {
     let mut random = [0; 10];
     fill(&mut random)?;
     let uid = uuid::Builder::from_unix_timestamp_millis(wall.unix_millis(), &random);

@@ -59,6 +59,29 @@ pub(super) fn meet(
     Ok((leftover, door))
 }
 
+/// Names the children of agents that the settings do not name any more, of which a life that was killed took no leave.
+/// They are somebody's telemetry: only a person ends them.
+pub(super) fn tell_strays(state: &Path, agents: &[Agent]) {
+    let Some(rotation) = agents.first().map(|agent| agent.log_rotation) else {
+        return;
+    };
+    let found = std::fs::read_dir(state.join("agents"));
+    for entry in found.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if agents.iter().any(|agent| agent.name.as_str() == name) {
+            continue;
+        }
+        let dirs = ChildDirs::below(&entry.path(), rotation);
+        if let Found::Alive(leftover) = child::find_leftover(&dirs) {
+            tracing::warn!(
+                agent = name,
+                process.pid = leftover.child.pid,
+                "child of an agent that the settings do not name goes on by itself; name the agent again, or end it"
+            );
+        }
+    }
+}
+
 /// The port that the system chose for an earlier life, on which a child that goes on looks for us.
 fn noted_port(agent: &Agent, leftover: Option<&Leftover>) -> Option<u16> {
     if agent.profile.local_link != LocalLink::Loopback || agent.local_port != 0 {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::container::{no_thread, whereabouts};
+use super::joining::{self, Common};
 use super::records::Records;
 use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
@@ -23,7 +24,7 @@ use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, Server};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
-use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
+use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Joins, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
 use crate::port::child::{self, ChildDirs, Children};
 use crate::port::host::{self, HostFacts};
@@ -42,14 +43,14 @@ use crate::units::{AgentName, Now, Ticket};
 const DISK_ANSWERS_MAX: usize = 16;
 
 /// One agent, loaded and with its endpoint open.
-struct Loaded {
+pub(super) struct Loaded {
     agent: Agent,
-    dirs: ChildDirs,
-    root: PathBuf,
-    store: AgentStore<RealDisk>,
-    persisted: Persisted,
-    leftover: Option<Leftover>,
-    door: Option<LocalDoor>,
+    pub(super) dirs: ChildDirs,
+    pub(super) root: PathBuf,
+    pub(super) store: AgentStore<RealDisk>,
+    pub(super) persisted: Persisted,
+    pub(super) leftover: Option<Leftover>,
+    pub(super) door: Option<LocalDoor>,
 }
 
 /// Starts everything and runs until told to stop.
@@ -142,6 +143,15 @@ async fn assemble_and_run(
     let fleet = config.server.clone().or_else(|| registration.server());
 
     let supervisor = identity::supervisor(&identity);
+    let (admissions_tx, admissions) = mpsc::channel(DISK_ANSWERS_MAX);
+    let admit = joining::admit(Common {
+        form: config.form,
+        state: state.clone(),
+        reserved: reserved.clone(),
+        supervisor: supervisor.clone(),
+        facts: facts.attributes.clone(),
+        answers: disk_tx.clone(),
+    });
     let mut setups = Vec::new();
     let mut agents = BTreeMap::new();
     let mut served = Vec::new();
@@ -178,10 +188,9 @@ async fn assemble_and_run(
             dirs: entry.dirs,
             writer,
         };
-        served.extend(entry.door);
+        served.extend(entry.door.map(|door| (name.clone(), door)));
         agents.insert(name, ports);
     }
-    // The writers hold the other ends; a channel that nobody can fill is a branch that never runs.
     drop(disk_tx);
 
     let mut ports = Ports::new(
@@ -193,7 +202,14 @@ async fn assemble_and_run(
         (doors::notifier(), records.events, records.termination),
         registrar,
     );
-    serve_children(served, &local_reports, &mut ports);
+    for (agent, door) in served {
+        ports.serve_child(&agent, door, local_reports.clone());
+    }
+    ports.joins = Some(Joins {
+        admit,
+        answers: admissions_tx,
+        locals: local_reports,
+    });
     let took = (started, clock::now());
     telemetry::run(
         own,
@@ -228,6 +244,7 @@ async fn assemble_and_run(
         certificates,
         jumps: clock::ClockJumps::new(),
         questions,
+        admissions,
     };
     let reason = run::run(with_successor(host, &options), &mut ports, &mut inbox).await;
     telemetry::finish(&mut ports, budget).await;
@@ -263,21 +280,6 @@ fn start_identity_writer(
         move |ticket, result| answers.blocking_send((ticket, result)).is_ok(),
     )
     .map_err(|error| no_thread("start a writer thread", error))
-}
-
-/// The endpoints of the children's own OpAMP.
-fn serve_children(
-    doors: Vec<LocalDoor>,
-    reports: &mpsc::Sender<(local::LocalKey, local::LocalReport)>,
-    ports: &mut Ports,
-) {
-    for door in doors {
-        let reports = reports.clone();
-        ports.tasks.serve("local endpoint", async move {
-            door.serve(reports).await;
-            "it stopped serving".to_owned()
-        });
-    }
 }
 
 /// The doors for people and machines.
@@ -323,46 +325,51 @@ fn keep_certificates(
 }
 
 fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppError> {
+    leftover::tell_strays(state.root(), &config.agents);
+    let agents = config.agents.iter();
+    agents
+        .map(|agent| load_agent(agent, config.form, state))
+        .collect()
+}
+
+/// Reads what is known of an agent and opens its endpoint.
+pub(super) fn load_agent(agent: &Agent, form: Form, state: &StateDir) -> Result<Loaded, AppError> {
+    #[cfg(feature = "isolation")]
+    child::check(&agent.process).map_err(|reason| AppError {
+        kind: AppErrorKind::Settings,
+        cause: match form {
+            Form::Agent => anyhow::anyhow!("agent.run_as: {reason}"),
+            Form::Agents => anyhow::anyhow!("agents.{}.user: {reason}", agent.name),
+        },
+    })?;
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let mut loaded = Vec::new();
-    for agent in &config.agents {
-        #[cfg(feature = "isolation")]
-        child::check(&agent.process).map_err(|reason| AppError {
-            kind: AppErrorKind::Settings,
-            cause: match config.form {
-                Form::Agent => anyhow::anyhow!("agent.run_as: {reason}"),
-                Form::Agents => anyhow::anyhow!("agents.{}.user: {reason}", agent.name),
-            },
-        })?;
-        let layout = state.layout(&agent.name);
-        let root = layout.root();
-        let mut local = local_layers(agent);
-        local.extend(agent.fallback.iter().cloned());
-        let (store, persisted) =
-            AgentStore::load(RealDisk, layout, &local).map_err(|error| unusable(error.into()))?;
-        for repair in &persisted.repairs {
-            tracing::warn!(agent = %agent.name, repair, "state repaired");
-        }
-        let dirs = ChildDirs::below(&root, agent.log_rotation);
-        #[cfg(feature = "opampsupervisor")]
-        let dirs = ChildDirs {
-            to_own_log: Form::is_theirs(Some(config.form)),
-            ..dirs
-        };
-        #[cfg(feature = "opampsupervisor")]
-        super::inherit::show_log(state.root(), agent, &dirs);
-        let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;
-        loaded.push(Loaded {
-            agent: agent.clone(),
-            dirs,
-            root,
-            store,
-            persisted,
-            leftover,
-            door,
-        });
+    let layout = state.layout(&agent.name);
+    let root = layout.root();
+    let mut local = local_layers(agent);
+    local.extend(agent.fallback.iter().cloned());
+    let (store, persisted) =
+        AgentStore::load(RealDisk, layout, &local).map_err(|error| unusable(error.into()))?;
+    for repair in &persisted.repairs {
+        tracing::warn!(agent = %agent.name, repair, "state repaired");
     }
-    Ok(loaded)
+    let dirs = ChildDirs::below(&root, agent.log_rotation);
+    #[cfg(feature = "opampsupervisor")]
+    let dirs = ChildDirs {
+        to_own_log: Form::is_theirs(Some(form)),
+        ..dirs
+    };
+    #[cfg(feature = "opampsupervisor")]
+    super::inherit::show_log(state.root(), agent, &dirs);
+    let (leftover, door) = leftover::meet(agent, &dirs, &root, runtime_dir.as_deref())?;
+    Ok(Loaded {
+        agent: agent.clone(),
+        dirs,
+        root,
+        store,
+        persisted,
+        leftover,
+        door,
+    })
 }
 
 pub(super) fn local_layers(agent: &Agent) -> Vec<PathBuf> {

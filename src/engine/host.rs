@@ -9,6 +9,7 @@ mod command;
 #[cfg_attr(not(feature = "adopt"), path = "host/handover/none.rs")]
 mod handover;
 mod order;
+mod roster;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,6 +86,7 @@ pub struct Host {
     saves: BTreeMap<Ticket, (AgentName, [u8; 16])>,
     next_ticket: u64,
     order: order::Order,
+    roster: roster::Roster,
     stop: Stop,
     give_up: GiveUp,
     /// Until when the first children are waited for; none once the host counts as started.
@@ -124,6 +126,7 @@ impl Host {
             saves: BTreeMap::new(),
             next_ticket: 0,
             order,
+            roster: roster::Roster::default(),
             stop: setup.stop,
             give_up: setup.give_up,
             ready_by: None,
@@ -213,11 +216,17 @@ impl Host {
                 self.settings(now, settings, &mut effects);
                 self.announce(Milestone::Ready, &mut effects);
             }
+            Event::Admitted {
+                agent,
+                ticket,
+                result,
+            } => self.admitted(now, (&agent, ticket), result, &mut effects),
             Event::Command { id, command } => self.command(now, id, command, &mut effects),
         }
         self.follow_certificates(now, &mut effects);
         self.follow_clock(now, &mut effects);
         self.follow_order(now, &mut effects);
+        self.follow_roster(now, &mut effects);
         self.follow_stop(now, &mut effects);
         self.settle(now, &mut effects);
         self.look_whether_ready(now, &mut effects);
@@ -276,6 +285,7 @@ impl Host {
             clock,
             handover,
             order,
+            self.roster.due(now.mono),
         ];
         engines.chain(host.into_iter().flatten()).min()
     }
@@ -404,6 +414,9 @@ impl Host {
         result: Result<(), DiskFault>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.joining_saved(now, ticket, &result, effects) {
+            return;
+        }
         let Some((agent, uid)) = self.saves.remove(&ticket) else {
             return;
         };

@@ -15,11 +15,12 @@ mod leftover;
 mod offered;
 mod process;
 mod registration;
+mod roster;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, Registration, Server};
+use crate::config::{Agent, Config, Registration, Server};
 use crate::units::{AgentName, CertificateName, LinkId, RevisionId, Ticket};
 
 pub use answer::{
@@ -50,6 +51,7 @@ pub use registration::{
     Credential, CredentialSource, FailureClass, OrderSnapshot, RegistrationCall,
     RegistrationFailure, RegistrationOrder, RegistrationSnapshot,
 };
+pub use roster::Admission;
 
 /// What happened outside.
 #[derive(Debug)]
@@ -100,6 +102,15 @@ pub enum Event {
     Signal(HostSignal),
     /// The settings were read again.
     Settings(Result<Box<Config>, String>),
+    /// The ports of an agent that joins are there, or cannot be made.
+    Admitted {
+        /// Who it is.
+        agent: AgentName,
+        /// Of the effect.
+        ticket: Ticket,
+        /// What it begins with, or why it cannot.
+        result: Result<Box<Admission>, String>,
+    },
     /// A person or a probe asks through a door.
     Command {
         /// Echoed in the reply.
@@ -395,6 +406,20 @@ pub enum Effect {
     },
     /// Read the settings again and send them as an event.
     ReadSettings,
+    /// Make the ports of an agent that joins, and read what is known of it.
+    Admit {
+        /// Echoed in the answer.
+        ticket: Ticket,
+        /// Its settings.
+        agent: Box<Agent>,
+        /// Its OpAMP instance uid, if it ever had one.
+        instance_uid: Option<[u8; 16]>,
+    },
+    /// Give back what was held for an agent that has left.
+    Dismiss {
+        /// Who it was.
+        agent: AgentName,
+    },
     /// A transition worth a log line and an entry in the event history.
     Note(Note),
     /// Tell the service manager.

@@ -39,12 +39,12 @@ impl Tasks {
         &mut self,
         what: &'static str,
         task: impl Future<Output = String> + 'static,
-    ) {
+    ) -> AbortHandle {
         let ended = move |reason: &str| {
             tracing::error!(task = what, error = reason, "task ended before the program");
             None
         };
-        self.spawn(async move { ended(&task.await) }, ended);
+        self.spawn(async move { ended(&task.await) }, ended)
     }
 
     pub(super) fn abort_silently(&mut self, task: &AbortHandle) {

@@ -20,6 +20,9 @@ use adjutant::engine::random::Random;
 use adjutant::engine::{CertificatesSetup, ClockSetup, Places, RegistrationSetup, Setup};
 use adjutant::units::{AgentName, Moment, Now, RevisionHash, RevisionId, Ticket, WallTime};
 
+#[path = "roster.rs"]
+mod roster;
+
 /// What a child does with its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -87,6 +90,10 @@ pub(super) struct Play {
     down: BTreeMap<AgentName, u64>,
     stop_at: Option<u64>,
     exit_at: Option<u64>,
+    /// Those that are on the way out, with when they were told, and whom they started after.
+    leaving: BTreeMap<AgentName, (u64, Vec<AgentName>)>,
+    /// When the settings changed last: one that waits for somebody who first has to leave counts from there.
+    reread_at: u64,
     trace: Vec<String>,
 }
 
@@ -178,6 +185,8 @@ impl Play {
             down: BTreeMap::new(),
             stop_at: None,
             exit_at: None,
+            leaving: BTreeMap::new(),
+            reread_at: u64::MAX,
             trace: vec![text],
         }
     }
@@ -208,41 +217,49 @@ impl Play {
         self.later(delay, What::Host(Event::Agent { agent, event }));
     }
 
+    /// What the disk knows of an agent.
+    fn persisted(&self, agent: &AgentName) -> Persisted {
+        let files = usize::from(self.kinds[agent] != Kind::Nothing);
+        let current = revision(files);
+        let stored = StoredRevision {
+            id: current.id.clone(),
+            hash: current.hash,
+            offer: None,
+            origin: current.origin,
+            at: current.at,
+            files,
+            bytes: 5,
+        };
+        Persisted {
+            last_good: Some(current.id.clone()),
+            current: Some(current),
+            revisions: vec![stored],
+            ..Persisted::default()
+        }
+    }
+
+    fn places(agent: &AgentName) -> Places {
+        Places {
+            state_dir: PathBuf::from(format!("/state/agents/{agent}")),
+            link: None,
+            reserved_ports: Vec::new(),
+            certificates: "/state/certificates".into(),
+            supervisor: String::new(),
+        }
+    }
+
     fn boot(&mut self) {
         let mut agents = Vec::new();
         for settings in self.config.agents.clone() {
-            let files = usize::from(self.kinds[&settings.name] != Kind::Nothing);
-            let current = revision(files);
-            let stored = StoredRevision {
-                id: current.id.clone(),
-                hash: current.hash,
-                offer: None,
-                origin: current.origin,
-                at: current.at,
-                files,
-                bytes: 5,
-            };
-            let root = PathBuf::from(format!("/state/agents/{}", settings.name));
             let setup = Setup {
-                settings,
                 server: None,
                 capabilities: 0,
                 grace: self.config.stop.grace,
                 instance_uid: [1; 16],
-                places: Places {
-                    state_dir: root,
-                    link: None,
-                    reserved_ports: Vec::new(),
-                    certificates: "/state/certificates".into(),
-                    supervisor: String::new(),
-                },
+                places: Self::places(&settings.name),
                 facts: BTreeMap::new(),
-                persisted: Persisted {
-                    last_good: Some(current.id.clone()),
-                    current: Some(current),
-                    revisions: vec![stored],
-                    ..Persisted::default()
-                },
+                persisted: self.persisted(&settings.name),
+                settings,
                 seed: self.random.next_u64(),
                 inheritance: None,
             };
@@ -287,6 +304,16 @@ impl Play {
         for effect in effects {
             match effect {
                 Effect::Agent { agent, effect } => self.for_agent(&agent, effect),
+                Effect::SaveIdentity { ticket, .. } => {
+                    let result = Ok(());
+                    self.later(3, What::Host(Event::IdentitySaved { ticket, result }));
+                }
+                Effect::Admit {
+                    ticket,
+                    agent,
+                    instance_uid,
+                } => self.admit(ticket, *agent, instance_uid),
+                Effect::Dismiss { agent } => self.dismissed(&agent),
                 Effect::Exit(reason) => {
                     self.trace.push(format!("{} exit {reason:?}", self.now));
                     self.exit_at = Some(self.now);
@@ -342,6 +369,7 @@ impl Play {
         if self.children.values().any(|(of, _)| of == agent) {
             self.violated(&format!("a second child of {agent}"));
         }
+        self.check_listed(agent);
         self.trace.push(format!("{} spawn {agent}", self.now));
         if !self.begun.contains_key(agent) {
             self.check_turn(agent);
@@ -383,13 +411,16 @@ impl Play {
             .find(|it| &it.name == agent)
             .unwrap();
         for on in &settings.start.after {
+            if self.was_refused(on) {
+                continue;
+            }
             let nothing = self.kinds[on] == Kind::Nothing;
             let Some(begun) = self.begun.get(on).copied().or_else(|| nothing.then_some(0)) else {
                 self.violated(&format!("{agent} is started before {on} was"));
             };
             let failing = self.failures.get(on).is_some_and(|times| *times >= 3);
-            let waited =
-                self.now >= begun + u64::try_from(settings.start.wait.as_millis()).unwrap();
+            let wait = u64::try_from(settings.start.wait.as_millis()).unwrap();
+            let waited = self.now >= begun.min(self.reread_at) + wait;
             if !(self.healthy.contains_key(on) || nothing || failing || waited) {
                 self.violated(&format!("{agent} is started while {on} is still coming"));
             }
@@ -399,6 +430,9 @@ impl Play {
     fn signal(&mut self, agent: &AgentName, pid: u32, signal: i32) {
         self.trace
             .push(format!("{} signal {signal} to {agent}", self.now));
+        if signal != 9 {
+            self.check_leave(agent);
+        }
         if self.stop_at.is_some() && self.told.insert(agent.clone(), self.now).is_none() {
             self.check_stop(agent);
         }

@@ -587,6 +587,9 @@ impl World {
                     let settings = Ok(Box::new(self.config.clone()));
                     self.later(1, What::Host(Event::Settings(settings)));
                 }
+                Effect::Admit { .. } | Effect::Dismiss { .. } => {
+                    unreachable!("the agents of a world stay the same")
+                }
                 Effect::Exit(reason) => {
                     self.say(format_args!("exit {reason:?}"));
                     self.stop = None;

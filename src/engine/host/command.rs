@@ -1,6 +1,7 @@
 //! Orders of people and new settings, as the host takes them.
 //!
-//! Promises: every order is answered once: taken, or refused with a reason. Must never: stop a child for new settings.
+//! Promises: every order is answered once: taken, or refused with a reason. Must never: stop the child of an agent that
+//! stays for new settings.
 
 use super::{Host, note};
 use crate::config::Config;
@@ -31,24 +32,9 @@ impl Host {
         effects.push(Effect::Note(note(NoteLevel::Info, "settings read again")));
         self.stop = config.stop;
         self.give_up = config.give_up;
+        self.reconcile(now, &config, effects);
         self.certificates.set(config.certificates);
-        let known: Vec<AgentName> = self.agents().cloned().collect();
-        let listed: Vec<AgentName> = config
-            .agents
-            .iter()
-            .map(|agent| agent.name.clone())
-            .collect();
-        let same = known.len() == listed.len() && listed.iter().all(|name| known.contains(name));
-        if !same {
-            let message = "the list of agents changed; adjutant has to be restarted for that";
-            effects.push(Effect::Note(note(NoteLevel::Warn, message)));
-        }
-        self.order.set(
-            config
-                .agents
-                .iter()
-                .filter(|agent| known.contains(&agent.name)),
-        );
+        self.order.set(config.agents.iter());
         self.has_server = config.server.is_some();
         let steps = self.registration.set_settings(now, config.registration);
         self.follow(now, steps, effects);
@@ -63,7 +49,7 @@ impl Host {
             if let Some(engine) = self
                 .engines
                 .iter_mut()
-                .find(|engine| engine.name() == &name)
+                .find(|engine| engine.name() == &name && !self.roster.is_leaving(&name))
             {
                 let outcome = engine.set_settings(now, agent, server, grace);
                 self.collect(now, &name, outcome, effects);

@@ -40,6 +40,7 @@ impl Host {
         let asked = match (&self.successor, self.engines.first()) {
             _ if self.stopping.is_some() => Err("adjutant is stopping"),
             _ if self.handover.is_some() => Err("it is under way already"),
+            _ if !self.roster.is_quiet() => Err("agents are joining or leaving"),
             (Some(spec), Some(engine)) => Ok((engine.name().clone(), spec.clone())),
             _ => Err("it is not known which executable would take over"),
         };

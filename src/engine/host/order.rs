@@ -39,14 +39,32 @@ impl Order {
         order
     }
 
-    /// Takes over new settings. Who waits goes on by them; nobody begins to.
+    /// Takes over new settings. Who waits goes on by them, counted anew where they changed; nobody begins to.
     pub(super) fn set<'a>(&mut self, agents: impl Iterator<Item = &'a config::Agent>) {
-        self.after = agents
-            .map(|agent| (agent.name.clone(), agent.start.clone()))
-            .collect();
+        let named = agents.map(|agent| (agent.name.clone(), agent.start.clone()));
+        let before = std::mem::replace(&mut self.after, named.collect());
+        for (name, until) in &mut self.waiting {
+            if before.get(name) != self.after.get(name) {
+                *until = None;
+            }
+        }
     }
 
-    /// It runs already, taken over from an earlier life.
+    /// Whom it names, there or not.
+    pub(super) fn named_by(&self, name: &AgentName) -> BTreeSet<AgentName> {
+        let start = self.after.get(name);
+        start.into_iter().flat_map(|it| it.after.clone()).collect()
+    }
+
+    /// Why one that joins is held back, if it is.
+    pub(super) fn waits(&mut self, name: &AgentName) -> Option<String> {
+        if self.of(name).next().is_some() {
+            self.waiting.insert(name.clone(), None);
+        }
+        self.reason(name)
+    }
+
+    /// It runs already, taken over from an earlier life, or is not waited with any longer.
     pub(super) fn has_begun(&mut self, name: &AgentName) {
         self.waiting.remove(name);
     }
@@ -77,13 +95,15 @@ impl Order {
         &mut self,
         now: Moment,
         standing: impl Fn(&AgentName) -> Standing,
+        joins: impl Fn(&AgentName) -> bool,
     ) -> Option<AgentName> {
         let names: Vec<AgentName> = self.waiting.keys().cloned().collect();
         for name in names {
             let settled = self
                 .of(&name)
                 .all(|on| !self.waiting.contains_key(on) && standing(on) != Standing::Coming);
-            let all_begun = !self.of(&name).any(|on| self.waiting.contains_key(on));
+            let is_to_come = |on: &AgentName| self.waiting.contains_key(on) || joins(on);
+            let all_begun = !self.of(&name).any(is_to_come);
             let wait = self.after.get(&name).map(|start| start.wait);
             let until = self.waiting.get(&name).copied().flatten();
             let until = match until {
@@ -145,12 +165,13 @@ impl Host {
             return;
         }
         while !self.order.waiting.is_empty() {
-            let engines = &self.engines;
+            let (engines, roster) = (&self.engines, &self.roster);
             let standing = |name: &AgentName| {
                 let engine = engines.iter().find(|engine| engine.name() == name);
-                engine.map_or(Standing::Lost, |engine| engine.standing(now))
+                engine.map_or_else(|| roster.standing(name), |engine| engine.standing(now))
             };
-            let Some(name) = self.order.next_to_start(now.mono, standing) else {
+            let joins = |name: &AgentName| roster.joins(name);
+            let Some(name) = self.order.next_to_start(now.mono, standing, joins) else {
                 return;
             };
             let engine = self.engines.iter_mut().find(|it| it.name() == &name);
@@ -164,6 +185,7 @@ impl Host {
     /// A stop begins: everybody winds down, and those go first after whom nobody else goes.
     pub(super) fn begin_ordered_stop(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.order.waiting.clear();
+        self.roster.forget();
         self.order.to_stop = self.engines.iter().map(|it| it.name().clone()).collect();
         self.each(now, effects, Engine::wind_down);
         self.follow_stop(now, effects);

@@ -31,6 +31,7 @@ mod promote;
 mod registration;
 mod reload;
 pub(crate) mod rig;
+mod roster;
 mod settings;
 mod several;
 mod tracer;

@@ -177,7 +177,7 @@ fn a_hup_takes_over_another_order_and_touches_no_child() {
     supervisor.send(nix::sys::signal::Signal::SIGHUP);
     supervisor.logs("settings read again");
     let text = supervisor.log();
-    assert!(!text.contains("the list of agents changed"), "{text}");
+    assert!(!text.contains("agent leaves"), "{text}");
     assert_eq!(stop(supervisor).0, Some(0));
     assert_eq!(
         events(&rig),
