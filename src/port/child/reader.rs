@@ -437,7 +437,7 @@ impl Channel {
         let Some(held) = self.held.get_mut(stream) else {
             return;
         };
-        let count = |bytes: &[u8], result| count(counters, bytes, result);
+        let count = |bytes: &[u8], result| count(counters, bytes, &result);
         let state = match &mut self.sink {
             Sink::File { log, state } => {
                 how(held, state, &mut |bytes, inside| {
@@ -477,14 +477,14 @@ impl Channel {
         if let Sink::OwnLog { lines, .. } = &mut self.sink {
             let how = (log::format(), clock::wall());
             for line in lines.rest(stream, how) {
-                count(counters, &line, log::pass_on(&line, write_own));
+                count(counters, &line, &log::pass_on(&line, write_own));
             }
         }
     }
 }
 
 /// Counts what was not written.
-fn count(counters: &Counters, bytes: &[u8], result: io::Result<()>) {
+fn count(counters: &Counters, bytes: &[u8], result: &io::Result<()>) {
     if result.is_err() {
         counters.failed_writes.fetch_add(1, Ordering::Relaxed);
         let lost = bytes.len() as u64;

@@ -5,11 +5,8 @@
 //! bytes goes on in another.
 //! Must never: drop a line because of its level, or wait for the end of one for ever (`lines.rs` sees to that).
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::sys::log::Format;
 use crate::units::WallTime;
@@ -126,19 +123,16 @@ struct Keys {
 /// What a line says that is a JSON object; none for any other.
 fn object(line: &[u8]) -> Option<Keys> {
     #[derive(serde::Deserialize)]
-    struct Level<'a> {
-        #[serde(borrow)]
-        level: Option<Cow<'a, str>>,
+    struct Seen {
+        level: Option<Value>,
+        logger: Option<IgnoredAny>,
     }
-    if !line.starts_with(b"{") {
-        return None;
-    }
-    let keys: BTreeMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(line).ok()?;
-    let said = serde_json::from_slice::<Level<'_>>(line).ok();
+    let inside = line.strip_prefix(b"{")?.strip_suffix(b"}")?;
+    let seen: Seen = serde_json::from_slice(line).ok()?;
     Some(Keys {
-        level: said.and_then(|said| level(&said.level?)),
-        is_tagged: keys.contains_key(KEY),
-        is_empty: keys.is_empty(),
+        level: seen.level.as_ref().and_then(Value::as_str).and_then(level),
+        is_tagged: seen.logger.is_some(),
+        is_empty: inside.trim_ascii().is_empty(),
     })
 }
 
@@ -215,7 +209,7 @@ mod tests {
         ];
         for (stream, line, level) in cases {
             let found = lines(stream, line, Format::Json);
-            let record: serde_json::Value = serde_json::from_str(&found[0]).unwrap();
+            let record: Value = serde_json::from_str(&found[0]).unwrap();
             assert_eq!(record["level"], level, "{line}");
             assert_eq!(record["logger"], "collector");
             assert_eq!(record["message"], line);
@@ -258,7 +252,7 @@ mod tests {
             let mut records: Vec<_> = pieces.iter().flat_map(|piece| tagged.add(0, piece, how)).collect();
             records.extend(tagged.rest(0, how));
             for record in records {
-                let line: serde_json::Value = serde_json::from_slice(&record).unwrap();
+                let line: Value = serde_json::from_slice(&record).unwrap();
                 assert_eq!(&line["logger"], "collector");
             }
         }
