@@ -104,8 +104,9 @@ fn no_half_state(rig: &Rig, context: &str) {
         assert!(manifest.is_file(), "{context}: {} is half", path.display());
     }
     for entry in fs::read_dir(&agent).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.ends_with(".tmp"), "{context}: {name} is left");
+        let path = entry.unwrap().path();
+        let temporary = path.extension().is_some_and(|it| it == "tmp");
+        assert!(!temporary, "{context}: {} is left", path.display());
     }
 }
 
