@@ -301,3 +301,52 @@ fn what_is_refused_is_told_anew_on_the_next_connection() {
         bench.session.handle_disconnected(bench.now);
     }
 }
+
+// only what is in force is called applied.
+#[test]
+fn an_offer_to_an_agent_that_takes_none_is_applied_only_if_it_is_an_interval_alone() {
+    let beat = AgentCapabilities::ReportsHeartbeat.bit();
+    let status = AgentCapabilities::ReportsConnectionSettingsStatus.bit();
+    let interval = OpAmpConnectionSettings {
+        heartbeat_interval_seconds: 7,
+        ..OpAmpConnectionSettings::default()
+    };
+    let elsewhere = OpAmpConnectionSettings {
+        destination_endpoint: "wss://elsewhere".to_owned(),
+        ..interval.clone()
+    };
+    let metrics = Some(TelemetryConnectionSettings::default());
+    let cases = [
+        (
+            beat,
+            interval.clone(),
+            None,
+            ConnectionSettingsStatuses::Applied,
+        ),
+        (
+            0,
+            interval.clone(),
+            None,
+            ConnectionSettingsStatuses::Failed,
+        ),
+        (beat, elsewhere, None, ConnectionSettingsStatuses::Failed),
+        (beat, interval, metrics, ConnectionSettingsStatuses::Failed),
+    ];
+    for (case, (bits, opamp, own_metrics, wanted)) in cases.into_iter().enumerate() {
+        let mut bench = Bench::with(status | bits);
+        bench.connect();
+        bench.one();
+        bench.hear(&ServerToAgent {
+            connection_settings: Some(ConnectionSettingsOffers {
+                hash: b"h".to_vec(),
+                opamp: Some(opamp),
+                own_metrics,
+                ..ConnectionSettingsOffers::default()
+            }),
+            ..ack()
+        });
+        let told = bench.one().connection_settings_status.unwrap();
+        assert_eq!(told.last_connection_settings_hash, b"h", "{case}");
+        assert_eq!(told.status, wanted as i32, "{case}");
+    }
+}

@@ -122,6 +122,26 @@ fn each_field_that_a_server_finds_too_large_is_kept_back_until_it_changes() {
     }
 }
 
+// over HTTP too, where what was not taken is otherwise given back.
+#[test]
+fn each_field_of_a_request_that_is_too_large_is_not_in_the_next_one() {
+    for (name, short, enlarge) in LARGE {
+        let mut bench = greeted(1024 * 1024);
+        bench.session.handle_disconnected(bench.now);
+        bench.session.handle_polling(bench.now);
+        bench.one();
+        bench.hear(&ack());
+        enlarge(&mut bench.session, 3000);
+        assert_eq!(fields_of(&bench.one()), [short], "{name}");
+        bench.session.handle_too_large(bench.now);
+        bench.session.handle_disconnected(bench.now);
+        bench.session.handle_polling(bench.now);
+        for sent in bench.drain() {
+            assert!(!fields_of(&sent).contains(&short), "{name}");
+        }
+    }
+}
+
 //
 #[test]
 fn what_waits_is_counted_with_all_it_holds() {
