@@ -12,6 +12,7 @@ mod full_state;
 mod gateway;
 mod health_and_heartbeat;
 mod identity;
+mod limits;
 mod polling;
 mod reconnect;
 

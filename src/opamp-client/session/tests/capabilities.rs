@@ -242,3 +242,111 @@ fn what_the_server_lacks_is_kept_back_until_it_can() {
     });
     assert_eq!(fields_of(&bench.one()), ["effective", "packages"]);
 }
+
+// also where the server was told before the bit was taken away.
+#[test]
+fn a_bit_that_comes_back_brings_its_field_once_more() {
+    let cases = [
+        (AgentCapabilities::ReportsHealth, "health"),
+        (AgentCapabilities::ReportsEffectiveConfig, "effective"),
+        (AgentCapabilities::ReportsRemoteConfig, "remote"),
+        (AgentCapabilities::ReportsPackageStatuses, "packages"),
+        (AgentCapabilities::ReportsAvailableComponents, "components"),
+        (
+            AgentCapabilities::ReportsConnectionSettingsStatus,
+            "settings",
+        ),
+    ];
+    for (bit, field) in cases {
+        let mut bench = Bench::greeted();
+        bench.session.set_capabilities(ALL & !bit.bit());
+        assert_eq!(fields_of(&bench.one()), [""; 0], "{field}");
+        bench.session.set_capabilities(ALL);
+        assert_eq!(fields_of(&bench.one()), [field]);
+    }
+}
+
+#[test]
+fn a_new_bit_whose_field_was_never_set_costs_one_message() {
+    let mut bench = Bench::with(0);
+    bench.connect();
+    bench.one();
+    bench.hear(&ack());
+    bench.session.set_capabilities(ALL);
+    assert_eq!(fields_of(&bench.one()), [""; 0]);
+}
+
+//
+#[test]
+fn the_list_of_the_servers_custom_capabilities_is_shown_as_it_was_told() {
+    let mut bench = Bench::greeted();
+    assert_eq!(bench.session.server_custom_capabilities(), None);
+    bench.hear(&ServerToAgent {
+        custom_capabilities: Some(super::custom(&["org.example.a", "org.example.b"])),
+        ..ack()
+    });
+    let told = ["org.example.a".to_owned(), "org.example.b".to_owned()];
+    assert_eq!(bench.session.server_custom_capabilities(), Some(&told[..]));
+}
+
+#[test]
+fn what_is_refused_is_told_anew_on_the_next_connection() {
+    let mut bench = Bench::with(0);
+    for _ in 0..2 {
+        bench.connect();
+        bench.one();
+        bench.hear(&command(0));
+        bench.hear(&command(0));
+        assert_eq!(bench.events(), [SessionEvent::Refused(Refusal::Command)]);
+        bench.session.handle_disconnected(bench.now);
+    }
+}
+
+// only what is in force is called applied.
+#[test]
+fn an_offer_to_an_agent_that_takes_none_is_applied_only_if_it_is_an_interval_alone() {
+    let beat = AgentCapabilities::ReportsHeartbeat.bit();
+    let status = AgentCapabilities::ReportsConnectionSettingsStatus.bit();
+    let interval = OpAmpConnectionSettings {
+        heartbeat_interval_seconds: 7,
+        ..OpAmpConnectionSettings::default()
+    };
+    let elsewhere = OpAmpConnectionSettings {
+        destination_endpoint: "wss://elsewhere".to_owned(),
+        ..interval.clone()
+    };
+    let metrics = Some(TelemetryConnectionSettings::default());
+    let cases = [
+        (
+            beat,
+            interval.clone(),
+            None,
+            ConnectionSettingsStatuses::Applied,
+        ),
+        (
+            0,
+            interval.clone(),
+            None,
+            ConnectionSettingsStatuses::Failed,
+        ),
+        (beat, elsewhere, None, ConnectionSettingsStatuses::Failed),
+        (beat, interval, metrics, ConnectionSettingsStatuses::Failed),
+    ];
+    for (case, (bits, opamp, own_metrics, wanted)) in cases.into_iter().enumerate() {
+        let mut bench = Bench::with(status | bits);
+        bench.connect();
+        bench.one();
+        bench.hear(&ServerToAgent {
+            connection_settings: Some(ConnectionSettingsOffers {
+                hash: b"h".to_vec(),
+                opamp: Some(opamp),
+                own_metrics,
+                ..ConnectionSettingsOffers::default()
+            }),
+            ..ack()
+        });
+        let told = bench.one().connection_settings_status.unwrap();
+        assert_eq!(told.last_connection_settings_hash, b"h", "{case}");
+        assert_eq!(told.status, wanted as i32, "{case}");
+    }
+}

@@ -416,3 +416,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_drained_while_an_event_or_a_message_waits() {
+    let mut bench = Bench::greeted();
+    assert!(bench.session.is_drained());
+    bench.hear(&command(0));
+    assert!(!bench.session.is_drained(), "an event waits");
+    bench.events();
+    assert!(bench.session.is_drained());
+    bench.session.set_health(health("other"));
+    assert!(!bench.session.is_drained(), "a message waits");
+    bench.one();
+    assert!(bench.session.is_drained());
+}
+
+#[test]
+fn a_time_once_told_is_not_taken_back_by_an_earlier_one() {
+    let mut bench = Bench::greeted();
+    bench.session.handle_timeout(secs(30));
+    let beat = bench.session.poll_transmit(Duration::ZERO);
+    assert!(beat.is_some(), "the heartbeat of the thirtieth second");
+}

@@ -165,3 +165,58 @@ fn the_embedder_can_restore_an_interval() {
     bench.session.set_heartbeat(Duration::MAX);
     assert_eq!(bench.session.heartbeat(), secs(24 * 3600));
 }
+
+//
+#[test]
+fn any_change_of_health_but_its_time_is_told() {
+    let part = |name: &str, status: &str| (name.to_owned(), health(status));
+    let base = ComponentHealth {
+        component_health_map: [part("a", "up"), part("b", "up")].into(),
+        ..health("up")
+    };
+    let mut later = base.clone();
+    later.status_time_unix_nano += 1;
+    for part in later.component_health_map.values_mut() {
+        part.status_time_unix_nano += 1;
+    }
+    let changes: [(&str, fn(&mut ComponentHealth)); 9] = [
+        ("healthy", |health| health.healthy = false),
+        ("start", |health| health.start_time_unix_nano += 1),
+        ("error", |health| health.last_error = "e".to_owned()),
+        ("status", |health| health.status = "down".to_owned()),
+        ("attributes", |health| {
+            health.attributes = vec![KeyValue::text("k", "v")];
+        }),
+        ("a part gone", |health| {
+            health.component_health_map.remove("b");
+        }),
+        ("a part more", |health| {
+            health
+                .component_health_map
+                .insert("c".to_owned(), ComponentHealth::default());
+        }),
+        ("another name", |health| {
+            let part = health.component_health_map.remove("b").expect("is there");
+            health.component_health_map.insert("c".to_owned(), part);
+        }),
+        ("inside a part", |health| {
+            for part in health.component_health_map.values_mut() {
+                part.status = "down".to_owned();
+            }
+        }),
+    ];
+    let mut bench = Bench::greeted();
+    bench.session.set_health(base.clone());
+    bench.one();
+    bench.session.set_health(later);
+    assert_eq!(bench.drain(), []);
+    for (what, change) in changes {
+        let mut bench = Bench::greeted();
+        bench.session.set_health(base.clone());
+        bench.one();
+        let mut health = base.clone();
+        change(&mut health);
+        bench.session.set_health(health.clone());
+        assert_eq!(bench.one().health, Some(health), "{what}");
+    }
+}

@@ -128,3 +128,17 @@ fn empty_and_just_replaced_uids_are_ours() {
     assert_eq!(bench.events(), [SessionEvent::Restart]);
     assert_eq!(bench.session.stats().foreign_uid, 0);
 }
+
+//
+#[test]
+fn orders_to_the_new_uid_are_obeyed_before_it_is_stored() {
+    let mut bench = Bench::greeted();
+    bench.hear(&identify(&OTHER));
+    bench.events();
+    bench.hear(&ServerToAgent {
+        instance_uid: OTHER.to_vec(),
+        ..command(0)
+    });
+    assert_eq!(bench.events(), [SessionEvent::Restart]);
+    assert_eq!(bench.session.stats().foreign_uid, 0);
+}

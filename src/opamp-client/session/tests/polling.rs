@@ -370,3 +370,36 @@ fn a_certificate_request_survives_an_answer_that_makes_no_sense() {
     bench.hear(&ack());
     assert_eq!(bench.drain(), [], "it is sent once");
 }
+
+// what was not taken begins anew, and asks for a configuration as before.
+#[test]
+fn a_first_report_with_a_senseless_answer_is_a_first_report_again() {
+    let mut bench = Bench::with(ALL);
+    bench.poll_on();
+    assert_eq!(fields_of(&bench.one()), ["remote"]);
+    bench
+        .session
+        .handle_frame(bench.now, &[0, 0x08, 1])
+        .unwrap_err();
+    assert!(!bench.session.is_drained(), "the report is owed");
+    bench.pass(secs(30));
+    assert_eq!(fields_of(&bench.one()), ["remote"]);
+    bench.hear(&ack());
+    // An idle poll owes nothing, answered or not.
+    bench.pass(secs(30));
+    bench.one();
+    bench
+        .session
+        .handle_frame(bench.now, &[0, 0x08, 1])
+        .unwrap_err();
+    assert!(bench.session.is_drained());
+    // New bits were not taken and are owed.
+    bench.session.set_capabilities(1);
+    bench.pass(secs(30));
+    bench.one();
+    bench
+        .session
+        .handle_frame(bench.now, &[0, 0x08, 1])
+        .unwrap_err();
+    assert!(!bench.session.is_drained());
+}
