@@ -18,9 +18,7 @@ use super::{
     AppError, AppErrorKind, Ended, RunOptions, doors, fallback, identity, leftover, records,
     register, telemetry,
 };
-#[cfg(any(feature = "isolation", feature = "opampsupervisor"))]
-use crate::config::Form;
-use crate::config::{Agent, Certificate, ClockWatch, Config, Layer, Server};
+use crate::config::{Agent, Certificate, ClockWatch, Config, Form, Layer, Server};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
@@ -333,6 +331,13 @@ fn load_agents(config: &Config, state: &StateDir) -> Result<Vec<Loaded>, AppErro
 }
 
 /// Reads what is known of an agent and opens its endpoint.
+#[cfg_attr(
+    not(any(feature = "isolation", feature = "opampsupervisor")),
+    expect(
+        unused_variables,
+        reason = "in such a build both forms are the same from here on"
+    )
+)]
 pub(super) fn load_agent(agent: &Agent, form: Form, state: &StateDir) -> Result<Loaded, AppError> {
     #[cfg(feature = "isolation")]
     child::check(&agent.process).map_err(|reason| AppError {
