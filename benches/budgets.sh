@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the smallest supervisor, and the executable as it is packaged, and measures them against the budgets; prints one
-# table.
+# Builds the smallest supervisor, and the executable as it is packaged, and measures them against the budgets; prints
+# one table.
 # Fails when an executable is larger than its budget, or when anything else takes more than twice its budget three times
 # in a row: machines are noisy, sizes are not. A start and an apply are granted besides what this disk needs for their
 # syncs alone.
@@ -17,7 +17,8 @@ started=$SECONDS
 packaging/static.sh >"$out/static" &
 static=$!
 trap 'kill "$static" 2>/dev/null || true' EXIT
-CARGO_INCREMENTAL=0 cargo build --locked --quiet --release --bin adjutant --no-default-features --target-dir "$out/build"
+CARGO_INCREMENTAL=0 cargo build --locked --quiet --release --bin adjutant --no-default-features \
+  --target-dir "$out/build"
 cp "$out/build/release/adjutant" "$out/supervisor"
 wait "$static"
 trap - EXIT

@@ -12,7 +12,6 @@ use super::container::no_thread;
 use super::start::{Loaded, load_agent};
 use super::{AppError, AppErrorKind, identity};
 use crate::config::{Agent, Form};
-use crate::engine::Places;
 use crate::engine::fallback::may_run;
 use crate::engine::message::Admission;
 use crate::perform::{Admit, Admitted, AgentPorts};
@@ -66,13 +65,11 @@ fn made(common: &Common, agent: &Agent, known: Option<[u8; 16]>) -> Result<Admit
     let port = door.as_ref().and_then(|door| door.port());
     let admission = Admission {
         instance_uid,
-        places: Places {
-            state_dir: root,
-            link: door.as_ref().map(|door| door.link().to_owned()),
-            reserved_ports: common.reserved.iter().copied().chain(port).collect(),
-            certificates: common.state.root().join("certificates"),
-            supervisor: common.supervisor.clone(),
-        },
+        state_dir: root,
+        link: door.as_ref().map(|door| door.link().to_owned()),
+        reserved_ports: common.reserved.iter().copied().chain(port).collect(),
+        certificates: common.state.root().join("certificates"),
+        supervisor: common.supervisor.clone(),
         port,
         facts: common.facts.clone(),
         persisted,

@@ -18,7 +18,11 @@ impl Play {
         } else {
             Ok(Box::new(Admission {
                 instance_uid: uid.unwrap_or([2; 16]),
-                places: Self::places(&name),
+                state_dir: Self::places(&name).state_dir,
+                link: None,
+                reserved_ports: Vec::new(),
+                certificates: "/state/certificates".into(),
+                supervisor: String::new(),
                 port: None,
                 facts: BTreeMap::new(),
                 persisted: self.persisted(&name),

@@ -15,8 +15,8 @@ use super::{GOODBYE, Host, note};
 use crate::config::{self, Config, Server};
 use crate::engine::message::{Admission, DiskFault, Effect, NoteLevel};
 use crate::engine::turn::Standing;
-use crate::engine::{Engine, Setup};
-use crate::units::{AgentName, Moment, Now, Ticket};
+use crate::engine::{Engine, Places, Setup};
+use crate::units::{AgentName, Moment, Now, Ticket, order};
 
 /// Who is to come, and who is on the way out.
 #[derive(Debug, Default)]
@@ -365,14 +365,18 @@ impl Host {
         };
         let Admission {
             instance_uid,
-            mut places,
+            state_dir,
+            link,
+            mut reserved_ports,
+            certificates,
+            supervisor,
             port,
             facts,
             persisted,
             leftover,
             seed,
         } = admission;
-        places.reserved_ports.extend(self.roster.ports.values());
+        reserved_ports.extend(self.roster.ports.values());
         if let Some(port) = port {
             self.roster.ports.insert(name.clone(), port);
             for other in &mut self.engines {
@@ -387,7 +391,13 @@ impl Host {
             capabilities: joining.capabilities,
             grace: self.stop.grace,
             instance_uid,
-            places,
+            places: Places {
+                state_dir,
+                link,
+                reserved_ports,
+                certificates,
+                supervisor,
+            },
             facts,
             persisted,
             inheritance: None,
@@ -401,9 +411,12 @@ impl Host {
         }
         self.engines.push(engine);
         let listed = &self.roster.listed;
-        self.engines.sort_by_key(|engine| {
+        let place = |engine: &Engine| {
             let place = listed.iter().position(|name| name == engine.name());
             place.unwrap_or(listed.len())
+        };
+        order::sort_by(&mut self.engines, |one, other| {
+            place(one).cmp(&place(other))
         });
         effects.push(about(name, NoteLevel::Info, "agent joins", None));
         self.with(now, name, effects, |engine, now| {
