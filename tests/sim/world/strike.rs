@@ -53,8 +53,15 @@ impl World {
 
     /// What leads to a state that takes more than an offer and some patience.
     fn reach(&mut self, state: &'static str) {
-        let patience = Duration::from_mins(2);
+        let patience = Duration::from_secs(40);
         match state {
+            "fetching baseline" => {
+                // Refused inside the window of another one, which is not last good yet.
+                let refused = self.server.offer.clone().map(|offer| offer.text);
+                self.offer(Behaviour::Ok.text(self.now));
+                self.run_until("probation", patience);
+                self.offer(refused.unwrap_or_default());
+            }
             "recalling" => {
                 if self.run_until("marking promoted", patience) {
                     self.die(Death::Killed);
