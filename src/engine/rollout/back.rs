@@ -122,6 +122,7 @@ impl Engine {
             None => return,
         };
         self.enter_with("rolling back", reason.clone());
+        self.proof_did_not_hold(offer.as_ref(), &reason);
         if theirs {
             self.reject(now, hash, &reason, offer.as_ref());
         }

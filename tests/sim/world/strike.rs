@@ -40,15 +40,20 @@ impl World {
                 matches!(what, What::Host(Event::Agent { event, .. }) if started(event))
             }),
             "stopping" => self.hold_up(2_000, |what| matches!(what, What::ChildDies { .. })),
-            _ => self.hold_up(8_000, |what| {
-                let answer = |event: &AgentEvent| matches!(event, AgentEvent::Disk { .. });
-                matches!(what, What::Disk { .. })
-                    || matches!(what, What::Host(Event::Agent { event, .. }) if answer(event))
-            }),
+            _ => self.stall_disk(8_000),
         }
         self.provoke(event);
         self.run(Duration::from_secs(10));
         (self.no_spawn, self.no_disk) = (false, false);
+    }
+
+    /// What the disk is asked for now takes so many milliseconds longer.
+    pub(crate) fn stall_disk(&mut self, wait: u64) {
+        self.hold_up(wait, |what| {
+            let answer = |event: &AgentEvent| matches!(event, AgentEvent::Disk { .. });
+            matches!(what, What::Disk { .. })
+                || matches!(what, What::Host(Event::Agent { event, .. }) if answer(event))
+        });
     }
 
     /// What leads to a state that takes more than an offer and some patience.
