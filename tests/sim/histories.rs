@@ -109,6 +109,10 @@ fn somebody(world: &mut World, dice: &mut fastrand::Rng) {
 /// A config that behaves in any way; now and then one that was offered before, or one of several files.
 fn config(dice: &mut fastrand::Rng, round: u64) -> String {
     let behaviour = Behaviour::ALL[dice.usize(0..Behaviour::ALL.len())].0;
+    text(behaviour, dice, round)
+}
+
+fn text(behaviour: Behaviour, dice: &mut fastrand::Rng, round: u64) -> String {
     let number = if dice.u8(0..3) == 0 { 1 } else { round };
     let text = behaviour.text(number);
     match dice.u8(0..3) {
@@ -121,8 +125,33 @@ fn config(dice: &mut fastrand::Rng, round: u64) -> String {
 fn strike(world: &mut World, dice: &mut fastrand::Rng, round: u64) {
     static PAIRS: LazyLock<Vec<(&str, &str)>> = LazyLock::new(coverage::possible);
     let (state, event) = PAIRS[dice.usize(0..PAIRS.len())];
+    let bad = [
+        Behaviour::DiesAtStart,
+        Behaviour::BlamesConfig,
+        Behaviour::DiesLater,
+        Behaviour::NeverHealthy,
+        Behaviour::Refused,
+        Behaviour::Silent,
+    ];
+    let offered = match state {
+        "rejecting"
+        | "fetching good"
+        | "restoring good"
+        | "staging base"
+        | "returning"
+        | "marking rolled back"
+        | "settling" => {
+            let behaviour = bad[dice.usize(0..bad.len())];
+            text(behaviour, dice, round)
+        }
+        "fetching baseline" | "staging trial" | "trying" => {
+            let number = dice.u64(100..200);
+            format!("{}# with: {number}\n", Behaviour::Invalid.text(number))
+        }
+        _ => config(dice, round),
+    };
     world.server_up(true);
-    world.offer(config(dice, round));
+    world.offer(offered);
     world.strike(state, event);
 }
 

@@ -303,6 +303,40 @@ fn last_good_that_drifted_is_put_back_before_it_is_gone_back_to() {
 }
 
 #[test]
+fn base_config_that_drifted_as_last_good_is_written_anew_and_not_read_for_ever() {
+    let mut world = calm(19);
+    let base = world.current();
+    assert_eq!(world.last_good(), base);
+    world.offer(Behaviour::Ok.text(1));
+    world.run(Duration::from_secs(10));
+    // Neither what runs now nor what comes next is last good, so nobody knows its bytes any more.
+    world.scribble_at("last-good", "sources: {}\n");
+    world.offer(Behaviour::NeverHealthy.text(2));
+    world.run(Duration::from_mins(5));
+    assert_eq!(world.current(), base);
+    assert_eq!(world.server_status().unwrap().0, FAILED);
+    settled(&mut world);
+}
+
+#[test]
+fn offer_applied_on_proof_is_not_read_as_applied_while_it_is_rolled_back() {
+    let mut world = World::of_agent(20, "apply: {report: on_proof}", "");
+    world.boot();
+    world.run(Duration::from_mins(1));
+    world.offer(Behaviour::DiesLater.text(1));
+    world.run(Duration::from_millis(40));
+    // Nobody hears of the proof; the server is back before the disk has done its part of the rollback.
+    world.server_up(false);
+    assert!(world.run_until("rejecting", Duration::from_mins(1)));
+    world.server_up(true);
+    world.stall_disk(60_000);
+    world.run(Duration::from_secs(50));
+    assert!(world.is_in("rejecting"));
+    assert_eq!(world.server_status().unwrap().0, FAILED);
+    settled(&mut world);
+}
+
+#[test]
 fn restart_command_gives_a_new_process_once() {
     let mut world = calm(7);
     let before = world.living();

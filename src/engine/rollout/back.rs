@@ -122,6 +122,7 @@ impl Engine {
             None => return,
         };
         self.enter_with("rolling back", reason.clone());
+        self.proof_did_not_hold(offer.as_ref(), &reason);
         if theirs {
             self.reject(now, hash, &reason, offer.as_ref());
         }
@@ -222,10 +223,9 @@ impl Engine {
         } else {
             Origin::Local
         };
-        let stored = self
-            .revisions
-            .iter()
-            .find(|stored| stored.hash == base.hash);
+        // Where one could not be read it may be this very one: then the base is written anew.
+        let mut stored = self.revisions.iter().filter(|_| !transaction.unread);
+        let stored = stored.find(|stored| stored.hash == base.hash);
         if let Some(stored) = stored {
             let id = stored.id.clone();
             transaction.stage = Stage::FetchingGood;

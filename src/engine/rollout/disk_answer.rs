@@ -188,10 +188,13 @@ impl Engine {
                 self.phase_error = fault.reason;
             }
             Stage::Rejecting => self.choose_target(now),
-            #[cfg(feature = "layers")]
-            Stage::FetchingGood => self.good_not_read(now, &fault.reason),
-            #[cfg(not(feature = "layers"))]
-            Stage::FetchingGood => self.fall_to_base(now),
+            Stage::FetchingGood => {
+                transaction.unread = true;
+                #[cfg(feature = "layers")]
+                self.good_not_read(now, &fault.reason);
+                #[cfg(not(feature = "layers"))]
+                self.fall_to_base(now);
+            }
             #[cfg(feature = "layers")]
             Stage::RestoringGood => {
                 transaction.target = None;

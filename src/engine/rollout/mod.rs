@@ -199,6 +199,8 @@ pub(crate) struct Transaction {
     refused_by_child: bool,
     /// Earlier lives died on it too often: it is undone as soon as the disk has answered.
     doomed: bool,
+    /// What was to be gone back to could not be read.
+    unread: bool,
     /// Where a rollback goes.
     target: Option<Revision>,
     /// The search for the file that the validator refused.
@@ -221,6 +223,7 @@ impl Transaction {
             failure: String::new(),
             refused_by_child: false,
             doomed: false,
+            unread: false,
             target: None,
             #[cfg(feature = "layers")]
             search: None,

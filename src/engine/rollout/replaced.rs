@@ -6,6 +6,7 @@
 
 use crate::engine::Engine;
 use crate::engine::message::{Origin, Outcome, Record, RemoteStatus};
+use crate::units::OfferHash;
 
 /// Why an offer that was good does not run.
 const REPLACED: &str = "replaced by an order of the operator";
@@ -75,6 +76,15 @@ impl Engine {
         let applied = self.remote.as_ref();
         if !applied.is_some_and(|remote| remote.outcome == Outcome::Applied) {
             self.order_stands();
+        }
+    }
+
+    /// What was said on proof is not true from here on; whoever connects during the rollback must not read it.
+    pub(super) fn proof_did_not_hold(&mut self, offer: Option<&OfferHash>, reason: &str) {
+        let said = self.remote.as_ref();
+        let said = said.filter(|remote| remote.outcome == Outcome::Applied);
+        if let Some(offer) = offer.filter(|offer| said.is_some_and(|it| &it.offer == *offer)) {
+            self.answer(offer, Outcome::Failed, reason);
         }
     }
 

@@ -40,21 +40,33 @@ impl World {
                 matches!(what, What::Host(Event::Agent { event, .. }) if started(event))
             }),
             "stopping" => self.hold_up(2_000, |what| matches!(what, What::ChildDies { .. })),
-            _ => self.hold_up(8_000, |what| {
-                let answer = |event: &AgentEvent| matches!(event, AgentEvent::Disk { .. });
-                matches!(what, What::Disk { .. })
-                    || matches!(what, What::Host(Event::Agent { event, .. }) if answer(event))
-            }),
+            _ => self.stall_disk(8_000),
         }
         self.provoke(event);
         self.run(Duration::from_secs(10));
         (self.no_spawn, self.no_disk) = (false, false);
     }
 
+    /// What the disk is asked for now takes so many milliseconds longer.
+    pub(crate) fn stall_disk(&mut self, wait: u64) {
+        self.hold_up(wait, |what| {
+            let answer = |event: &AgentEvent| matches!(event, AgentEvent::Disk { .. });
+            matches!(what, What::Disk { .. })
+                || matches!(what, What::Host(Event::Agent { event, .. }) if answer(event))
+        });
+    }
+
     /// What leads to a state that takes more than an offer and some patience.
     fn reach(&mut self, state: &'static str) {
-        let patience = Duration::from_mins(2);
+        let patience = Duration::from_secs(40);
         match state {
+            "fetching baseline" => {
+                // Refused inside the window of another one, which is not last good yet.
+                let refused = self.server.offer.clone().map(|offer| offer.text);
+                self.offer(Behaviour::Ok.text(self.now));
+                self.run_until("probation", patience);
+                self.offer(refused.unwrap_or_default());
+            }
             "recalling" => {
                 if self.run_until("marking promoted", patience) {
                     self.die(Death::Killed);
