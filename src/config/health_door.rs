@@ -51,7 +51,13 @@ const NOT_HERE: &str = "the door serves one plain GET on one address and keeps n
 )]
 pub(super) fn read(mut section: Section<'_, '_, '_>) -> (Option<SocketAddr>, HealthDoor) {
     let about = ("address", "where GET /health is served");
-    let endpoint = section.parsed("endpoint", about, "off", address);
+    let endpoint = section.parsed("endpoint", about, "off", |text| {
+        match text.strip_prefix(':') {
+            // As there: every address of the host. Of the two families the one that every host has.
+            Some(port) => address(&format!("0.0.0.0:{port}")),
+            None => address(text),
+        }
+    });
     let headers = section.pairs("response_headers", "headers of every answer", true);
     if let Some((name, _)) = headers.iter().find(|(name, value)| !is_header(name, value)) {
         let message =

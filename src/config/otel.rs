@@ -444,28 +444,36 @@ fn outputs(logs: &mut Section<'_, '_, '_>) -> Option<LogOutputs> {
     Some(outputs)
 }
 
+/// A level as zap reads one: in small letters, in capitals, or as its number.
+fn level(text: &str) -> Result<&'static str, String> {
+    match text {
+        "debug" | "DEBUG" | "-1" => Ok("debug"),
+        "" | "info" | "INFO" | "0" => Ok("info"),
+        "warn" | "WARN" | "warning" | "WARNING" | "1" => Ok("warn"),
+        "error" | "ERROR" | "2" => Ok("error"),
+        "dpanic" | "DPANIC" | "3" | "panic" | "PANIC" | "4" | "fatal" | "FATAL" | "5" => {
+            Ok("error")
+        }
+        _ => Err("not one of debug, info, warn, error, dpanic, panic, fatal".to_owned()),
+    }
+}
+
 fn telemetry(mut section: Section<'_, '_, '_>) -> (Log, Telemetry) {
     let mut logs = section.sub("logs");
-    let level = logs.choice(
-        "level",
-        "what is logged",
-        &[
-            ("debug", "debug"),
-            ("info", "info"),
-            ("warn", "warn"),
-            ("error", "error"),
-            ("dpanic", "error"),
-            ("panic", "error"),
-            ("fatal", "error"),
-        ],
-        ("info", "info"),
+    let about = (
+        "word",
+        "what is logged: debug, info, warn, error, dpanic, panic or fatal, in capitals or as a number of zap as well",
     );
-    let format = logs.choice(
-        "encoding",
-        "json for machines, console for people",
-        &[("json", LogFormat::Json), ("console", LogFormat::Text)],
-        ("json", LogFormat::Json),
-    );
+    let level = logs.parsed("level", about, "info", level);
+    let about = ("word", "json for machines, console for people");
+    let format = logs.parsed("encoding", about, "json", |text| {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "" | "json" => Ok(LogFormat::Json),
+            "console" => Ok(LogFormat::Text),
+            _ => Err("not one of json, console".to_owned()),
+        }
+    });
+    let format = format.unwrap_or(LogFormat::Json);
     let outputs = outputs(&mut logs);
     let processors = super::telemetry::log_processors(&mut logs);
     logs.finish();
@@ -473,7 +481,7 @@ fn telemetry(mut section: Section<'_, '_, '_>) -> (Log, Telemetry) {
     let telemetry = super::telemetry::declarative(&mut section, processors);
     section.finish();
     let log = Log {
-        level: level.to_owned(),
+        level: level.unwrap_or("info").to_owned(),
         format,
         to_files,
         rotation: super::ours::OWN_ROTATION,

@@ -360,7 +360,8 @@ fn a_user_a_uid_and_the_urls_of_files_are_read_as_its_specification_has_them() {
     let text = format!(
         "server: {{endpoint: 'ws://h'}}\nagent: {{executable: /x, run_as: telegraf, instance_id: {uid}, \
          config_files: ['file:a.yaml', 'file:/b.yaml']}}\n\
-         healthcheck: {{endpoint: 'localhost:1', transport: tcp, tls: {{cert_file: c.pem, key_file: /k.pem, \
+         telemetry: {{logs: {{level: 1, encoding: JSON}}}}\n\
+         healthcheck: {{endpoint: ':1', transport: tcp, tls: {{cert_file: c.pem, key_file: /k.pem, \
          max_version: '1.2', reload_interval: 1h}}, compression_algorithms: ['', gzip]}}\n"
     );
     let config = load("s.yaml", &text, &Env::rooted(), &Overrides::default());
@@ -379,6 +380,8 @@ fn a_user_a_uid_and_the_urls_of_files_are_read_as_its_specification_has_them() {
         Layer::OwnTelemetry | Layer::Overlay | Layer::Remote => None,
     });
     assert_eq!(local.collect::<Vec<_>>(), ["/srv/here/a.yaml", "/b.yaml"]);
+    assert_eq!(config.log.level, "warn");
+    assert_eq!(config.healthcheck, Some("0.0.0.0:1".parse().unwrap()));
     let tls = config.health_door.tls.unwrap();
     assert_eq!(tls.certificate, TextSource::File("/srv/here/c.pem".into()));
     assert_eq!(tls.versions, [opamp_client::transport::TlsVersion::V1_2]);

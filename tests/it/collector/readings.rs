@@ -237,6 +237,38 @@ fn killed_collector_is_started_after_five_seconds_by_theirs_and_at_once_by_ours(
 }
 
 #[test]
+fn killed_supervisor_takes_a_collector_of_theirs_with_it_and_none_of_ours() {
+    let mut bench = Bench::new(Kind::OpampGo);
+    let settings = settings(false);
+    let mut rival = Rival::start(&bench, &settings);
+    bench.healthy(&rival.uid, true);
+    let good = bench.push(&rival.uid, &bench.pipeline("out.json"));
+    bench.status(&rival.uid, &good, "APPLIED");
+    let collectors = rival.collectors();
+    assert_eq!(collectors.len(), 1);
+    rival.process.kill();
+    eventually("its Collector is gone", || {
+        let left = collectors.iter().filter(|pid| alive(**pid)).count();
+        (left == 0)
+            .then_some(())
+            .ok_or_else(|| "it runs".to_owned())
+    });
+    drop(rival);
+
+    let mut supervisor = bench.run_text(&settings);
+    bench.connected(&supervisor);
+    let child = supervisor.healthy();
+    bench.flows("out.json");
+    supervisor.kill();
+    assert!(alive(child));
+    bench.flows("out.json");
+    let supervisor = bench.run_text(&settings);
+    bench.connected(&supervisor);
+    assert_eq!(supervisor.healthy(), child, "the next life goes on with it");
+    supervisor.stop();
+}
+
+#[test]
 fn environment_of_the_supervisor_reaches_a_collector_of_theirs_and_none_of_ours() {
     // Set for every test by who builds it.
     let planted = |pid| {
