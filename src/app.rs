@@ -21,6 +21,7 @@ mod fallback;
 mod identity;
 #[cfg(feature = "opampsupervisor")]
 mod inherit;
+#[cfg(feature = "roster")]
 mod joining;
 mod leftover;
 mod records;

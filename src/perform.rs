@@ -8,6 +8,7 @@
 #[cfg(feature = "layers")]
 mod files;
 mod question;
+#[cfg_attr(not(feature = "roster"), path = "perform/roster/none.rs")]
 mod roster;
 mod tasks;
 pub(crate) mod time;
@@ -30,7 +31,7 @@ use crate::engine::message::{
 use crate::port::child::{ChildDirs, Children, SpawnFailure};
 use crate::port::events::Events;
 use crate::port::link::{self, Attempt, LinkKey, LinkReport, LinkReports};
-use crate::port::local::{LocalKey, LocalReport};
+use crate::port::local::{LocalDoor, LocalKey, LocalReport, LocalReports};
 use crate::port::notify::Notifier;
 use crate::port::store::Writer;
 use crate::port::termination::Termination;
@@ -38,7 +39,9 @@ use crate::registrar::Registrar;
 use crate::sys::clock;
 use crate::telemetry::Telemetry;
 use crate::units::{AgentName, CertificateName, LinkId, Ticket};
-pub(crate) use roster::{Admit, Admitted, Answer as Admissions, Joins};
+pub(crate) use roster::Admissions;
+#[cfg(feature = "roster")]
+pub(crate) use roster::{Admit, Admitted, Joins};
 use tasks::CANCELLED;
 pub(crate) use tasks::Tasks;
 
@@ -98,6 +101,7 @@ pub(crate) struct Ports {
     pub(crate) link_reports: LinkReports,
     pub(crate) settings: ReadSettings,
     /// Makes the ports of an agent that joins; set once, before the loop.
+    #[cfg(feature = "roster")]
     pub(crate) joins: Option<Joins>,
     pub(crate) notifier: Notifier,
     pub(crate) events: Events,
@@ -148,6 +152,7 @@ impl Ports {
             certificates,
             link_reports,
             settings,
+            #[cfg(feature = "roster")]
             joins: None,
             notifier,
             events,
@@ -165,6 +170,20 @@ impl Ports {
             questions: BTreeMap::new(),
             next_question: 0,
         }
+    }
+
+    /// Serves the own OpAMP of an agent's children.
+    pub(crate) fn serve_child(
+        &mut self,
+        agent: &AgentName,
+        door: LocalDoor,
+        reports: LocalReports,
+    ) {
+        let task = self.tasks.serve("local endpoint", async move {
+            door.serve(reports).await;
+            "it does not accept any more".to_owned()
+        });
+        self.doors.insert(agent.clone(), task);
     }
 
     /// Acts on one effect.

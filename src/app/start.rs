@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use super::container::{no_thread, whereabouts};
+#[cfg(feature = "roster")]
 use super::joining::{self, Common};
 use super::records::Records;
 use super::{
@@ -22,7 +23,9 @@ use crate::config::{Agent, Certificate, ClockWatch, Config, Form, Layer, Server}
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{DiskFault, Identity, Inheritance, Leftover, Persisted};
 use crate::engine::{CertificatesSetup, ClockSetup, Places, Setup};
-use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Joins, Ports, ReadSettings};
+#[cfg(feature = "roster")]
+use crate::perform::Joins;
+use crate::perform::{AgentPorts, CertificateJob, CertificatePorts, Ports, ReadSettings};
 use crate::port::admin::{self, Admin};
 use crate::port::child::{self, ChildDirs, Children};
 use crate::port::host::{self, HostFacts};
@@ -142,6 +145,7 @@ async fn assemble_and_run(
 
     let supervisor = identity::supervisor(&identity);
     let (admissions_tx, admissions) = mpsc::channel(DISK_ANSWERS_MAX);
+    #[cfg(feature = "roster")]
     let admit = joining::admit(Common {
         form: config.form,
         state: state.clone(),
@@ -203,11 +207,17 @@ async fn assemble_and_run(
     for (agent, door) in served {
         ports.serve_child(&agent, door, local_reports.clone());
     }
-    ports.joins = Some(Joins {
-        admit,
-        answers: admissions_tx,
-        locals: local_reports,
-    });
+    #[cfg(feature = "roster")]
+    {
+        ports.joins = Some(Joins {
+            admit,
+            answers: admissions_tx,
+            locals: local_reports,
+        });
+    }
+    // A channel that nobody can fill is a branch of the loop that never runs.
+    #[cfg(not(feature = "roster"))]
+    drop(admissions_tx);
     let took = (started, clock::now());
     telemetry::run(
         own,

@@ -9,6 +9,7 @@ mod command;
 #[cfg_attr(not(feature = "adopt"), path = "host/handover/none.rs")]
 mod handover;
 mod order;
+#[cfg_attr(not(feature = "roster"), path = "host/roster/none.rs")]
 mod roster;
 
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ pub(crate) type Admit =
     Arc<dyn Fn(&Agent, Option<[u8; 16]>) -> Result<Admitted, String> + Send + Sync>;
 
 /// What came of making them.
-pub(crate) type Answer = (AgentName, Ticket, Result<Admitted, String>);
+pub(crate) type Admissions = (AgentName, Ticket, Result<Admitted, String>);
 
 /// An agent with its ports.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Admitted {
 pub(crate) struct Joins {
     pub(crate) admit: Admit,
     /// Back to the loop.
-    pub(crate) answers: mpsc::Sender<Answer>,
+    pub(crate) answers: mpsc::Sender<Admissions>,
     /// Where the own OpAMP of their children goes.
     pub(crate) locals: LocalReports,
 }
@@ -75,7 +75,7 @@ impl Ports {
     }
 
     /// Takes the ports of an agent over, and tells the host.
-    pub(crate) fn on_admitted(&mut self, (agent, ticket, made): Answer) -> Event {
+    pub(crate) fn on_admitted(&mut self, (agent, ticket, made): Admissions) -> Event {
         let result = made.and_then(|made| self.take_over(&agent, made));
         Event::Admitted {
             agent,
@@ -103,20 +103,6 @@ impl Ports {
             self.serve_child(agent, door, locals);
         }
         Ok(Box::new(admission))
-    }
-
-    /// Serves the own OpAMP of an agent's children.
-    pub(crate) fn serve_child(
-        &mut self,
-        agent: &AgentName,
-        door: LocalDoor,
-        reports: LocalReports,
-    ) {
-        let task = self.tasks.serve("local endpoint", async move {
-            door.serve(reports).await;
-            "it does not accept any more".to_owned()
-        });
-        self.doors.insert(agent.clone(), task);
     }
 
     /// Gives back what was held for an agent. Its writer ends with what it has begun.

@@ -198,6 +198,7 @@ fn history(seed: u64) -> Play {
     play
 }
 
+#[cfg(feature = "roster")]
 #[test]
 fn who_is_listed_is_there_and_who_stays_is_never_told() {
     let (mut came, mut left) = (0, 0);

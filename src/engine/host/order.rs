@@ -51,12 +51,14 @@ impl Order {
     }
 
     /// Whom it names, there or not.
+    #[cfg(feature = "roster")]
     pub(super) fn named_by(&self, name: &AgentName) -> BTreeSet<AgentName> {
         let start = self.after.get(name);
         start.into_iter().flat_map(|it| it.after.clone()).collect()
     }
 
     /// Why one that joins is held back, if it is.
+    #[cfg(feature = "roster")]
     pub(super) fn waits(&mut self, name: &AgentName) -> Option<String> {
         if self.of(name).next().is_some() {
             self.waiting.insert(name.clone(), None);
