@@ -317,7 +317,7 @@ mod tests {
         };
         let bytes = offers.encode_to_vec();
         let on = THEIRS.replace("accepts_remote_config", "reports_own_metrics");
-        let off = THEIRS.replace("{", "{reports_own_metrics: false, ");
+        let off = THEIRS.replace('{', "{reports_own_metrics: false, ");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(TELEMETRY);
         put(&path, &bytes);
