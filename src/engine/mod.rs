@@ -675,11 +675,11 @@ fn to_session(moment: Moment) -> Duration {
 }
 
 #[cfg(all(
-    test,
     feature = "adopt",
     feature = "flow",
     feature = "layers",
     feature = "opampsupervisor",
     feature = "telemetry"
 ))]
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::rig::{APPLIED, Bench, There};
+use crate::engine::Engine;
 
 const LOCAL: (&str, &str) = ("/etc/a.yaml", "receivers: {local: {}}\n");
 const FALLBACK: (&str, &str) = ("/etc/fallback.yaml", "receivers: {fallback: {}}\n");
@@ -48,7 +49,7 @@ fn stop_before_the_server_was_reached_does_not_turn_for_ever() {
     bench.boot();
     bench.run_s(1);
     assert!(!bench.is_up(), "the server has the first word");
-    bench.with(|engine, now| engine.wind_down(now));
+    bench.with(Engine::wind_down);
     // The moment passes at which the fallback would have begun.
     bench.run_s(5);
     let due = bench.engine.deadline(bench.clock());

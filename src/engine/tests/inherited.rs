@@ -11,13 +11,13 @@ const SETTINGS: &str = "profile: layered, own_telemetry: [metrics], apply: {prob
 const OFFER: &str = "exporters: {offered: {}}\n";
 const PLACE: &str = "http://127.0.0.1:9/v1/metrics";
 
-fn left(destination: Option<&str>) -> Box<Inheritance> {
+fn left(destination: Option<&str>) -> Inheritance {
     let file = OfferedFile {
         name: "config.yaml".to_owned(),
         content_type: "text/yaml".to_owned(),
         body: OFFER.as_bytes().to_vec(),
     };
-    Box::new(Inheritance {
+    Inheritance {
         destinations: destination.map(|place| Box::new(destinations("", place))),
         received: Some(InheritedOffer {
             hash: OfferHash::new(*b"o1"),
@@ -25,18 +25,18 @@ fn left(destination: Option<&str>) -> Box<Inheritance> {
         }),
         failed: None,
         working: None,
-    })
+    }
 }
 
 #[test]
 fn offer_that_a_death_kept_from_the_disk_is_tried_after_the_next_start() {
     let mut bench = Bench::new(SETTINGS, &[]);
-    bench.inheritance = Some(left(None));
+    bench.inheritance = Some(Box::new(left(None)));
     bench.boot();
     while bench.disk.journal.last().map(|record| record.step) != Some(Step::Intent) {
         bench.run(Duration::from_millis(1));
     }
-    bench.inheritance = Some(left(None));
+    bench.inheritance = Some(Box::new(left(None)));
     bench.boot();
     bench.run_s(60);
     assert_eq!(bench.disk.journal[1].step, Step::Superseded);
@@ -47,7 +47,7 @@ fn offer_that_a_death_kept_from_the_disk_is_tried_after_the_next_start() {
 #[test]
 fn destination_is_in_the_first_config_and_does_not_have_to_be_offered_again() {
     let mut bench = Bench::new(SETTINGS, &[]);
-    bench.inheritance = Some(left(Some(PLACE)));
+    bench.inheritance = Some(Box::new(left(Some(PLACE))));
     bench.boot();
     bench.run_s(60);
     assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
@@ -74,7 +74,7 @@ fn destination_is_never_taken_over_ours() {
     bench.direct("d1", PLACE);
     bench.run_s(60);
     assert_eq!(bench.directed(), Some(("d1".to_owned(), APPLIED)));
-    bench.inheritance = Some(left(Some("http://127.0.0.1:9/theirs")));
+    bench.inheritance = Some(Box::new(left(Some("http://127.0.0.1:9/theirs"))));
     bench.boot();
     bench.run_s(60);
     let runs = bench.current();
@@ -85,7 +85,7 @@ fn destination_is_never_taken_over_ours() {
     bench.direct("d2", "");
     bench.run_s(60);
     assert_eq!(bench.directed(), Some(("d2".to_owned(), APPLIED)));
-    bench.inheritance = Some(left(Some("http://127.0.0.1:9/theirs")));
+    bench.inheritance = Some(Box::new(left(Some("http://127.0.0.1:9/theirs"))));
     bench.boot();
     bench.run_s(60);
     assert!(
@@ -101,7 +101,7 @@ fn destination_of_a_kind_that_the_settings_do_not_leave_to_a_server_is_told_and_
         "profile: layered, own_telemetry: [logs], apply: {probation: 10s}",
         &[],
     );
-    bench.inheritance = Some(left(Some(PLACE)));
+    bench.inheritance = Some(Box::new(left(Some(PLACE))));
     bench.boot();
     bench.run_s(60);
     assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));

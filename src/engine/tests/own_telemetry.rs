@@ -20,8 +20,8 @@ fn calm() -> Bench {
     bench
 }
 
-fn directed(hash: &str, status: i32) -> Option<(String, i32)> {
-    Some((hash.to_owned(), status))
+fn told(hash: &str, status: i32) -> (String, i32) {
+    (hash.to_owned(), status)
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn local_edit_that_was_refused_does_not_fail_a_good_destination() {
     assert_eq!(bench.noted(refused), 1);
     bench.direct("d1", PLACE);
     bench.run_s(60);
-    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     let runs = bench.current();
     assert!(runs.contains(PLACE) && runs.contains(GOOD), "{runs}");
     assert!(!runs.contains("invalid"), "{runs}");
@@ -53,7 +53,7 @@ fn local_edit_while_a_destination_is_tried_neither_fails_it_nor_is_lost() {
         bench.edit(FILE, edit);
         bench.direct("d1", PLACE);
         bench.run_s(120);
-        assert_eq!(bench.directed(), directed("d1", APPLIED), "{edit}");
+        assert_eq!(bench.directed(), Some(told("d1", APPLIED)), "{edit}");
         let runs = bench.current();
         assert!(runs.contains(PLACE), "{runs}");
         assert_eq!(runs.contains(edit), taken, "{runs}");
@@ -72,7 +72,7 @@ fn destination_is_tried_once_with_what_runs_where_its_files_left_the_settings() 
     let before = bench.started.len();
     bench.direct("d1", PLACE);
     bench.run_s(600);
-    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     let runs = bench.current();
     assert!(runs.contains(PLACE) && runs.contains(GOOD), "{runs}");
     assert_eq!(bench.started.len(), before + 1);
@@ -83,7 +83,7 @@ fn destination_is_not_proven_by_a_config_that_was_overtaken() {
     let mut bench = calm();
     bench.direct("d1", OTHER);
     bench.run_s(60);
-    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     bench.direct("d2", "http://127.0.0.1:9/dies-at-start");
     while !bench.current().contains("dies-at-start") {
         bench.run(std::time::Duration::from_millis(1));
@@ -92,7 +92,7 @@ fn destination_is_not_proven_by_a_config_that_was_overtaken() {
     bench.offer("o1", OFFER);
     bench.run_s(180);
     assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
-    assert_eq!(bench.directed(), directed("d2", FAILED));
+    assert_eq!(bench.directed(), Some(told("d2", FAILED)));
     let of_second = bench
         .read_of_settings
         .iter()
@@ -136,7 +136,7 @@ fn destination_that_the_validator_refuses_is_not_searched_for_in_the_files() {
     let before = bench.validated.len();
     bench.direct("d1", "http://127.0.0.1:9/invalid");
     bench.run_s(60);
-    assert_eq!(bench.directed(), directed("d1", FAILED));
+    assert_eq!(bench.directed(), Some(told("d1", FAILED)));
     let read = bench.read_of_settings.last().unwrap();
     assert_eq!(
         read.error_message,
@@ -158,7 +158,7 @@ fn hup_that_leaves_own_telemetry_to_the_server_or_takes_it_back_is_obeyed_at_onc
     assert!(bench.announces(REPORTS_OWN_METRICS));
     bench.direct("d1", PLACE);
     bench.run_s(60);
-    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     assert!(bench.current().contains(PLACE));
 
     bench.hup(&off);
@@ -188,7 +188,7 @@ fn destination_stays_in_a_built_in_default_config_over_a_start() {
     assert!(bench.current().contains("built_in"));
     bench.direct("d1", PLACE);
     bench.run_s(60);
-    assert_eq!(bench.directed(), directed("d1", APPLIED));
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     let runs = bench.current();
     assert!(runs.contains("built_in") && runs.contains(PLACE), "{runs}");
     let before = bench.started.len();

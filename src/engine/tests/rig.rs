@@ -17,9 +17,9 @@ use opamp_client::settings::SavedSettings;
 
 use crate::config::{self, Agent, Environment, Layer, Overrides, Server};
 use crate::engine::message::{
-    AgentEffect, AgentEvent, ChildIdentity, DiskDone, DiskFault, DiskWork, Exit, ExitStatus,
-    Inheritance, LinkEvent, LinkLoss, LocalFile, LossKind, Note, Persisted, Record, Rejection,
-    Revision, RevisionFile, StoredRevision, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
+    AgentEffect, AgentEvent, ChildIdentity, DiskDone, DiskWork, Exit, ExitStatus, Inheritance,
+    LinkEvent, LinkLoss, LocalFile, LossKind, Note, Persisted, Record, Rejection, Revision,
+    RevisionFile, StoredRevision, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
 };
 use crate::engine::{Engine, Outcome, Places, Setup};
 use crate::units::{LinkId, Moment, Now, RevisionId, Ticket, WallTime};
@@ -108,7 +108,7 @@ impl Shelf {
         }
     }
 
-    fn perform(&mut self, work: DiskWork) -> Result<DiskDone, DiskFault> {
+    fn perform(&mut self, work: DiskWork) -> DiskDone {
         match work {
             DiskWork::Stage(revision) => {
                 self.revisions.insert(revision.id.clone(), *revision);
@@ -120,25 +120,25 @@ impl Shelf {
             DiskWork::SaveConnection(saved) => self.connection = Some(saved),
             DiskWork::Prune { keep } => {
                 self.revisions.retain(|id, _| keep.contains(id));
-                return Ok(DiskDone::Pruned(keep));
+                return DiskDone::Pruned(keep);
             }
             DiskWork::ReadLocal(paths) => {
                 let read = paths.iter().map(|path| self.read_local(path));
-                return Ok(DiskDone::Local(read.collect()));
+                return DiskDone::Local(read.collect());
             }
             DiskWork::ReadRevision(id) => {
                 let revision = Box::new(self.revisions[&id].clone());
-                return Ok(DiskDone::Revision(revision));
+                return DiskDone::Revision(revision);
             }
             DiskWork::StageTrial(files) => self.trial = files,
             DiskWork::DropTrial => self.trial.clear(),
             DiskWork::Verify(id) => {
                 let drift = Vec::new();
-                return Ok(DiskDone::Verified { id, drift });
+                return DiskDone::Verified { id, drift };
             }
             DiskWork::Restore(_) | DiskWork::ShowEffective(_) | DiskWork::KeepMaterial(_) => {}
         }
-        Ok(DiskDone::Durable)
+        DiskDone::Durable
     }
 
     fn persisted(&self, agent: &Agent) -> Persisted {
@@ -329,7 +329,7 @@ impl Bench {
     fn perform(&mut self, effect: AgentEffect) {
         match effect {
             AgentEffect::Disk { ticket, work } => {
-                let result = self.disk.perform(work);
+                let result = Ok(self.disk.perform(work));
                 self.later(2, AgentEvent::Disk { ticket, result });
             }
             AgentEffect::Spawn { ticket, .. } => self.spawn(ticket),
@@ -579,7 +579,7 @@ pub(super) fn setup(
     Setup {
         settings: agent.clone(),
         server: server.clone(),
-        capabilities: u64::MAX & !0x100,
+        capabilities: !0x100,
         grace: Duration::from_secs(7),
         instance_uid: UID,
         places: Places {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::rig::{APPLIED, Bench};
+use crate::engine::Engine;
 use crate::engine::message::Step;
 
 const FILE: &str = "/etc/a.yaml";
@@ -26,7 +27,7 @@ fn offer_taken_up_from_the_journal_is_not_overtaken_by_a_hup_that_waited() {
         bench.edit(FILE, "receivers: {edited: {}}\n");
         bench.hup(SETTINGS);
         bench.run_s(5);
-        bench.with(|engine, now| engine.let_start(now));
+        bench.with(Engine::let_start);
         bench.run_s(120);
         assert_eq!(bench.status(), ("o1".to_owned(), APPLIED), "{step:?}");
         // What the HUP was for comes after it.
