@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
@@ -95,19 +96,18 @@ fn table(counted: &BTreeMap<&'static str, usize>) -> Vec<Point> {
     points
 }
 
-/// Nothing unfinished lies about.
-fn no_half_state(rig: &Rig, context: &str) {
+/// What lies about unfinished: revisions without their last file, and names that were to be replaced.
+fn half_made(rig: &Rig) -> Vec<PathBuf> {
     let agent = rig.agent("one");
-    for entry in fs::read_dir(agent.join("revisions")).unwrap() {
-        let path = entry.unwrap().path();
-        let manifest = path.join("manifest.json");
-        assert!(manifest.is_file(), "{context}: {} is half", path.display());
-    }
-    for entry in fs::read_dir(&agent).unwrap() {
-        let path = entry.unwrap().path();
-        let temporary = path.extension().is_some_and(|it| it == "tmp");
-        assert!(!temporary, "{context}: {} is left", path.display());
-    }
+    let below = |directory: &Path| {
+        let entries = fs::read_dir(directory).unwrap().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let revisions = below(&agent.join("revisions")).into_iter();
+    let half = revisions.filter(|path| !path.join("manifest.json").is_file());
+    let temporary = |path: &PathBuf| path.extension().is_some_and(|it| it == "tmp");
+    half.chain(below(&agent).into_iter().filter(temporary))
+        .collect()
 }
 
 /// The journal's last step is the one of the status.
@@ -169,7 +169,12 @@ fn play(rig: &Rig, point: &Point, number: usize) {
             supervisor.end();
             false
         }
-        What::Dies | What::Fails(_) => wait_for(&format!("the end: {context}"), || {
+        // The last calls of a rollout come after its end is told, so that end is no sign that it goes on to live.
+        What::Dies => {
+            supervisor.end();
+            false
+        }
+        What::Fails(_) => wait_for(&format!("the end: {context}"), || {
             is_over(rig, &mut supervisor, &before)
         }),
     };
@@ -192,10 +197,15 @@ fn play(rig: &Rig, point: &Point, number: usize) {
         supervisor.end();
     }
     let next = rig.start();
+    settled(rig);
+    wait_until(&format!("a record: {context}"), || is_recorded(rig));
     agrees(rig, &context);
     whole(rig, &context, &old, &offered);
     rig.commit("mode: afterwards");
-    no_half_state(rig, &context);
+    // Old revisions go after the commit.
+    wait_until(&format!("nothing half made: {context}"), || {
+        half_made(rig).is_empty()
+    });
     assert_eq!(next.stop().code(), Some(0), "{context}");
     wait_until("no child", || rig.children().is_empty());
 }
