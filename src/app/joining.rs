@@ -15,6 +15,7 @@ use crate::config::{Agent, Form};
 use crate::engine::fallback::may_run;
 use crate::engine::message::Admission;
 use crate::perform::{Admit, Admitted, AgentPorts};
+use crate::port::local::LocalDoor;
 use crate::port::store::{AgentAnswer, StateDir, start_agent_writer};
 use crate::sys::clock;
 
@@ -62,7 +63,7 @@ fn made(common: &Common, agent: &Agent, known: Option<[u8; 16]>) -> Result<Admit
         Some(uid) => uid,
         None => identity::new_uid(clock::wall())?,
     };
-    let port = door.as_ref().and_then(|door| door.port());
+    let port = door.as_ref().and_then(LocalDoor::port);
     let admission = Admission {
         instance_uid,
         state_dir: root,

@@ -154,7 +154,7 @@ impl Host {
             effects.push(about(name, NoteLevel::Info, "agent leaves", None));
         }
         for name in &gone {
-            self.with(now, name, effects, |engine, now| engine.wind_down(now));
+            self.with(now, name, effects, Engine::wind_down);
         }
         for settings in &config.agents {
             let name = &settings.name;
@@ -216,7 +216,8 @@ impl Host {
         if !leaving.told || !engine.child_is_down() {
             return false;
         }
-        let by = leaving.goodbye_by.get_or_insert(now.mono.after(GOODBYE));
+        let begins = || now.mono.after(GOODBYE);
+        let by = leaving.goodbye_by.get_or_insert_with(begins);
         engine.is_stopped() || (*by <= now.mono && engine.disk.is_idle())
     }
 

@@ -10,7 +10,7 @@ use crate::units::{AgentName, Moment, Now, Ticket};
 
 /// Nobody comes or goes.
 #[derive(Debug, Default)]
-pub(super) struct Roster;
+pub(super) struct Roster {}
 
 #[expect(clippy::unused_self, reason = "the same calls as with the feature")]
 impl Roster {
