@@ -85,3 +85,50 @@ impl Prober {
         self.next_at
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    #[test]
+    fn one_question_is_out_at_a_time_and_only_its_own_answer_counts() {
+        const EVERY: Duration = Duration::from_secs(5);
+        let mut prober = Prober::default();
+        assert!(!prober.wants(at(0)));
+        prober.begin(at(100));
+        assert_eq!(prober.due(), Some(at(100)));
+        assert!(!prober.wants(at(99)) && prober.wants(at(100)));
+        prober.asked(Ticket(1));
+        assert!(!prober.wants(at(10_000)));
+        assert!(prober.is_asking(Ticket(1)) && !prober.is_asking(Ticket(2)));
+        assert!(!prober.answered(at(200), Ticket(2), Ok(()), EVERY, 1));
+        assert_eq!(prober.good, None);
+        assert!(prober.answered(at(200), Ticket(1), Ok(()), EVERY, 1));
+        assert_eq!((prober.good, prober.due()), (Some(true), Some(at(5_200))));
+        assert!(!prober.is_asking(Ticket(1)));
+    }
+
+    #[test]
+    fn it_is_bad_after_so_many_bad_answers_in_a_row() {
+        let mut prober = Prober::default();
+        let mut number = 0;
+        let mut answer = |prober: &mut Prober, answer: Result<(), &str>| {
+            number += 1;
+            prober.asked(Ticket(number));
+            let answer = answer.map_err(str::to_owned);
+            prober.answered(at(0), Ticket(number), answer, Duration::ZERO, 2);
+            (prober.good, prober.error.clone())
+        };
+        assert_eq!(answer(&mut prober, Err("a")), (None, "a".to_owned()));
+        assert_eq!(answer(&mut prober, Ok(())), (Some(true), String::new()));
+        assert_eq!(answer(&mut prober, Err("b")), (Some(true), "b".to_owned()));
+        assert_eq!(answer(&mut prober, Err("c")), (Some(false), "c".to_owned()));
+        assert_eq!(answer(&mut prober, Ok(())), (Some(true), String::new()));
+        prober.stop();
+        assert_eq!((prober.good, prober.due()), (None, None));
+    }
+}

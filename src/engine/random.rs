@@ -41,3 +41,45 @@ impl Random {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spread_over_their_range_and_stay_in_it() {
+        let mut random = Random::seeded(7);
+        let mut tenths = [0u32; 10];
+        for _ in 0..10_000 {
+            let unit = random.unit();
+            assert!((0.0..1.0).contains(&unit));
+            let between = random.between(-3.0, 5.0);
+            assert!((-3.0..5.0).contains(&between));
+            let below = random.below(10);
+            tenths[usize::try_from(below).unwrap()] += 1;
+        }
+        assert!(
+            tenths.iter().all(|count| (900..1100).contains(count)),
+            "{tenths:?}"
+        );
+        assert_eq!(random.below(0), 0);
+        let mean = (0..10_000).map(|_| random.between(2.0, 4.0)).sum::<f64>() / 10_000.0;
+        assert!((2.95..3.05).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn a_seed_gives_its_own_numbers_and_always_the_same() {
+        let numbers = |seed| {
+            let mut random = Random::seeded(seed);
+            [(); 4].map(|()| random.next_u64())
+        };
+        assert_eq!(numbers(2), numbers(2));
+        let all: std::collections::BTreeSet<_> = (0..100).step_by(2).flat_map(numbers).collect();
+        assert_eq!(all.len(), 200);
+        // One bit of a number is as often set as not.
+        for bit in 0..64 {
+            let set = all.iter().filter(|number| **number >> bit & 1 == 1).count();
+            assert!((60..140).contains(&set), "bit {bit}: {set} of 200");
+        }
+    }
+}

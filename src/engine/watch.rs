@@ -185,3 +185,22 @@ pub(crate) fn last_words(tail: &str, wanted: Option<usize>) -> String {
     lines.reverse();
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_the_last_whole_lines_that_fit() {
+        let ten: String = (0..10).map(|n| format!("line {n}\n")).collect();
+        let eight: Vec<_> = (2..10).map(|n| format!("line {n}")).collect();
+        assert_eq!(last_words(&ten, None), eight.join("\n"));
+        assert_eq!(last_words(&ten, Some(0)), "");
+        // With the end of the line each has seven bytes.
+        assert_eq!(last_words(&ten, Some(20)), "line 8\nline 9");
+        assert_eq!(last_words(&ten, Some(21)), "line 7\nline 8\nline 9");
+        assert_eq!(last_words(&ten, Some(3)), "line 9", "the last in any case");
+        let long = "x".repeat(LAST_WORDS_BYTES);
+        assert_eq!(last_words(&format!("first\n{long}"), None), long);
+    }
+}

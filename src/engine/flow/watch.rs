@@ -417,3 +417,22 @@ fn moved(url: &str, address: &str) -> String {
     let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
     format!("http://{address}{path}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::moved;
+
+    #[test]
+    fn counters_are_read_where_the_child_shows_them_by_the_same_path() {
+        for (url, wanted) in [
+            (
+                "http://127.0.0.1:8888/metrics?x=1",
+                "http://127.0.0.1:9/metrics?x=1",
+            ),
+            ("http://127.0.0.1:8888", "http://127.0.0.1:9/"),
+            ("127.0.0.1:8888/a/b", "http://127.0.0.1:9/a/b"),
+        ] {
+            assert_eq!(moved(url, "127.0.0.1:9"), wanted);
+        }
+    }
+}

@@ -370,3 +370,42 @@ pub(in crate::engine) fn listed(names: &[String]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_file_differs_unless_its_own_copy_has_its_bytes() {
+        let copy = |layer, source: &str, bytes: &str| RevisionFile {
+            path: "p".to_owned(),
+            layer,
+            source: source.to_owned(),
+            content_type: String::new(),
+            bytes: bytes.as_bytes().to_vec(),
+        };
+        let files = [
+            copy(LayerKind::Remote, "/a", "remote"),
+            copy(LayerKind::Local, "/a", "1"),
+            copy(LayerKind::Local, "/b", "2"),
+        ];
+        let local = |path: &str, bytes: Result<&str, &str>| LocalFile {
+            path: path.into(),
+            bytes: bytes
+                .map(|bytes| bytes.as_bytes().to_vec())
+                .map_err(str::to_owned),
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(
+            differing(&[local("/a", Ok("1")), local("/b", Ok("2"))], &files),
+            none
+        );
+        assert_eq!(
+            differing(&[local("/a", Ok("2")), local("/b", Ok("2"))], &files),
+            ["/a"]
+        );
+        assert_eq!(differing(&[local("/a", Ok("remote"))], &files), ["/a"]);
+        assert_eq!(differing(&[local("/c", Ok("1"))], &files), ["/c"]);
+        assert_eq!(differing(&[local("/a", Err("gone"))], &files), ["/a"]);
+    }
+}

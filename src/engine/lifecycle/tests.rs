@@ -283,3 +283,40 @@ fn a_child_no_longer_wanted_when_it_appears_is_stopped() {
         }]
     );
 }
+
+#[test]
+fn a_loop_of_deaths_is_one_until_the_child_was_up_for_the_stable_time() {
+    let (mut life, mut tickets, mut random) = lifecycle();
+    start(&mut life, &mut tickets, at(0), 10);
+    let mut now = at(0);
+    for pid in 10..10 + LOOP_AFTER {
+        assert_eq!(life.crash_loop(now), None, "{pid}");
+        let died = exit(ExitStatus::Code(1));
+        let (_, mut orders) = life.exited(now, pid, died, &mut tickets, &mut random);
+        if orders.is_empty() {
+            now = life.due().unwrap();
+            orders = life.handle_timeout(now, &mut tickets);
+        }
+        let [Order::Spawn(ticket)] = orders.as_slice() else {
+            panic!("{orders:?}")
+        };
+        life.spawned(now, *ticket, child(pid + 1));
+    }
+    let stable = policy().stable_after;
+    let nearly = stable.saturating_sub(Duration::from_millis(1));
+    assert_eq!(life.crash_loop(now), Some(LOOP_AFTER));
+    assert_eq!(life.crash_loop(now.after(nearly)), Some(LOOP_AFTER));
+    assert_eq!(life.crash_loop(now.after(stable)), None);
+}
+
+#[test]
+fn a_death_for_lack_of_memory_is_told_as_one() {
+    let mut died = exit(ExitStatus::Signal(SIGKILL));
+    let plain = describe(&died);
+    assert!(!plain.is_empty() && !plain.contains("memory"), "{plain}");
+    died.oom_killed = true;
+    assert_eq!(
+        describe(&died),
+        format!("{plain} (killed by the kernel for lack of memory)")
+    );
+}

@@ -183,3 +183,24 @@ fn days(left: Duration) -> String {
         days => format!("{days} days"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_in_whole_days() {
+        for (left, told) in [
+            (Duration::ZERO, "less than a day"),
+            (
+                DAY.saturating_sub(Duration::from_secs(1)),
+                "less than a day",
+            ),
+            (DAY, "1 day"),
+            (DAY * 2 - Duration::from_secs(1), "1 day"),
+            (DAY * 2, "2 days"),
+        ] {
+            assert_eq!(days(left), told, "{left:?}");
+        }
+    }
+}

@@ -387,3 +387,146 @@ fn refusal(code: i32, told: &str, words: &str) -> String {
         format!("the validator refused the config (exit code {code}); {told}: {words}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(layer: LayerKind, source: &str, bytes: &str) -> RevisionFile {
+        RevisionFile {
+            path: source.to_owned(),
+            layer,
+            source: source.to_owned(),
+            content_type: String::new(),
+            bytes: bytes.as_bytes().to_vec(),
+        }
+    }
+
+    fn remote(source: &str, bytes: &str) -> RevisionFile {
+        file(LayerKind::Remote, source, bytes)
+    }
+
+    fn search(new: Vec<RevisionFile>, old: Vec<RevisionFile>) -> FaultSearch {
+        let changes = changes(&new, &old);
+        FaultSearch {
+            code: 1,
+            words: String::new(),
+            search: Search::new(changes.len()),
+            changes,
+            new,
+            old,
+            trying: Vec::new(),
+            until: Moment::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn a_trial_holds_its_changes_and_the_last_good_of_all_others() {
+        let new = vec![
+            remote("kept", "0"),
+            remote("edited", "new"),
+            remote("added", "new"),
+            file(LayerKind::Generated, "overlay", "new"),
+        ];
+        let old = vec![
+            remote("kept", "0"),
+            remote("edited", "old"),
+            remote("gone", "old"),
+            file(LayerKind::Generated, "overlay", "old"),
+        ];
+        let search = search(new, old);
+        let named: Vec<_> = search.changes.iter().map(|it| it.source.as_str()).collect();
+        assert_eq!(named, ["edited", "added", "gone"]);
+        let cases: [(&[usize], &[(&str, &str)]); 5] = [
+            (&[], &[("kept", "0"), ("edited", "old"), ("gone", "old")]),
+            (&[0], &[("kept", "0"), ("edited", "new"), ("gone", "old")]),
+            (
+                &[1],
+                &[
+                    ("kept", "0"),
+                    ("added", "new"),
+                    ("edited", "old"),
+                    ("gone", "old"),
+                ],
+            ),
+            (&[2], &[("kept", "0"), ("edited", "old")]),
+            (
+                &[0, 1, 2],
+                &[("kept", "0"), ("edited", "new"), ("added", "new")],
+            ),
+        ];
+        for (set, wanted) in cases {
+            let mixed = search.mixed(set);
+            let found: Vec<_> = mixed
+                .iter()
+                .map(|it| (it.source.as_str(), std::str::from_utf8(&it.bytes).unwrap()))
+                .collect();
+            assert_eq!(found, wanted, "{set:?}");
+        }
+    }
+
+    #[test]
+    fn a_layer_that_came_with_the_settings_is_no_change_of_the_bundle() {
+        let local = |bytes| file(LayerKind::Local, "a", bytes);
+        assert_eq!(changes(&[local("1")], &[]), []);
+        assert_eq!(changes(&[], &[local("1")]), []);
+        assert_eq!(changes(&[local("1")], &[local("2")]).len(), 1);
+        let mut typed = remote("a", "1");
+        typed.content_type = "text/yaml".to_owned();
+        assert_eq!(changes(&[typed], &[remote("a", "1")]).len(), 1);
+    }
+
+    #[test]
+    fn each_verdict_names_the_files_it_is_about() {
+        let of = |count: usize| {
+            let name = |n: usize| {
+                if n == 0 {
+                    String::new()
+                } else {
+                    format!("f{n}")
+                }
+            };
+            let new = (0..count).map(|n| remote(&name(n), "new")).collect();
+            let old = (0..count).map(|n| remote(&name(n), "old")).collect();
+            search(new, old)
+        };
+        let cases = [
+            (
+                2,
+                Verdict::BaseRefused,
+                "the last good revision is refused now",
+            ),
+            (
+                3,
+                Verdict::One(0),
+                "the fault is in `main` (the other files",
+            ),
+            (3, Verdict::One(2), "the fault is in `f2`"),
+            (
+                3,
+                Verdict::Clash(1, Some(2)),
+                "at fault: `f2` and `f1` pass each",
+            ),
+            (
+                3,
+                Verdict::Clash(1, None),
+                "at fault: `f1` passes without the other",
+            ),
+            (2, Verdict::Several(1), "neither `main` nor `f1` passes"),
+            (3, Verdict::Several(1), "`f1` does not pass with the others"),
+            (2, Verdict::Tangle, "neither `main` nor `f1` passes"),
+            (
+                3,
+                Verdict::Tangle,
+                "at fault: `main`, `f1` and `f2` changed",
+            ),
+            (8, Verdict::Tangle, "`f6` and `f7` changed"),
+            (10, Verdict::Tangle, "`f7` and 2 more changed"),
+            (1, Verdict::Unknown, "not found in 0 runs: `main` changed"),
+        ];
+        for (count, verdict, wanted) in cases {
+            let told = of(count).told(&verdict, "main");
+            assert!(told.contains(wanted), "{verdict:?}: {told}");
+        }
+    }
+}

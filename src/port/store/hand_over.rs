@@ -283,4 +283,50 @@ mod tests {
         assert_eq!(error, wanted);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
     }
+
+    #[test]
+    fn as_many_changes_are_told_as_there_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert!(hand_over(&state, someone()).is_ok());
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        for name in ["a", "b", "c"] {
+            File::create(state.join(name)).unwrap();
+        }
+        // As after a life as somebody else, which the directory itself shows.
+        let open = || fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+        open();
+        let done = hand_over(&state, someone());
+        assert!(matches!(done, Ok(HandOver::Done(4))), "{done:?}");
+        // The right user with another group is not the owner either.
+        std::os::unix::fs::chown(state.join("b"), Some(OWNER.uid), Some(0)).unwrap();
+        open();
+        let done = hand_over(&state, someone());
+        assert!(matches!(done, Ok(HandOver::Done(2))), "{done:?}");
+        assert_eq!(owner_of(&state.join("b")), OWNER);
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_and_a_bottomless_directory_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert!(hand_over(&state, someone()).is_ok());
+        let elsewhere = dir.path().join("elsewhere");
+        File::create(&elsewhere).unwrap();
+        symlink(&elsewhere, state.join(LOCK)).unwrap();
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = hand_over(&state, someone()).unwrap_err();
+        assert!(matches!(error, HandOverError::Io { .. }), "{error}");
+        fs::remove_file(state.join(LOCK)).unwrap();
+
+        fs::create_dir_all(state.join("d/".repeat(DEPTH_MAX))).unwrap();
+        let error = hand_over(&state, someone()).map(|_| ());
+        assert!(error.is_ok(), "{error:?}");
+        fs::create_dir_all(state.join("d/".repeat(DEPTH_MAX + 2))).unwrap();
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = hand_over(&state, someone()).unwrap_err().to_string();
+        assert!(error.contains("is nested too deeply"), "{error}");
+    }
 }

@@ -113,6 +113,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_somebody_changed_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = AgentLayout::new(dir.path(), &"it".parse().unwrap());
+        let mut store = AgentStore::load(RealDisk, layout.clone(), &[]).unwrap().0;
+        let file = material("Bearer x");
+        let path = layout.material().join(&file.name);
+        for found in ["Bearer y", "longer than it was", ""] {
+            store.keep_material(std::slice::from_ref(&file)).unwrap();
+            let first = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+            store.keep_material(std::slice::from_ref(&file)).unwrap();
+            let same = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+            assert_eq!(first, same, "what is as it was is left alone");
+            std::fs::write(&path, found).unwrap();
+            store.keep_material(std::slice::from_ref(&file)).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"Bearer x");
+        }
+    }
+
+    #[test]
     fn names_are_found_in_any_text() {
         let name = material("a").name;
         let text = format!("value: \"${{file:${{env:DIR}}/{name}}}\"\nuid: 0123456789abcdef\n");

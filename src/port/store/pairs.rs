@@ -447,3 +447,6 @@ fn of_wire(wire: WireAttempts) -> Option<Attempts> {
         last_error: wire.last_error,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,48 @@ fn times_are_read_as_the_standard_says() {
     }
 }
 
+#[test]
+fn a_chain_may_have_ten_certificates_and_not_eleven() {
+    let (chain, key) = made(|_| {});
+    let ten = read(chain.repeat(10).as_bytes(), key.as_bytes());
+    assert_eq!(ten.unwrap().serial, "12345678");
+    let refused = read(chain.repeat(11).as_bytes(), key.as_bytes()).unwrap_err();
+    assert_eq!(refused, "the chain has more than 10 certificates");
+}
+
+#[test]
+fn a_pair_is_good_from_five_minutes_before_its_begin_until_its_end() {
+    let (chain, key) = made(|_| {});
+    let pair = read(chain.as_bytes(), key.as_bytes()).unwrap();
+    let (from, until) = (pair.not_before.unix_millis(), pair.not_after.unix_millis());
+    for (millis, good) in [
+        (from - 300_001, false),
+        (from - 300_000, true),
+        (from, true),
+        (until - 1, true),
+        (until, false),
+        (until + 1, false),
+    ] {
+        let now = WallTime::from_unix_millis(millis);
+        assert_eq!(check(&pair, &[], now).is_ok(), good, "{now}");
+    }
+}
+
+#[test]
+fn only_a_sequence_in_a_sequence_has_a_validity() {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    let der = params.self_signed(&key).unwrap().der().to_vec();
+    assert!(super::validity(&der).is_some());
+    // Long form of the length: tag, number of bytes, two bytes; then the inner structure.
+    assert_eq!((der[0], der[1], der[4]), (0x30, 0x82, 0x30));
+    for at in [0, 4] {
+        let mut other = der.clone();
+        other[at] = 0x31;
+        assert_eq!(super::validity(&other), None, "{at}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {

@@ -292,3 +292,35 @@ fn a_manifest_nobody_here_understands_still_shows_its_files() {
         .collect();
     assert_eq!(files, [("a/b", b"1".as_slice()), ("c", b"2".as_slice())]);
 }
+
+#[test]
+fn a_format_is_ours_newer_or_unknown() {
+    use crate::port::store::wire::{Unreadable, check_format};
+    let of = |format: u64| check_format(format!("{{\"format\":{format}}}").as_bytes());
+    let ours = layout::FORMAT;
+    assert!(of(ours).is_ok());
+    assert!(matches!(of(ours + 1), Err(Unreadable::Newer(format)) if format == ours + 1));
+    assert!(matches!(of(ours - 1), Err(Unreadable::Damaged(_))));
+}
+
+#[test]
+fn salvage_goes_no_deeper_than_revisions_are_and_takes_no_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = load(dir.path());
+    let staged = revision(1, &[("a/b", b"1")]);
+    let work = [
+        DiskWork::Stage(Box::new(staged.clone())),
+        DiskWork::Promote(staged.id.clone()),
+    ];
+    perform(&mut store, work);
+    let home = layout(dir.path()).revision(&staged.id);
+    put(&home.join(MANIFEST), "{\"format\":9,\"contents\":{}}");
+    let deep = home.join("d/".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    put(&deep.join("lost"), "x");
+    symlink("/etc/passwd", home.join("link")).unwrap();
+    let (_, persisted) = load(dir.path());
+    let files = persisted.current.unwrap().files;
+    let paths: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["a/b"]);
+}
