@@ -1,7 +1,7 @@
 //! Which events met an agent in which of its states, over many histories.
 //!
-//! Promises: the table says with numbers which pairs were met; no run meets a pair that [`why_not`] calls impossible, and
-//! a large one meets every other.
+//! Promises: the table says with numbers which pairs were met; no run meets a pair that [`why_not`] calls impossible,
+//! and a large one meets every other.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

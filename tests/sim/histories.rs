@@ -21,7 +21,8 @@ const FEW: u64 = 100;
 /// From so many on, every event has to have met every state it can meet.
 const MANY: u64 = 50_000;
 
-/// Settings of one agent, who may start after those before it. Set one by one: to read them takes longer than a history.
+/// Settings of one agent, who may start after those before it. Set one by one: to read them takes longer than a
+/// history.
 fn set(agent: &mut config::Agent, number: usize, dice: &mut fastrand::Rng) {
     let secs = Duration::from_secs;
     agent.apply.report = [ReportWhen::AfterProbation, ReportWhen::OnProof][dice.usize(0..2)];
