@@ -42,8 +42,8 @@ impl Engine {
         );
     }
 
-    /// What the host has of its own and could not have its turn: composed again once nothing else is being tried. Called
-    /// in every step.
+    /// What the host has of its own and could not have its turn: composed again once nothing else is being tried.
+    /// Called in every step.
     pub(super) fn follow_files_later(&mut self, now: Now) {
         if self.follow_later && self.is_between_configs() {
             self.follow_later = false;
