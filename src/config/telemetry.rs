@@ -145,13 +145,17 @@ pub(super) fn ours(root: &mut Section<'_, '_, '_>) -> Telemetry {
     Telemetry::default()
 }
 
+#[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
+mod declarative;
 #[cfg(feature = "telemetry")]
 mod forms;
-#[cfg(feature = "telemetry")]
+#[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
 mod sender;
+#[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
+pub(super) use declarative::{declarative, log_processors};
 #[cfg(feature = "telemetry")]
 pub(crate) use forms::list;
 #[cfg(feature = "telemetry")]
-pub(super) use forms::{accepted, declarative, log_processors, ours};
+pub(super) use forms::{accepted, ours};
 #[cfg(all(test, feature = "telemetry"))]
 mod tests;

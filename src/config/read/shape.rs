@@ -57,7 +57,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// Takes note of a key whose value is read by other means.
-    #[cfg(feature = "telemetry")]
+    #[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
     pub(in crate::config) fn note_key(
         &mut self,
         key: &'static str,
@@ -68,14 +68,14 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// Whether a key holds a list.
-    #[cfg(feature = "telemetry")]
+    #[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
     pub(in crate::config) fn is_list(&self, key: &str) -> bool {
         let value = self.node.and_then(|node| node.get(key));
         value.is_some_and(|value| matches!(value.value, Value::List(_)))
     }
 
     /// The items of a list.
-    #[cfg(feature = "telemetry")]
+    #[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
     pub(in crate::config) fn items(&mut self, key: &'static str) -> Vec<&'n Node> {
         /// More entries than any hand-written list has.
         const ITEMS_MAX: usize = 100;
@@ -97,7 +97,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// One of [`Section::items`] as a section, or with `None` the section an absent one would be.
-    #[cfg(feature = "telemetry")]
+    #[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
     pub(in crate::config) fn item(
         &mut self,
         key: &'static str,
@@ -118,7 +118,7 @@ impl<'e, 'n> Section<'_, 'e, 'n> {
     }
 
     /// The entries that nothing has asked for, where the user chooses keys beside ours.
-    #[cfg(feature = "telemetry")]
+    #[cfg(all(feature = "telemetry", feature = "opampsupervisor"))]
     pub(in crate::config) fn others(&mut self) -> Vec<(&'n str, &'n Node)> {
         let entries = self.node.map(Node::entries).unwrap_or_default();
         let named = entries
