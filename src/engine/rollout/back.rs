@@ -6,7 +6,7 @@
 //! Must never: lose the reason.
 
 use super::{REJECTED_MAX, Remember, Settling, Stage, only_default, record_of};
-use crate::engine::desired::{self};
+use crate::engine::desired::{self, Candidate};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{DiskWork, NoteLevel, Origin, Outcome, Rejection, Revision, Step};
 use crate::engine::watch::Watch;
@@ -200,13 +200,11 @@ impl Engine {
         (Some(&previous.id) == self.last_good.as_ref()).then(|| previous.clone())
     }
 
-    pub(super) fn fall_to_base(&mut self, now: Now) {
-        let base = self.compose_base();
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
+    /// What the host has of its own, where that may be gone back to.
+    fn base_to_fall_to(&self) -> Option<Candidate> {
+        let transaction = self.transaction.as_ref()?;
         let bad = transaction.revision.as_ref().map(|revision| revision.hash);
-        let base = base.ok().filter(|base| {
+        self.compose_base().ok().filter(|base| {
             !base.is_empty()
                 && Some(base.hash) != bad
                 && !transaction.job.last_resort
@@ -214,9 +212,24 @@ impl Engine {
                     .rejected
                     .iter()
                     .any(|rejection| rejection.hash == base.hash)
-        });
-        let Some(base) = base else {
+        })
+    }
+
+    /// Whether something is there to go back to.
+    pub(super) fn has_refuge(&self) -> bool {
+        let transaction = self.transaction.as_ref();
+        let bad = transaction.and_then(|it| it.revision.as_ref());
+        let good = self.last_good.as_ref();
+        let is_good = good.is_some_and(|good| Some(good) != bad.map(|revision| &revision.id));
+        is_good || self.proven_before().is_some() || self.base_to_fall_to().is_some()
+    }
+
+    pub(super) fn fall_to_base(&mut self, now: Now) {
+        let Some(base) = self.base_to_fall_to() else {
             return self.nowhere_to_go(now);
+        };
+        let Some(transaction) = &mut self.transaction else {
+            return;
         };
         let origin = if only_default(&base, &self.local) {
             Origin::Default

@@ -195,6 +195,8 @@ pub(crate) struct Transaction {
     watch: Option<Watch>,
     proven: bool,
     died: Option<String>,
+    /// It died once in its window, where nothing is there to go back to.
+    spared: bool,
     failure: String,
     refused_by_child: bool,
     /// Earlier lives died on it too often: it is undone as soon as the disk has answered.
@@ -220,6 +222,7 @@ impl Transaction {
             watch: None,
             proven: false,
             died: None,
+            spared: false,
             failure: String::new(),
             refused_by_child: false,
             doomed: false,

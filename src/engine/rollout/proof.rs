@@ -173,12 +173,33 @@ impl Engine {
         let (healthy, trouble) = self.child_health();
         let patience = self.patience();
         let ordered_down = self.life.is_restarting();
+        let died = self
+            .transaction
+            .as_ref()
+            .is_some_and(|it| it.died.is_some());
+        let is_all_there_is = died && !self.has_refuge();
         let Some(transaction) = &mut self.transaction else {
             return false;
         };
         if let Some(died) = transaction.died.take() {
-            self.go_back(now, &format!("in probation {died}"));
-            return true;
+            if transaction.spared || !is_all_there_is {
+                self.go_back(now, &format!("in probation {died}"));
+                return true;
+            }
+            // It ran, and the way back leads to nothing at all. Somebody may have killed it: it gets a second window.
+            transaction.spared = true;
+            transaction.stage = Stage::Probation {
+                until: now.mono.after(self.settings.apply.probation),
+                unhealthy_since: None,
+            };
+            self.flow_begins(now.mono);
+            let fields = vec![("reason", died)];
+            self.note(
+                NoteLevel::Warn,
+                "nothing to go back to, started again",
+                fields,
+            );
+            return false;
         }
         if ordered_down {
             // Somebody ordered a restart, and the old process takes its time: no mark against the config. What the new

@@ -390,6 +390,12 @@ impl Bench {
         self.started.push(text);
     }
 
+    /// Somebody kills the child.
+    pub(super) fn kill(&mut self) {
+        let pid = self.child.unwrap();
+        self.dies(1, pid, ExitStatus::Signal(9));
+    }
+
     fn dies(&mut self, wait: u64, pid: u32, status: ExitStatus) {
         let exit = Exit {
             status,
