@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn last_words_are_the_last_whole_lines_that_fit() {
-        let ten: String = (0..10).map(|n| format!("line {n}\n")).collect();
-        let eight: Vec<_> = (2..10).map(|n| format!("line {n}")).collect();
+        let ten: Vec<_> = (0..10).map(|n| format!("line {n}")).collect();
+        let (eight, ten) = (ten[2..].to_vec(), ten.join("\n") + "\n");
         assert_eq!(last_words(&ten, None), eight.join("\n"));
         assert_eq!(last_words(&ten, Some(0)), "");
         // With the end of the line each has seven bytes.

@@ -255,6 +255,10 @@ pub(crate) struct Agent {
 
 /// The host with its agents. One of them is the one that is talked about: what is asked and said without a name is of
 /// it, which is why it can be reached as if its fields were the world's.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a model that do not depend on each other"
+)]
 pub(crate) struct World {
     seed: u64,
     pub(super) random: Random,

@@ -197,7 +197,7 @@ mod tests {
                 "less than a day",
             ),
             (DAY, "1 day"),
-            (DAY * 2 - Duration::from_secs(1), "1 day"),
+            ((DAY * 2).saturating_sub(Duration::from_secs(1)), "1 day"),
             (DAY * 2, "2 days"),
         ] {
             assert_eq!(days(left), told, "{left:?}");

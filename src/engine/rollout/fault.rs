@@ -422,6 +422,7 @@ mod tests {
 
     #[test]
     fn a_trial_holds_its_changes_and_the_last_good_of_all_others() {
+        type Mixed<'a> = (&'a [usize], &'a [(&'a str, &'a str)]);
         let new = vec![
             remote("kept", "0"),
             remote("edited", "new"),
@@ -437,7 +438,7 @@ mod tests {
         let search = search(new, old);
         let named: Vec<_> = search.changes.iter().map(|it| it.source.as_str()).collect();
         assert_eq!(named, ["edited", "added", "gone"]);
-        let cases: [(&[usize], &[(&str, &str)]); 5] = [
+        let cases: [Mixed<'_>; 5] = [
             (&[], &[("kept", "0"), ("edited", "old"), ("gone", "old")]),
             (&[0], &[("kept", "0"), ("edited", "new"), ("gone", "old")]),
             (

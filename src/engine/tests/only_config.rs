@@ -1,5 +1,5 @@
-//! Given a host with no config of its own; when the first config that a server offers loses its child inside its window;
-//! then one death does not end the telemetry, and a config that its child dies of is gone back from.
+//! Given a host with no config of its own; when the child dies inside the window of the first config that a server
+//! offers; then one death does not end the telemetry, and a config that its child dies of is gone back from.
 
 use super::rig::{APPLIED, Bench, FAILED};
 

@@ -125,7 +125,9 @@ mod tests {
             store.keep_material(std::slice::from_ref(&file)).unwrap();
             let same = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
             assert_eq!(first, same, "what is as it was is left alone");
-            std::fs::write(&path, found).unwrap();
+            RealDisk
+                .write_file(&path, found.as_bytes(), FILE_MODE)
+                .unwrap();
             store.keep_material(std::slice::from_ref(&file)).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), b"Bearer x");
         }

@@ -120,8 +120,8 @@ service:
             "nothing to compare with: {first}"
         );
         let under = Self {
-            bench,
             supervisor,
+            bench,
             uid,
             config,
             port,

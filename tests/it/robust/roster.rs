@@ -49,7 +49,7 @@ fn is_gone(rig: &Rig, name: &str) {
 fn an_agent_that_is_added_starts_and_one_that_is_removed_ends_and_the_other_stays() {
     let one = agent_entry("one", LOCAL);
     let two = agent_entry("two", &format!("{LOCAL}    start_after: [one]\n"));
-    let rig = rig(&[one.clone()]);
+    let rig = rig(std::slice::from_ref(&one));
     let supervisor = rig.start();
     let first = runs(&rig, "one");
     let starts = |name: &str| {
@@ -68,7 +68,7 @@ fn an_agent_that_is_added_starts_and_one_that_is_removed_ends_and_the_other_stay
     let uid = rig.agent_status("two").unwrap()["instance_uid"].clone();
     let revision = rig.agent_status("two").unwrap()["current"]["id"].clone();
 
-    reread(&rig, &supervisor, "", &[one.clone()]);
+    reread(&rig, &supervisor, "", std::slice::from_ref(&one));
     is_gone(&rig, "two");
     assert!(!proc::is_alive(second));
     assert_eq!(runs(&rig, "one"), first);
@@ -135,7 +135,7 @@ fn settings_with_a_circle_or_a_wrong_key_leave_every_agent_as_it_is() {
 fn an_agent_that_cannot_join_is_named_and_joins_by_the_next_hup() {
     let one = agent_entry("one", LOCAL);
     let two = agent_entry("two", LOCAL);
-    let rig = rig(&[one.clone()]);
+    let rig = rig(std::slice::from_ref(&one));
     let supervisor = rig.start();
     let first = runs(&rig, "one");
     // A file where its directory would be.

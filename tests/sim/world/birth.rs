@@ -95,7 +95,7 @@ impl World {
         let mut text = "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}\nagents:\n".to_owned();
         for (number, agent) in agents.iter().enumerate() {
             let name = name_of(number);
-            text += &format!("  {name}: {{profile: adjutant, {agent}}}\n");
+            text.extend(["  ", &name, ": {profile: adjutant, ", agent, "}\n"]);
         }
         let config = settings(text + more);
         let disk = ModelDisk::new(seed);
@@ -217,7 +217,7 @@ impl World {
         if living.len() > 1 {
             self.violated(&format!("more than one child lives: {living:?}"));
         }
-        self.order_begins(living.first().is_some());
+        self.order_begins(!living.is_empty());
         let leftover = living.first().map(|pid| {
             let child = self.children.get(pid).unwrap();
             Leftover {

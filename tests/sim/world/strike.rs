@@ -1,7 +1,7 @@
 //! Events that meet a state which they would hardly ever meet by chance.
 //!
-//! Promises: what is done here can happen to a host: a disk takes its time, a validator answers late, a child dies, says
-//! something or dials again, somebody gives an order. Nothing is told out of its order.
+//! Promises: what is done here can happen to a host: a disk takes its time, a validator answers late, a child dies,
+//! says something or dials again, somebody gives an order. Nothing is told out of its order.
 
 use super::*;
 
@@ -67,15 +67,13 @@ impl World {
                 self.run_until("probation", patience);
                 self.offer(refused.unwrap_or_default());
             }
-            "recalling" => {
-                if self.run_until("marking promoted", patience) {
-                    self.die(Death::Killed);
-                }
+            "recalling" if self.run_until("marking promoted", patience) => {
+                self.die(Death::Killed);
             }
-            "restoring good" => {
-                if self.run_until("proving", patience) && self.last_good().is_some() {
-                    self.scribble_at("last-good", "sources: {}\n");
-                }
+            "restoring good"
+                if self.run_until("proving", patience) && self.last_good().is_some() =>
+            {
+                self.scribble_at("last-good", "sources: {}\n");
             }
             "returning" | "settling" | "marking rolled back" => {
                 self.run_until("rejecting", patience);

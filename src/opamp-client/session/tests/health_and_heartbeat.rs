@@ -169,6 +169,7 @@ fn the_embedder_can_restore_an_interval() {
 //
 #[test]
 fn any_change_of_health_but_its_time_is_told() {
+    type Change = fn(&mut ComponentHealth);
     let part = |name: &str, status: &str| (name.to_owned(), health(status));
     let base = ComponentHealth {
         component_health_map: [part("a", "up"), part("b", "up")].into(),
@@ -179,7 +180,7 @@ fn any_change_of_health_but_its_time_is_told() {
     for part in later.component_health_map.values_mut() {
         part.status_time_unix_nano += 1;
     }
-    let changes: [(&str, fn(&mut ComponentHealth)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("healthy", |health| health.healthy = false),
         ("start", |health| health.start_time_unix_nano += 1),
         ("error", |health| health.last_error = "e".to_owned()),

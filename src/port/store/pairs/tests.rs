@@ -9,6 +9,12 @@ use tempfile::TempDir;
 use super::*;
 use crate::sys::durable::RealDisk;
 
+fn put(path: &Path, text: &str) {
+    RealDisk
+        .write_file(path, text.as_bytes(), FILE_MODE)
+        .unwrap();
+}
+
 struct Bench {
     dir: TempDir,
     store: PairStore<RealDisk>,
@@ -90,12 +96,12 @@ fn what_an_earlier_life_left_half_made_is_swept_and_nothing_else() {
     let home = bench.home();
     for litter in [".staging-x", ".trash-x"] {
         fs::create_dir(home.join(litter)).unwrap();
-        fs::write(home.join(litter).join("key.pem"), "x").unwrap();
+        put(&home.join(litter).join("key.pem"), "x");
     }
     for link in [CURRENT, ATTEMPTS] {
         symlink("nowhere", home.join(temporary_name(link))).unwrap();
     }
-    fs::write(home.join("notes"), "by hand").unwrap();
+    put(&home.join("notes"), "by hand");
     let found = bench.look();
     assert_eq!(found.current.as_ref(), Some(&live.id));
     let mut left: Vec<_> = fs::read_dir(&home)
@@ -156,7 +162,7 @@ fn the_same_pair_again_changes_nothing_and_a_damaged_one_gets_another_name() {
     assert_eq!(install(&mut bench), (first.clone(), false));
     for file in [CHAIN_FILE, KEY_FILE] {
         let damaged = bench.look().current.unwrap();
-        fs::write(bench.home().join(damaged.as_str()).join(file), "x").unwrap();
+        put(&bench.home().join(damaged.as_str()).join(file), "x");
         let (again, changed) = install(&mut bench);
         assert!(changed && again != damaged, "{file}");
         assert_eq!(bench.look().current, Some(again));
@@ -168,8 +174,8 @@ fn a_key_of_the_operator_that_everybody_may_read_is_refused() {
     let mut bench = Bench::new();
     let pem = issued(2050);
     let (certificate, key) = (bench.dir.path().join("c"), bench.dir.path().join("k"));
-    fs::write(&certificate, &pem.chain).unwrap();
-    fs::write(&key, pem.key.expose()).unwrap();
+    put(&certificate, &pem.chain);
+    put(&key, pem.key.expose());
     for (mode, good) in [(0o604, false), (0o601, false), (0o640, true), (0o600, true)] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         let work = CertificateWork::Adopt {
