@@ -140,12 +140,13 @@ impl Engine {
 
     /// What is said of the last offer is true of what `current` shows, before anybody asks.
     fn own_up(&mut self) {
-        let last = self.history.back();
-        let ordered = last.is_some_and(|record| {
-            let runs = self.current.as_ref().map(|current| &current.id);
-            !record.step.is_final() && record.is_an_order() && record.revision.as_ref() == runs
-        });
-        if ordered {
+        let runs = self.current.as_ref().map(|current| &current.id);
+        let begun = self.history.back();
+        let begun = begun.filter(|it| !it.step.is_final() && it.revision.as_ref() == runs);
+        if let Some(offer) = begun.and_then(|record| record.offer.clone()) {
+            // It is taken up again when it is the agent's turn, also where it was about to be gone back from.
+            self.answer(&offer, OfferOutcome::Applying, "");
+        } else if begun.is_some_and(Record::is_an_order) {
             // The journal need not have been reached any more.
             self.offer_gives_way();
         }

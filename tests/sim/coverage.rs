@@ -200,6 +200,7 @@ fn why_not(row: &str, column: &str) -> Option<&'static str> {
         "marking awaiting" | "awaiting" => {
             Some("no config here names a certificate; `certs` plays those")
         }
+        "recalling" if column == "to" => Some("begun by a start, before any validator is"),
         "starting" if of_a_child => Some("the process does not run yet, the one before it is gone"),
         "down" | "waiting" | "given up" if of_a_child => Some("there is no process"),
         "down" | "up" | "stopping" | "waiting" | "given up" if matches!(column, "sp" | "sf") => {

@@ -253,7 +253,7 @@ impl World {
         if group && self.protected == Some(pid) {
             self.violated("a child that runs what it should is stopped because we had died");
         }
-        if self.spared && !self.may_start {
+        if self.spared && !self.may_start && self.stop.is_none() {
             self.violated(&format!(
                 "signal {signal} to the child of an agent that nobody touched"
             ));
