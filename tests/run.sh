@@ -34,7 +34,7 @@ for file in tests/*.rs src/opamp-client/tests/*.rs tests/*/main.rs src/opamp-cli
   name=$(basename "${name%.rs}")
   case $name in sim | it) ;; *) programs+=(--test "$name") ;; esac
 done
-at_a_time=${ADJUTANT_TESTS_AT_A_TIME:-$((2 * $(nproc)))}
+at_a_time=${ADJUTANT_TESTS_AT_A_TIME:-$(($(nproc) + 1))}
 suite() { cargo test --locked --workspace --all-features --no-fail-fast "$@"; }
 
 # Everything is built before anything runs, so that no test shares the processors with a compiler.

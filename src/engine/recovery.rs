@@ -11,7 +11,7 @@ use crate::engine::message::{
 };
 use crate::engine::rollout::{Job, Source};
 use crate::engine::{Engine, Outcome, desired};
-use crate::units::Now;
+use crate::units::{Now, OfferHash};
 
 /// A transaction that was taken up this often, and each time ended by a death of ours, is undone: it may be what kills
 /// the host.
@@ -146,21 +146,25 @@ impl Engine {
         if let Some(offer) = begun.and_then(|record| record.offer.clone()) {
             // It is taken up again when it is the agent's turn, also where it was about to be gone back from.
             self.answer(&offer, OfferOutcome::Applying, "");
-        } else if begun.is_some_and(Record::is_an_order) {
+        } else if begun.is_some_and(Record::is_an_order) || self.runs_an_order() {
             // The journal need not have been reached any more.
             self.offer_gives_way();
         }
         self.offer_runs_again();
         self.own_up_to_current();
+        self.own_up_to_a_loss();
     }
 
     /// Reports the offer that runs where the journal knows only of an earlier one: its own window was cut short by a
     /// later offer that never came to anything, or its commit was not journaled any more.
     fn own_up_to_current(&mut self) {
         let Some(current) = &self.current else { return };
-        let rejected = self.rejected.iter().any(|bad| bad.hash == current.hash);
-        if rejected && self.last_good.as_ref() != Some(&current.id) {
-            return;
+        let rejected = self.rejected.iter().find(|bad| bad.hash == current.hash);
+        if let Some(rejection) = rejected
+            && self.last_good.as_ref() != Some(&current.id)
+        {
+            let (offer, reason) = (current.offer.clone(), rejection.reason.clone());
+            return self.own_up_to_a_failure(offer, reason);
         }
         let Some(offer) = &current.offer else { return };
         let earlier = self
@@ -179,6 +183,51 @@ impl Engine {
                 message: String::new(),
             });
         }
+    }
+
+    /// What `current` shows was rejected: no offer before it runs either.
+    fn own_up_to_a_failure(&mut self, offer: Option<OfferHash>, reason: String) {
+        let Some(remote) = &mut self.remote else {
+            return;
+        };
+        if remote.outcome != OfferOutcome::Applied {
+            return;
+        }
+        match offer {
+            Some(offer) => {
+                *remote = RemoteStatus {
+                    offer,
+                    outcome: OfferOutcome::Failed,
+                    message: reason,
+                };
+            }
+            None => remote.replace(),
+        }
+    }
+
+    /// The host's own config took the place of an offer, and why was not journaled any more.
+    fn own_up_to_a_loss(&mut self) {
+        let Some(current) = &self.current else { return };
+        let Some(remote) = &mut self.remote else {
+            return;
+        };
+        if current.offer.is_some() || remote.outcome != OfferOutcome::Applied {
+            return;
+        }
+        let applied = self.history.iter().rev().find(|record| {
+            record.step == Step::Committed && record.offer.as_ref() == Some(&remote.offer)
+        });
+        let hash = applied.and_then(|record| record.hash);
+        if hash.is_some_and(|hash| hash != current.hash) {
+            remote.outcome = OfferOutcome::Failed;
+            "it does not run any more, the host's own config does".clone_into(&mut remote.message);
+        }
+    }
+
+    /// Whether `current` shows what a person ordered, with nothing in it that was offered.
+    fn runs_an_order(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|it| it.origin == Origin::Manual && it.offer.is_none())
     }
 
     pub(crate) fn begin_base(&mut self, now: Now) {

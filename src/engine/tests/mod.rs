@@ -5,6 +5,7 @@ mod fallback;
 mod handover;
 mod inherited;
 mod layers;
+mod losses;
 mod only_config;
 mod own_telemetry;
 mod report;

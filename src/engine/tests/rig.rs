@@ -92,10 +92,10 @@ pub(super) struct Shelf {
     pub(super) local: BTreeMap<PathBuf, String>,
     pub(super) journal: Vec<Record>,
     pub(super) connection: Option<SavedSettings>,
-    revisions: BTreeMap<RevisionId, Revision>,
-    current: Option<RevisionId>,
+    pub(super) revisions: BTreeMap<RevisionId, Revision>,
+    pub(super) current: Option<RevisionId>,
     good: Option<RevisionId>,
-    rejected: Vec<Rejection>,
+    pub(super) rejected: Vec<Rejection>,
     trial: Vec<RevisionFile>,
 }
 
