@@ -3,7 +3,7 @@
 //! then the next start finishes or undoes the rollout: `current` never dangles, exactly one child runs what `current`
 //! holds, and the status says the same as the disk.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::proc;
-use super::rig::{Rig, agent, wait_for, wait_until};
+use super::rig::{Rig, agent, wait_for, wait_saying, wait_until};
 use super::tracer::{Fault, Thread, Tracer};
 
 /// More than any rollout makes of one call; a loop that gets here does not end.
@@ -28,15 +28,23 @@ pub(super) fn links_resolve(rig: &Rig, committed: bool, context: &str) {
     }
 }
 
-/// Waits until nothing is under way: the last transaction is over and a child runs.
+/// The agent's status where nothing is under way: the last transaction is over and a child runs.
+fn at_rest(agent: &Value) -> bool {
+    let idle = ["idle", "committed", "rolled back", "failed"];
+    agent["history"][0]["over"] == true
+        && idle.iter().any(|phase| agent["phase"] == **phase)
+        && agent["status"] == "running"
+        && agent["healthy"] == true
+}
+
+/// Waits until nothing is under way.
 pub(super) fn settled(rig: &Rig) -> Value {
-    wait_for("a settled agent", || {
-        let agent = rig.agent_status("one")?;
-        let over = agent["history"][0]["over"] == true;
-        let idle = ["idle", "committed", "rolled back", "failed"]
-            .iter()
-            .any(|phase| agent["phase"] == **phase);
-        (over && idle && agent["status"] == "running" && agent["healthy"] == true).then_some(agent)
+    let last = RefCell::new(None);
+    let what = || format!("a settled agent, its last status: {:?}", last.borrow());
+    wait_saying(what, || {
+        let agent = rig.agent_status("one");
+        last.borrow_mut().clone_from(&agent);
+        agent.filter(at_rest)
     })
 }
 
@@ -52,12 +60,27 @@ pub(super) fn runs_what_it_says(rig: &Rig, context: &str) -> (Value, String) {
     (status, current.to_owned())
 }
 
+/// The last record of the journal that is whole.
+fn last_record(rig: &Rig) -> Option<Value> {
+    let journal = fs::read_to_string(rig.agent("one").join("journal")).unwrap();
+    let last = journal.lines().last()?;
+    serde_json::from_str(last).ok()
+}
+
+/// The journal's last step is the one of the status.
+pub(super) fn is_recorded(rig: &Rig) -> bool {
+    let status = rig.agent_status("one");
+    last_record(rig)
+        .zip(status)
+        .is_some_and(|(last, status)| last["step"] == status["history"][0]["step"])
+}
+
 /// Disk, processes and report agree.
 pub(super) fn agrees(rig: &Rig, context: &str) {
     let (status, current) = runs_what_it_says(rig, context);
-    let journal = fs::read_to_string(rig.agent("one").join("journal")).unwrap();
-    let last: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
-    assert_eq!(last["step"], status["history"][0]["step"], "{context}");
+    // The status tells of a step before it is on the disk.
+    wait_until(&format!("a record: {context}"), || is_recorded(rig));
+    let last = last_record(rig).unwrap();
     if last["step"] == "committed" {
         assert_eq!(last["revision"], current.as_str(), "{context}");
         assert_eq!(status["last_good"], current.as_str(), "{context}: {status}");
@@ -92,7 +115,8 @@ fn kill_at_each(
         });
         drop(tracer);
         links_resolve(rig, true, &context);
-        if survived && supervisor.ended().is_none() {
+        // What is tidied up after the last record may have met the call before the tracer let go.
+        if survived && supervisor.lives(rig) {
             agrees(rig, &context);
             check(&context);
             assert_eq!(supervisor.stop().code(), Some(0));

@@ -37,13 +37,18 @@ pub(super) struct Done {
 }
 
 /// Asks until the answer is `Some`, or panics after a minute.
-pub(super) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_saying(|| what.to_owned(), look)
+}
+
+/// The same; what it waited for is put into words only when it gives up.
+pub(super) fn wait_saying<T>(what: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let end = now() + DEADLINE;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(now() < end, "waited a minute for {what}");
+        assert!(now() < end, "waited a minute for {}", what());
         pause();
     }
 }
@@ -394,6 +399,16 @@ impl Supervisor {
     /// Has it ended already?
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().unwrap()
+    }
+
+    /// Does it answer, or has it ended? Who was killed before this is asked does not answer any more.
+    pub(super) fn lives(&mut self, rig: &Rig) -> bool {
+        wait_for("the supervisor's answer, or its end", || {
+            if self.ended().is_some() {
+                return Some(false);
+            }
+            rig.status().map(|_| true)
+        })
     }
 
     /// Ends it as an operator would.
