@@ -273,14 +273,14 @@ fn changed_file_of_what_runs_is_put_back_and_the_child_is_left_alone() {
     world.offer(Behaviour::Ok.text(1));
     world.run(Duration::from_secs(90));
     let before = (world.living(), world.signals);
-    world.scribble("sources: {}\n");
+    world.scribble();
     world.run(Duration::from_secs(5));
     assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
     assert_eq!((world.living(), world.signals), before);
     assert_eq!(world.server_status(), Some((APPLIED, String::new())));
     // What a new process may have read is not trusted: it gets another one once the file is right.
     world.order_restart();
-    world.scribble("sources: {}\n");
+    world.scribble();
     settled(&mut world);
     assert_eq!(world.current(), Some(Behaviour::Ok.text(1)));
 }
@@ -295,7 +295,7 @@ fn last_good_that_drifted_is_put_back_before_it_is_gone_back_to() {
     // Its revision is last good and not watched while the other one is tried.
     world.run(Duration::from_secs(10));
     assert_ne!(world.current(), good);
-    world.scribble_at("last-good", "sources: {}\n");
+    world.scribble_at("last-good");
     world.run(Duration::from_mins(5));
     assert_eq!(world.current(), good);
     assert_eq!(world.server_status().unwrap().0, FAILED);
@@ -310,7 +310,7 @@ fn base_config_that_drifted_as_last_good_is_written_anew_and_not_read_for_ever()
     world.offer(Behaviour::Ok.text(1));
     world.run(Duration::from_secs(10));
     // Neither what runs now nor what comes next is last good, so nobody knows its bytes any more.
-    world.scribble_at("last-good", "sources: {}\n");
+    world.scribble_at("last-good");
     world.offer(Behaviour::NeverHealthy.text(2));
     world.run(Duration::from_mins(5));
     assert_eq!(world.current(), base);

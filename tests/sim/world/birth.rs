@@ -208,6 +208,10 @@ impl World {
         self.checked = false;
         self.server.link = None;
         self.network.cleared();
+        if self.nothing_proven() {
+            // The start has to do without, and begins with the base config.
+            self.seen_current = false;
+        }
         let layout = AgentLayout::new(Path::new("/state"), &self.name);
         let (store, persisted) = match AgentStore::load(self.disk.clone(), layout, &[]) {
             Ok(loaded) => loaded,

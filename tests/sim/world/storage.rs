@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What somebody writes over a file of a revision.
+const SCRIBBLE: &str = "sources: {}\n";
+
 impl World {
     /// The kernel watches; now and then it says that something happened although nothing did.
     pub(crate) fn watch_files(&mut self, ticket: Ticket, paths: &[PathBuf]) {
@@ -20,19 +23,29 @@ impl World {
     }
 
     /// Somebody edits a file of what runs.
-    pub(crate) fn scribble(&mut self, text: &str) {
-        self.scribble_at("current", text);
+    pub(crate) fn scribble(&mut self) {
+        self.scribble_at("current");
     }
 
     /// Somebody edits a file of what a link points to.
-    pub(crate) fn scribble_at(&mut self, link: &str, text: &str) {
+    pub(crate) fn scribble_at(&mut self, link: &str) {
         let file = self.link_target(link).unwrap().join("collect.yaml");
-        self.disk.write_file(&file, text.as_bytes(), 0o600).unwrap();
+        let text = SCRIBBLE.as_bytes();
+        self.disk.write_file(&file, text, 0o600).unwrap();
         self.checked = false;
         self.say(format_args!("somebody writes {}", file.display()));
         if let Some(ticket) = self.watch {
             self.agent_event(5, AgentEvent::FilesTouched { ticket });
         }
+    }
+
+    /// Whether somebody's edit is all that is left: no link names a revision that is what it was.
+    pub(super) fn nothing_proven(&self) -> bool {
+        let edited = |link: &str| {
+            let file = self.link_target(link)?.join("collect.yaml");
+            Some(self.read(&file)? == SCRIBBLE)
+        };
+        edited("current") == Some(true) && edited("last-good") != Some(false)
     }
 
     pub(crate) fn disk_work(&mut self, ticket: Ticket, work: DiskWork) {

@@ -73,7 +73,7 @@ impl World {
             "restoring good"
                 if self.run_until("proving", patience) && self.last_good().is_some() =>
             {
-                self.scribble_at("last-good", "sources: {}\n");
+                self.scribble_at("last-good");
             }
             "returning" | "settling" | "marking rolled back" => {
                 self.run_until("rejecting", patience);
