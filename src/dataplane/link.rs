@@ -281,6 +281,8 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
         .map(|part| format!("{}: {}", part.name, part.health.error()))
         .collect();
     let mut root = node(errors.is_empty(), report.summary.clone(), errors.join("; "));
+    // A reading in which nothing moved is one, too, and times of states are no reason for a report.
+    root.attributes = vec![number("counted.unix_ms", report.at.unix_millis())];
     for part in &report.parts {
         let status = format!("{}: {}", part.health.word(), part.totals);
         let error = match &part.health {
@@ -298,17 +300,18 @@ fn health(report: &Report, started: WallTime) -> ComponentHealth {
     root
 }
 
+fn number(key: &str, value: u64) -> KeyValue {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    KeyValue {
+        key: format!("adjutant.{key}"),
+        value: Some(AnyValue {
+            value: Some(any_value::Value::IntValue(value)),
+        }),
+    }
+}
+
 /// The same for machines; the supervisor makes details and metrics of it.
 fn facts(part: &PartReport) -> Vec<KeyValue> {
-    let number = |key: &str, value: u64| {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        KeyValue {
-            key: format!("adjutant.{key}"),
-            value: Some(AnyValue {
-                value: Some(any_value::Value::IntValue(value)),
-            }),
-        }
-    };
     let totals = &part.totals;
     let mut facts = vec![
         KeyValue::text("adjutant.state", part.health.word()),

@@ -14,6 +14,7 @@ mod dataplane;
 mod fleet;
 mod kernel;
 mod lifecycle;
+mod load;
 mod page;
 mod peers;
 mod robust;

@@ -1,9 +1,11 @@
 //! Given a program that counts as Fluent Bit does, under its profile, with a committed config and a baseline,
 //! when a config is applied under which nothing goes out any more, and it says it is healthy,
 //! then it is rolled back by its counters; the same config while the destination was dead before is none of its doing.
+//! Our own data plane says its books by itself, also when nothing in them moves.
 
 use super::super::rig::{Rig, wait_until};
 use super::programs::free_port;
+use crate::load::Load;
 
 const PROGRAM: &str = include_str!("fluent_bit.py");
 
@@ -38,9 +40,13 @@ fn apply(rig: &Rig, host: &str) -> (Option<i32>, String, String) {
 }
 
 fn baseline(rig: &Rig) {
-    wait_until("a baseline of 15 s", || {
+    baseline_of(rig, 15.0);
+}
+
+fn baseline_of(rig: &Rig, seconds: f64) {
+    wait_until(&format!("a baseline of {seconds} s"), || {
         let status = rig.agent_status("one").unwrap();
-        status["flow_baseline_seconds"].as_f64().unwrap() >= 15.0
+        status["flow_baseline_seconds"].as_f64().unwrap() >= seconds
     });
 }
 
@@ -63,6 +69,44 @@ fn an_output_to_nowhere_is_rolled_back_by_the_counters_of_fluent_bit() {
     assert_eq!(code, Some(10), "{err}");
     assert!(
         words.starts_with("data stopped to flow: records do not go out any more: 0.00 a second"),
+        "{words}"
+    );
+}
+
+/// Applies a config of our own data plane with one source that listens on `port`.
+fn collects(rig: &Rig, port: u16, more: &str) -> (Option<i32>, String) {
+    let text = format!(
+        "sources: {{app: {{kind: otlp, listen: '127.0.0.1:{port}'}}}}\nuploads: {{out: {{kind: console, from: [app]{more}}}}}\n"
+    );
+    let path = rig.write("bundle/collect.yaml", &text);
+    let done = rig.cli(&["apply", path.parent().unwrap().to_str().unwrap(), "--wait"]);
+    let status = rig.agent_status("one").unwrap();
+    let last = status["history"][0]["reason"].as_str().unwrap().to_owned();
+    (done.code, last)
+}
+
+#[test]
+fn a_source_on_another_port_is_rolled_back_by_the_books_of_our_data_plane() {
+    let rig = Rig::new(
+        "agents:
+  one:
+    profile: adjutant
+    apply: {probation: 3s, flow: {interval: 2s, min_baseline: 15s, window: 15s}}
+",
+    );
+    let _supervisor = rig.start();
+    let port = free_port();
+    let _load = Load::on(port);
+    assert_eq!(collects(&rig, port, "").0, Some(0));
+    baseline_of(&rig, 40.0);
+    let flows = collects(&rig, port, ", interval: 500ms");
+    assert_eq!(flows, (Some(0), "flow: as before".to_owned()));
+    baseline_of(&rig, 40.0);
+    // Nothing moves any more, and that is a reading, too.
+    let (code, words) = collects(&rig, free_port(), ", interval: 500ms");
+    assert_eq!(code, Some(10), "{words}");
+    assert!(
+        words.starts_with("data stopped to flow: records do not come in any more: 0.00 a second"),
         "{words}"
     );
 }
