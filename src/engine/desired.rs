@@ -558,6 +558,26 @@ pub(crate) fn needs_restart(
         .map(|section| format!("section {section} changes"))
 }
 
+/// Whether a Collector would merge both to the same: they differ in comments and the like alone. It is asked of nothing
+/// else: what another program reads out of a file's first line is not known.
+pub(crate) fn says_the_same(settings: &Agent, old: &[RevisionFile], new: &[RevisionFile]) -> bool {
+    fn content(files: &[RevisionFile]) -> impl Iterator<Item = &RevisionFile> {
+        files.iter().filter(|file| file.layer != LayerKind::Marker)
+    }
+    let same = |(one, two): (&RevisionFile, &RevisionFile)| {
+        let read = |file| parse(settings, file).ok().flatten();
+        let same_text = || {
+            let trees = read(one).zip(read(two));
+            trees.is_some_and(|(one, two)| one.says_the_same(&two))
+        };
+        (&one.path, one.layer, &one.source) == (&two.path, two.layer, &two.source)
+            && (one.bytes == two.bytes || same_text())
+    };
+    settings.profile.composition == Composition::OtelLayers
+        && content(old).count() == content(new).count()
+        && content(old).zip(content(new)).all(same)
+}
+
 /// Paths of the files that came, went or changed. Not what we generate.
 fn changed<'f>(old: &'f [RevisionFile], new: &'f [RevisionFile]) -> Vec<&'f str> {
     let written = |file: &&RevisionFile| matches!(file.layer, LayerKind::Local | LayerKind::Remote);

@@ -26,6 +26,7 @@ impl Engine {
     ) -> Outcome {
         self.remote = remote_of(self.history.make_contiguous());
         self.phase = phase_of(self.history.make_contiguous());
+        self.take_later_offer();
         self.own_up();
         // Before the local files are looked at: those of a fallback are not among them.
         self.take_fallback();
@@ -136,6 +137,21 @@ impl Engine {
         self.raise(now);
         self.follow_local_layers(now);
         self.resume_probation(now);
+    }
+
+    /// What runs may have been offered again under another hash: then it is what that offer is.
+    fn take_later_offer(&mut self) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        let later = self.history.iter().rev().find(|record| {
+            record.step == Step::Committed
+                && record.origin == Origin::Offer
+                && record.revision.as_ref() == Some(&current.id)
+        });
+        if let Some(offer) = later.and_then(|record| record.offer.clone()) {
+            current.offer = Some(offer);
+        }
     }
 
     /// What is said of the last offer is true of what `current` shows, before anybody asks.

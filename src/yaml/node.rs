@@ -3,6 +3,8 @@
 //! Promises: a map holds each key once and every key is a scalar; depth is bounded, so walking may recurse.
 //! Must never: guess types. A scalar is its text and its style; who needs a number parses one.
 
+use std::collections::BTreeMap;
+
 /// Where a node stands in the text. An aliased node stands where its anchor is, a block scalar at its first
 /// line of text, after the `|`, and it reaches to the next node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,6 +99,44 @@ impl Node {
         path.iter().try_fold(self, |node, key| node.get(key))
     }
 
+    /// Whether both say the same to a reader: comments, blanks, the kind of quotes and the order of keys are no
+    /// difference; quotes or none are one, since `"5"` is no number.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Scalar { text, .. }, Value::Scalar { text: theirs, .. }) => {
+                text == theirs && self.is_plain() == other.is_plain()
+            }
+            (Value::List(items), Value::List(theirs)) => {
+                items.len() == theirs.len()
+                    && std::iter::zip(items, theirs).all(|(one, two)| one.says_the_same(two))
+            }
+            (Value::Map(_), Value::Map(_)) => {
+                let (ours, theirs) = (self.by_key(), other.by_key());
+                ours.len() == theirs.len()
+                    && std::iter::zip(ours, theirs)
+                        .all(|((key, one), (name, two))| key == name && one.says_the_same(two))
+            }
+            _ => false,
+        }
+    }
+
+    fn by_key(&self) -> BTreeMap<(&str, bool), &Self> {
+        let entries = self.entries().iter();
+        entries
+            .map(|(key, value)| ((key.text().unwrap_or_default(), key.is_plain()), value))
+            .collect()
+    }
+
+    fn is_plain(&self) -> bool {
+        matches!(
+            &self.value,
+            Value::Scalar {
+                style: Style::Plain,
+                ..
+            }
+        )
+    }
+
     /// Calls `visit` with every scalar value (keys are not values) and the path to it. A list item's step is `[]`.
     pub fn walk<'a>(&'a self, visit: &mut impl FnMut(&[&'a str], &'a Self)) {
         self.walk_from(&mut Vec::new(), visit);
@@ -172,5 +212,34 @@ fn dotted(rest: &str) -> String {
         rest.to_owned()
     } else {
         format!(".{rest}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::yaml::{Limits, parse};
+
+    #[test]
+    fn comments_blanks_and_the_order_of_keys_say_nothing() {
+        for (one, two, same) in [
+            ("a: 1 # one\nb: [x, y]\n", "b:\n- x\n- y\n\na: 1\n", true),
+            ("a: \"x\"", "a: 'x'", true),
+            ("a: |\n  x\n", "a: \"x\\n\"", true),
+            ("a: {b: {c: 1, d: 2}}", "a: {b: {d: 2, c: 1}}", true),
+            ("a: 5", "a: '5'", false),
+            ("a: x", "a: y", false),
+            ("a: [x, y]", "a: [y, x]", false),
+            ("a: [x]", "a: [x, x]", false),
+            ("a: x", "a: [x]", false),
+            ("a: 1", "b: 1", false),
+            ("a: 1", "'a': 1", false),
+            ("a: 1", "a: 1\nb: 1", false),
+            ("a: {}", "a: []", false),
+            ("a:", "a: ''", false),
+        ] {
+            let read = |text| parse("it", text, Limits::SETTINGS).unwrap();
+            assert_eq!(read(one).says_the_same(&read(two)), same, "{one} | {two}");
+            assert_eq!(read(two).says_the_same(&read(one)), same, "{two} | {one}");
+        }
     }
 }

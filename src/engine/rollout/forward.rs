@@ -153,8 +153,12 @@ impl Engine {
             return;
         };
         let (hash, manual) = (revision.hash, transaction.job.origin == Origin::Manual);
+        let offered = transaction.job.origin == Origin::Offer;
         let is_current = self.current.as_ref().is_some_and(|current| {
-            current.hash == hash && self.last_good.as_ref() == Some(&current.id)
+            let same = current.hash == hash
+                || offered
+                    && desired::says_the_same(&self.settings, &current.files, &revision.files);
+            same && self.last_good.as_ref() == Some(&current.id)
         });
         if is_current && self.settling.is_none() {
             return self.already_running(now);
@@ -203,7 +207,12 @@ impl Engine {
         self.push_disk(Purpose::Record, DiskWork::Journal(record.clone()));
         self.remember(record);
         match transaction.job.offer {
-            Some(offer) => self.answer(&offer, Outcome::Applied, ""),
+            Some(offer) => {
+                self.answer(&offer, Outcome::Applied, "");
+                if let Some(current) = &mut self.current {
+                    current.offer = Some(offer);
+                }
+            }
             None if transaction.job.origin == Origin::Manual => self.order_changes_nothing(),
             None => {}
         }

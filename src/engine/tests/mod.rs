@@ -10,4 +10,5 @@ mod only_config;
 mod own_telemetry;
 mod report;
 mod rig;
+mod same_again;
 mod turn;
