@@ -154,18 +154,18 @@ impl Engine {
         };
         let (hash, manual) = (revision.hash, transaction.job.origin == Origin::Manual);
         let offered = transaction.job.origin == Origin::Offer;
-        let is_current = self.current.as_ref().is_some_and(|current| {
-            let same = current.hash == hash
+        let same = self.current.as_ref().filter(|current| {
+            current.hash == hash
                 || offered
-                    && desired::says_the_same(&self.settings, &current.files, &revision.files);
-            same && self.last_good.as_ref() == Some(&current.id)
+                    && desired::says_the_same(&self.settings, &current.files, &revision.files)
         });
-        if is_current && self.settling.is_none() {
+        let is_good = same.is_some_and(|it| self.last_good.as_ref() == Some(&it.id));
+        if is_good && self.settling.is_none() {
             return self.already_running(now);
         }
-        let is_rejected = self.rejected.iter().any(|bad| bad.hash == hash);
-        let current = self.current.as_ref().filter(|it| it.hash == hash);
-        if let Some(current) = current.filter(|_| !is_rejected).cloned()
+        let is_rejected = |hash| self.rejected.iter().any(|bad| bad.hash == hash);
+        let current = same.filter(|it| !is_rejected(it.hash) && !is_rejected(hash));
+        if let Some(current) = current.cloned()
             && self.settling.is_none()
         {
             // The child was told already, and says nothing new when it is told the same again.

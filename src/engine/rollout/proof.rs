@@ -348,13 +348,17 @@ impl Engine {
     }
 
     /// The transaction watches what runs, without telling the child again: what it showed counts.
-    pub(super) fn watch_current(&mut self, now: Now, current: Revision) {
+    pub(super) fn watch_current(&mut self, now: Now, mut current: Revision) {
         let watch = self.watch_over(now, current.hash).of_old();
         let Some(transaction) = &mut self.transaction else {
             return;
         };
         if self.settings.profile.proof.is_asked() {
             self.proof_probe.begin(now.mono);
+        }
+        if let Some(offer) = &transaction.job.offer {
+            current.offer = Some(offer.clone());
+            self.current = Some(current.clone());
         }
         transaction.stage = Stage::MarkingSignalled;
         transaction.stored = true;

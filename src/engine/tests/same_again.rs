@@ -87,3 +87,25 @@ fn comment_in_a_file_of_the_host_is_taken_up_as_any_other_change() {
     assert!(bench.is_good());
     assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
 }
+
+#[test]
+fn what_comes_again_inside_its_window_is_watched_on_beside_the_same_process() {
+    let mut bench = Bench::calm(SETTINGS, LOCAL);
+    bench.offer("o1", OFFER);
+    bench.run_s(6);
+    let processes = bench.started.len();
+    assert!(bench.current().contains(OFFER) && !bench.is_good());
+    bench.offer("o2", &format!("{OFFER}# again\n"));
+    bench.run_s(60);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+    assert_eq!(bench.started.len(), processes);
+    assert!(bench.is_good());
+    // A local change is made under the later one.
+    bench.edit(FILE, "receivers: {b: {}}\n");
+    bench.run_s(120);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+    bench.read.clear();
+    bench.boot();
+    bench.run_s(60);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+}
