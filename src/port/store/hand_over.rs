@@ -23,6 +23,11 @@ const DEPTH_MAX: usize = 64;
 /// The modes of a state directory: nobody else's business.
 const PRIVATE: Mode = Mode::RWXU;
 
+/// How everything is opened: never what a link points to, never for another program.
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 /// Who is to have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
@@ -149,9 +154,8 @@ impl Walk {
 
 /// Held as long as the file is open; a lock needs no right to write.
 fn lock(root: &OwnedFd, path: &Path) -> Result<Option<File>, HandOverError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let path = path.join(LOCK);
-    let mut file = match rustix::fs::openat(root, LOCK, flags, Mode::empty()) {
+    let mut file = match rustix::fs::openat(root, LOCK, READ, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(error) => return Err(failed(&path)(error)),
@@ -161,7 +165,7 @@ fn lock(root: &OwnedFd, path: &Path) -> Result<Option<File>, HandOverError> {
 }
 
 fn open_dir(at: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = READ.union(OFlags::DIRECTORY);
     rustix::fs::openat(at, name.as_bytes(), flags, Mode::empty())
 }
 

@@ -47,7 +47,7 @@ enum Tail {
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) records: Vec<Record>,
-    /// Bytes that are header and whole lines.
+    /// Bytes that are header and whole lines; 0 where there is no whole line.
     good_len: u64,
     /// Bytes behind them.
     torn: u64,
@@ -77,13 +77,8 @@ fn parse(bytes: &[u8]) -> Result<Contents, Unreadable> {
         at = at.saturating_add(line.len() as u64);
         let whole = line.ends_with(b"\n");
         if header {
-            match wire::check_format(line) {
-                Err(newer @ Unreadable::Newer(_)) => return Err(newer),
-                // Without a header nothing below can be trusted to be ours.
-                Err(Unreadable::Damaged(why)) => return Err(Unreadable::Damaged(why)),
-                Ok(()) if whole => contents.good_len = at,
-                Ok(()) => {}
-            }
+            // Without one nothing below can be trusted to be ours. One that stands alone is written anew.
+            wire::check_format(line)?;
             continue;
         }
         match parse_line(line) {

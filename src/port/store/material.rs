@@ -30,17 +30,15 @@ impl<D: Disk> AgentStore<D> {
         for file in files {
             let path = directory.join(&file.name);
             let max = file.bytes.len() as u64;
-            let there = disk.kind(&path).blame(what)? != Kind::Absent;
-            if !there || disk.read(&path, max).ok().as_ref() != Some(&file.bytes) {
+            if disk.read(&path, max).ok().as_ref() != Some(&file.bytes) {
                 replace(disk, &path, &file.bytes, FILE_MODE).blame(what)?;
             }
         }
         disk.sync_dir(&directory).blame(what)?;
         let fresh = files.iter().map(|file| file.name.clone());
         self.fresh_material.extend(fresh);
-        while self.fresh_material.len() > FRESH_MAX {
-            self.fresh_material.remove(0);
-        }
+        let surplus = self.fresh_material.len().saturating_sub(FRESH_MAX);
+        self.fresh_material.drain(..surplus);
         Ok(DiskDone::Durable)
     }
 

@@ -134,9 +134,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         // Long form: the low bits say how many bytes the length has; four are more than any certificate.
         long @ 0x81..=0x84 => {
             let (length, rest) = rest.split_at_checked(long & 0x7f)?;
-            let length = length
-                .iter()
-                .fold(0usize, |sum, byte| sum.wrapping_shl(8) | usize::from(*byte));
+            let length = length.iter().fold(0usize, |sum, byte| {
+                sum.wrapping_shl(8).wrapping_add(usize::from(*byte))
+            });
             (length, rest)
         }
         _ => return None,

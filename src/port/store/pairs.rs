@@ -338,8 +338,7 @@ impl<D: Disk> PairStore<D> {
     fn point_back(&self, link: &Path, before: Option<&PairId>) -> std::io::Result<()> {
         match before {
             Some(id) => swap_link(&self.disk, link, Path::new(id.as_str())),
-            None if self.disk.kind(link)? == Kind::Link => self.disk.remove_file(link),
-            None => Ok(()),
+            None => self.disk.remove_file(link),
         }
     }
 

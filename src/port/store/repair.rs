@@ -259,7 +259,11 @@ impl<D: Disk> Loader<D> {
         #[cfg(feature = "layers")]
         let drift = self.heal(&layout);
         #[cfg(feature = "layers")]
-        let revisions = self.glance_again(revisions, &layout, !drift.is_empty());
+        let revisions = if drift.is_empty() {
+            revisions
+        } else {
+            self.glance_again(revisions, &layout)
+        };
         for (id, found) in &revisions {
             if let Err(flaw) = found {
                 self.note(format!("revision {id} is not complete: {flaw}"));
@@ -328,14 +332,9 @@ impl<D: Disk> Loader<D> {
 
     /// What was put back is complete again.
     #[cfg(feature = "layers")]
-    fn glance_again(
-        &self,
-        mut revisions: Vec<Found>,
-        layout: &AgentLayout,
-        drifted: bool,
-    ) -> Vec<Found> {
+    fn glance_again(&self, mut revisions: Vec<Found>, layout: &AgentLayout) -> Vec<Found> {
         for (id, found) in &mut revisions {
-            if found.is_err() && drifted {
+            if found.is_err() {
                 *found = revision::glance(&self.reader.disk, layout, id);
             }
         }

@@ -1,7 +1,11 @@
 //! The store on real files. What a crash may do is explored in `tests/sim/store.rs`.
 
+mod calls;
 mod drift;
+mod limits;
 mod mending;
+mod noted;
+mod reading;
 mod system;
 
 use std::collections::BTreeMap;
