@@ -292,14 +292,14 @@ impl Evidence<'_> {
 
     fn removed_rate(&self, signal: usize) -> f64 {
         let roles = [FlowRole::Accepted, FlowRole::Sent].into_iter();
-        let rates = roles.filter_map(|role| {
+        let rates = roles.map(|role| {
             let series = Series {
                 signal,
                 role,
                 parts: None,
             };
             let (count, millis) = self.before.latest(series, Duration::MAX);
-            (millis > 0).then(|| real(count) * 1_000.0 / real(millis))
+            real(count) * 1_000.0 / real(millis)
         });
         rates.fold(0.0, f64::max)
     }
@@ -539,7 +539,7 @@ impl Evidence<'_> {
             role,
             parts: None,
         };
-        let mut came = self.new.came(self.old, signal, side);
+        let came = self.new.came(self.old, signal, side);
         let mut parts = Parts {
             came: !came.is_empty(),
             ..Parts::default()
@@ -569,11 +569,9 @@ impl Evidence<'_> {
                 parts.gone = true;
                 continue;
             }
-            came.retain(|part| !new.contains(part));
-            let mut old: BTreeSet<String> =
-                gone.iter().filter(|part| alike(part)).cloned().collect();
-            gone.retain(|part| !old.contains(part));
-            old.insert(one);
+            let (also, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(alike);
+            gone = others;
+            let old: BTreeSet<String> = also.into_iter().chain([one]).collect();
             parts.kept.extend(old.iter().cloned());
             parts.suspect = true;
             parts.changed.push((old, new));

@@ -155,7 +155,7 @@ impl Meter {
         by: Option<Series<'_>>,
         span: Duration,
     ) -> Option<f64> {
-        if span.is_zero() || self.span() < span.saturating_mul(2) {
+        if self.span() < span.saturating_mul(2) {
             return None;
         }
         let limit = u64::try_from((span / SHORTER.1).saturating_mul(SHORTER.0).as_millis());
@@ -177,8 +177,8 @@ impl Meter {
                 of = of.saturating_sub(measure(gone));
                 millis = millis.saturating_sub(gone.millis);
             }
-            // Stretches that could be longer say nothing.
-            let is_full = millis > 0 && millis.saturating_add(newest.millis) > limit;
+            // Stretches that could be longer say nothing, nor do those in which nothing fits.
+            let is_full = millis.saturating_add(newest.millis) > limit;
             if is_full && of > 0 {
                 let of = base.as_ref().map_or(1.0, |_| real(of));
                 let found = real(count) / of;

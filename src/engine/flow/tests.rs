@@ -10,8 +10,9 @@
 )]
 
 mod cases;
+mod counted;
 mod held_out;
-
+mod judged;
 mod program;
 mod shapes;
 
