@@ -250,6 +250,8 @@ pub struct Engine {
     transaction: Option<Transaction>,
     pending: Option<Job>,
     settling: Option<Settling>,
+    /// When everything that has come due was looked at last.
+    looked_at: Moment,
     /// What runs is to be composed again once nothing else is being tried.
     follow_later: bool,
     remote: Option<RemoteStatus>,
@@ -339,6 +341,7 @@ impl Engine {
             transaction: None,
             pending: None,
             settling: None,
+            looked_at: Moment::START,
             follow_later: false,
             remote: None,
             remote_retryable: false,
@@ -356,13 +359,13 @@ impl Engine {
         }
     }
 
-    /// How the supervisor's life before this one ended, for the report.
     /// The host's clock is seen in another way than before.
     pub(crate) fn set_clock(&mut self, now: Now, clock: Option<(bool, String)>) -> Outcome {
         self.clock = clock;
         self.tick(now)
     }
 
+    /// How the supervisor's life before this one ended, for the report.
     pub(crate) fn set_previous_end(&mut self, told: Option<String>) {
         self.previous_end = told;
     }
@@ -521,6 +524,7 @@ impl Engine {
 
     /// Does what has come due and reports what has changed. Ends every step.
     fn finish(&mut self, now: Now) -> Outcome {
+        self.looked_at = now.mono;
         let orders = self.life.handle_timeout(now.mono, &mut self.tickets);
         self.obey(orders);
         self.follow_adoption(now);

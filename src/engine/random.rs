@@ -68,6 +68,52 @@ mod tests {
     }
 
     #[test]
+    fn seed_of_an_earlier_version_is_replayed_by_this_one() {
+        for (seed, wanted) in [
+            (
+                0,
+                [
+                    0x0d83_b3e2_9a21_487a,
+                    0x54c4_4c79_f1fe_9d67,
+                    0xa845_f342_007a_0e78,
+                ],
+            ),
+            (
+                1,
+                [
+                    0x0d83_b3e2_9a21_487a,
+                    0x54c4_4c79_f1fe_9d67,
+                    0xa845_f342_007a_0e78,
+                ],
+            ),
+            (
+                6,
+                [
+                    0xad9c_7739_2c67_dfd1,
+                    0xf9d4_9036_9813_0a84,
+                    0x838e_32f3_582c_daad,
+                ],
+            ),
+            (
+                0x9e37_79b9_7f4a_7c15,
+                [
+                    0x47e4_ce4b_896c_dd1d,
+                    0xabcf_a6a8_e079_651d,
+                    0xb9d1_0d8f_eb73_1f57,
+                ],
+            ),
+        ] {
+            let mut random = Random::seeded(seed);
+            assert_eq!([(); 3].map(|()| random.next_u64()), wanted, "{seed}");
+        }
+        let unit = Random::seeded(7).unit();
+        assert!((unit - 0.6781687273582117).abs() < 1e-15, "{unit}");
+        let between = Random::seeded(7).between(10.0, 30.0);
+        assert!((between - 23.563374547164234).abs() < 1e-12, "{between}");
+        assert_eq!(Random::seeded(7).below(1000), 489);
+    }
+
+    #[test]
     fn a_seed_gives_its_own_numbers_and_always_the_same() {
         let numbers = |seed| {
             let mut random = Random::seeded(seed);

@@ -200,6 +200,14 @@ mod tests {
         assert_eq!(last_words(&ten, Some(20)), "line 8\nline 9");
         assert_eq!(last_words(&ten, Some(21)), "line 7\nline 8\nline 9");
         assert_eq!(last_words(&ten, Some(3)), "line 9", "the last in any case");
+        // What the settings want has its limit, too: what stands before it has to fit into the report.
+        let room = ERROR_BYTES_MAX - PREFACE_BYTES;
+        let half = "y".repeat(room / 2 - 1);
+        let three = [half.as_str(); 3].join("\n");
+        assert_eq!(
+            last_words(&three, Some(usize::MAX)),
+            [half.as_str(); 2].join("\n")
+        );
         let long = "x".repeat(LAST_WORDS_BYTES);
         assert_eq!(last_words(&format!("first\n{long}"), None), long);
     }

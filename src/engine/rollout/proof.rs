@@ -383,11 +383,10 @@ impl Engine {
         let alive_for = self.settings.profile.proof.alive_for();
         let up = self.life.up_since();
         let alive = alive_for.and_then(|span| up.map(|up| up.after(span)));
+        // What it came to was seen then; what it still lacks comes as an event.
+        let alive = alive.filter(|at| *at > self.looked_at);
         if let Some(settling) = &self.settling {
-            return sooner(
-                Some(settling.watch.due()),
-                alive.filter(|at| *at > settling.watch.since),
-            );
+            return sooner(Some(settling.watch.due()), alive);
         }
         let transaction = self.transaction.as_ref()?;
         match &transaction.stage {

@@ -11,4 +11,5 @@ mod own_telemetry;
 mod report;
 mod rig;
 mod same_again;
+mod stories;
 mod turn;

@@ -94,9 +94,9 @@ pub(super) struct Shelf {
     pub(super) connection: Option<SavedSettings>,
     pub(super) revisions: BTreeMap<RevisionId, Revision>,
     pub(super) current: Option<RevisionId>,
-    good: Option<RevisionId>,
+    pub(super) good: Option<RevisionId>,
     pub(super) rejected: Vec<Rejection>,
-    trial: Vec<RevisionFile>,
+    pub(super) trial: Vec<RevisionFile>,
 }
 
 impl Shelf {
@@ -108,7 +108,7 @@ impl Shelf {
         }
     }
 
-    fn perform(&mut self, work: DiskWork) -> DiskDone {
+    pub(super) fn perform(&mut self, work: DiskWork) -> DiskDone {
         match work {
             DiskWork::Stage(revision) => {
                 self.revisions.insert(revision.id.clone(), *revision);
@@ -141,7 +141,7 @@ impl Shelf {
         DiskDone::Durable
     }
 
-    fn persisted(&self, agent: &Agent) -> Persisted {
+    pub(super) fn persisted(&self, agent: &Agent) -> Persisted {
         let layers = agent.layers.iter().filter_map(|layer| match layer {
             Layer::Local(path) => Some(path),
             _ => None,
@@ -160,7 +160,7 @@ impl Shelf {
     }
 
     /// The files of a revision, one after the other.
-    fn text(&self, id: &RevisionId) -> String {
+    pub(super) fn text(&self, id: &RevisionId) -> String {
         text(&self.revisions[id].files)
     }
 }
@@ -169,7 +169,7 @@ fn stored(revision: &Revision) -> StoredRevision {
     crate::engine::rollout::stored_of(revision)
 }
 
-fn text(files: &[RevisionFile]) -> String {
+pub(super) fn text(files: &[RevisionFile]) -> String {
     let texts = files
         .iter()
         .map(|file| String::from_utf8_lossy(&file.bytes));
@@ -556,7 +556,7 @@ pub(super) fn destinations(hash: &str, endpoint: &str) -> ConnectionSettingsOffe
     }
 }
 
-fn remote_config(hash: &str, text: &str) -> AgentRemoteConfig {
+pub(super) fn remote_config(hash: &str, text: &str) -> AgentRemoteConfig {
     let file = AgentConfigFile {
         body: text.as_bytes().to_vec(),
         content_type: "text/yaml".to_owned(),

@@ -1,0 +1,134 @@
+//! Configs that need a certificate which is not there yet.
+
+use std::time::Duration;
+
+use super::House;
+use super::tape::Tape;
+use crate::engine::message::Command;
+
+const DAY: Duration = Duration::from_hours(24);
+/// Two files, of which one names the domains of a certificate.
+const BUNDLE: &[(&str, &str)] = &[("a.yaml", "two: 2\n"), ("names.txt", "www.example.com\n")];
+
+fn house(more: &str) -> House {
+    let mut house = House::with(&format!(
+        "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\n\
+         agents: {{it: {{profile: answering, executable: /bin/sh, apply: {{probation: 10s, certificate_wait: 2m}}, \
+         health: {{kind: process}}, {more}}}}}\n\
+         certificates: {{own: {{source: files, domains_from: {{agent: it, file: names.txt}}, \
+         files: {{certificate: /etc/c.pem, key: /etc/k.pem}}}}}}\n"
+    ));
+    house.boot();
+    house.run_s(10);
+    house.offer_files("it", "o1", &[("a.yaml", "one: 1\n")]);
+    house.run_s(60);
+    house.forget();
+    house
+}
+
+#[test]
+fn config_waits_for_the_pair_that_it_names() {
+    let mut told = Tape::default();
+    for what in [
+        "comes",
+        "does not come",
+        "a newer offer",
+        "a stop",
+        "we are killed",
+        "another is named",
+        "no domain",
+    ] {
+        let mut house = house("");
+        match what {
+            "another is named" => house.offer_files(
+                "it",
+                "o2",
+                &[("a.yaml", "file: /s/certificates/other/current/chain.pem\n")],
+            ),
+            "no domain" => house.offer_files(
+                "it",
+                "o2",
+                &[("a.yaml", "a: 1\n"), ("names.txt", "not a domain\n")],
+            ),
+            _ => house.offer_files("it", "o2", BUNDLE),
+        }
+        house.run_s(30);
+        house.status();
+        match what {
+            "comes" => house.issue(DAY),
+            "a newer offer" => house.offer_files("it", "o3", &[("a.yaml", "three: 3\n")]),
+            "a stop" => house.terminate(),
+            "we are killed" => {
+                house.dies();
+                house.run_s(20);
+                house.boot();
+            }
+            _ => {}
+        }
+        house.run_s(60);
+        if what == "we are killed" {
+            house.dies();
+            house.boot();
+        }
+        house.run_s(60);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "gate",
+        "A config that names a certificate waits for it: until it comes, its time is over, or something newer does",
+    );
+}
+
+#[test]
+fn config_that_held_once_waits_for_nothing() {
+    let mut told = Tape::default();
+    for what in ["by a person", "by the server"] {
+        let mut house = house("");
+        house.issue(Duration::from_secs(90));
+        house.offer_files("it", "o2", BUNDLE);
+        house.run_s(60);
+        house.offer_files("it", "o3", &[("a.yaml", "three: 3\n")]);
+        house.run_s(60);
+        house.forget();
+        // Its pair is not valid any more.
+        match what {
+            "by a person" => house.command(Command::Rollback {
+                agent: None,
+                to: None,
+            }),
+            _ => house.offer_files("it", "o4", BUNDLE),
+        }
+        house.run_s(180);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "gate_back",
+        "What held once and is gone back to waits for no certificate; the same as an offer does",
+    );
+}
+
+#[test]
+fn only_config_of_a_host_waits_as_long_as_it_takes() {
+    let mut house = House::with(
+        "agents: {it: {profile: mute, executable: /bin/sh, config_files: [/etc/a.yaml], apply: {probation: 10s, \
+         certificate_wait: 2m}}}\ncertificates: {own: {source: files, files: {certificate: /etc/c.pem, key: \
+         /etc/k.pem}}}\n",
+    );
+    house.file(
+        "it",
+        "/etc/a.yaml",
+        "receivers: {a: '/s/certificates/own/current/chain.pem'}\n",
+    );
+    house.boot();
+    house.run_s(600);
+    house.status();
+    house.issue(DAY);
+    house.run_s(60);
+    house.status();
+    house.tape.is_as_told(
+        "gate_first",
+        "The only config of a host waits for its certificate as long as it takes",
+    );
+}
