@@ -378,6 +378,92 @@ async fn the_plain_health_door_proves_itself_with_the_pair_that_is_there_now() {
     .await;
 }
 
+/// An authority, and a client's pair that it signed.
+#[cfg(feature = "opampsupervisor")]
+fn authority() -> (
+    String,
+    rustls::pki_types::CertificateDer<'static>,
+    rcgen::KeyPair,
+) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["prober".to_owned()]).unwrap();
+    let chain = params.signed_by(&key, &issuer).unwrap();
+    (ca, chain.der().clone(), key)
+}
+
+/// What a peer gets that trusts anybody's `chain.pem` in the directory and shows a pair of its own, if it has one.
+#[cfg(feature = "opampsupervisor")]
+async fn shown(
+    house: &House,
+    pair: Option<(rustls::pki_types::CertificateDer<'static>, Vec<u8>)>,
+) -> String {
+    use rustls::pki_types::pem::PemObject as _;
+    let chain = house.dir.path().join("chain.pem");
+    let mut roots = rustls::RootCertStore::empty();
+    let chain = rustls::pki_types::CertificateDer::from_pem_file(chain).unwrap();
+    roots.add(chain).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match pair {
+        Some((chain, key)) => {
+            let key = rustls::pki_types::PrivateKeyDer::try_from(key).unwrap();
+            builder.with_client_auth_cert(vec![chain], key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(house.addresses[0]).await.unwrap();
+    // The door's no may come with the handshake or, as TLS 1.3 has it, after it.
+    let mut answer = Vec::new();
+    if let Ok(mut stream) = connector
+        .connect("localhost".try_into().unwrap(), stream)
+        .await
+    {
+        let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.ok();
+        stream.read_to_end(&mut answer).await.ok();
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[cfg(feature = "opampsupervisor")]
+#[tokio::test]
+async fn the_plain_health_door_answers_only_peers_whose_certificate_leads_to_its_authority() {
+    local(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (tls, _) = pair(dir.path());
+        let (ca, chain, key) = authority();
+        let path = dir.path().join("ca.pem");
+        RealDisk.write_file(&path, ca.as_bytes(), 0o600).unwrap();
+        let tls = crate::config::DoorTls {
+            client_ca: Some(path),
+            ..tls
+        };
+        let admin = Admin::bind(&secured_doors(dir.path(), &tls)).unwrap();
+        let house = House::serve(dir, admin, Loop::Answers);
+        let answer = shown(&house, Some((chain, key.serialize_der()))).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(shown(&house, None).await, "");
+        let (ca, chain, key) = authority();
+        let stranger = Some((chain.clone(), key.serialize_der()));
+        assert_eq!(shown(&house, stranger).await, "");
+        // The file is read anew: from the next connection on it is no stranger.
+        let path = house.dir.path().join("ca.pem");
+        RealDisk.write_file(&path, ca.as_bytes(), 0o600).unwrap();
+        let answer = shown(&house, Some((chain, key.serialize_der()))).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    })
+    .await;
+}
+
 #[cfg(feature = "opampsupervisor")]
 #[tokio::test]
 async fn a_pair_of_the_health_door_that_cannot_be_used_is_named_at_the_start() {
