@@ -56,7 +56,7 @@ fn all(meter: &Meter, series: Series<'_>) -> (u64, u64) {
 fn window_is_what_was_added_between_two_readings() {
     let mut meter = Meter::default();
     read(&mut meter, 0, &[(0, Accepted, "a", 100)]);
-    assert_eq!((all(&meter, ALL), meter.span()), ((0, 0), 0 * SECOND));
+    assert_eq!((all(&meter, ALL), meter.span()), ((0, 0), Duration::ZERO));
     read(&mut meter, 10_000, &[(0, Accepted, "a", 107)]);
     assert_eq!((all(&meter, ALL), meter.span()), ((7, 10_000), 10 * SECOND));
     // Nothing came: time passed all the same.
@@ -258,7 +258,7 @@ fn floor_is_the_least_of_any_stretch_that_is_as_full_as_can_be() {
     assert_eq!(meter.floor(ALL, None, 59 * SECOND), Some(28.0));
     assert_eq!(meter.floor(ALL, None, 12 * SECOND), Some(7.0), "one window");
     assert_eq!(meter.floor(ALL, None, 11 * SECOND), None, "none fits");
-    assert_eq!(meter.floor(ALL, None, 0 * SECOND), None);
+    assert_eq!(meter.floor(ALL, None, Duration::ZERO), None);
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn a_pair_whose_parts_do_not_belong_together_has_no_facts() {
 
 #[test]
 fn times_are_read_as_the_standard_says() {
-    let cases: [(u8, &str, Option<&str>); 7] = [
+    let cases: [(u8, &str, Option<&str>); 8] = [
+        (0x17, "991231235959Z", Some("1999-12-31T23:59:59Z")),
         (0x17, "491231235959Z", Some("2049-12-31T23:59:59Z")),
         (0x17, "500101000000Z", Some("1970-01-01T00:00:00Z")),
         (0x18, "20500101000000Z", Some("2050-01-01T00:00:00Z")),

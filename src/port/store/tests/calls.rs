@@ -7,6 +7,7 @@ use crate::engine::message::{CertificateWork, PemPair};
 use crate::port::store::identity::IdentityStore;
 
 const HOME: &str = "agents/collector";
+const MIB: u64 = 1_048_576;
 
 fn load_on(disk: &Noted, dir: &Path) -> (AgentStore<Noted>, Persisted) {
     AgentStore::load(disk.clone(), layout(dir), &[dir.join("local.yaml")]).unwrap()
@@ -36,12 +37,7 @@ fn whatever_is_read_has_its_bound() {
     put(&dir.path().join("credentials/opamp.json"), "{}");
     CredentialStore::load(disk.clone(), dir.path()).unwrap();
     let mut pairs = PairStore::new(disk.clone(), dir.path());
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
-    let pair = PemPair {
-        chain: params.self_signed(&key).unwrap().pem(),
-        key: crate::units::Secret::new(key.serialize_pem()),
-    };
+    let pair = issued();
     let work = [
         CertificateWork::Install {
             pair,
@@ -54,7 +50,6 @@ fn whatever_is_read_has_its_bound() {
         let now = WallTime::from_unix_millis(1_700_000_000_000);
         pairs.perform(&"web".parse().unwrap(), work, now).unwrap();
     }
-    const MIB: u64 = 1_048_576;
     let wanted = [
         ("attempts.json", 16 * MIB),
         ("config.yaml", 64 * MIB),
@@ -72,11 +67,53 @@ fn whatever_is_read_has_its_bound() {
     assert_eq!(disk.reads(), BTreeMap::from(wanted));
 }
 
+fn issued() -> PemPair {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    PemPair {
+        chain: params.self_signed(&key).unwrap().pem(),
+        key: crate::units::Secret::new(key.serialize_pem()),
+    }
+}
+
+#[test]
+fn pair_whose_link_was_not_durable_is_not_live_for_readers_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Noted::below(dir.path());
+    let mut pairs = PairStore::new(disk.clone(), dir.path());
+    let name = "web".parse().unwrap();
+    let link = pairs.current(&name);
+    let mut install = || {
+        let work = CertificateWork::Install {
+            pair: issued(),
+            domains: Vec::new(),
+        };
+        pairs.perform(&name, work, WallTime::from_unix_millis(1_700_000_000_000))
+    };
+    // Once for the pair's own name, then for the link.
+    let sync = "sync certificates/web";
+    disk.fails(sync, 1);
+    let fault = install().unwrap_err();
+    assert!(fault.reason.contains("live in "), "{}", fault.reason);
+    assert!(fs::symlink_metadata(&link).is_err());
+    disk.mends();
+    install().unwrap();
+    let live = fs::read_link(&link).unwrap();
+    disk.fails(sync, 1);
+    install().unwrap_err();
+    assert_eq!(fs::read_link(&link).unwrap(), live);
+    disk.mends();
+    install().unwrap();
+    assert_ne!(fs::read_link(&link).unwrap(), live);
+}
+
 #[test]
 fn start_syncs_what_it_decides_on_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Noted::below(dir.path());
-    load_on(&disk, dir.path());
+    let (store, persisted) = load_on(&disk, dir.path());
+    assert_eq!(persisted.repairs, [""; 0]);
+    assert_eq!(store.revisions_dir(), layout(dir.path()).revisions());
     let first = [
         "mkdir agents",
         "mkdir agents/collector",

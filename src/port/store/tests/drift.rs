@@ -84,7 +84,7 @@ fn every_kind_of_edit_is_seen_and_put_back() {
 #[test]
 fn start_puts_back_what_another_revision_still_has() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _, new) = two(dir.path());
+    let (store, old, new) = two(dir.path());
     drop(store);
     put(
         &layout(dir.path()).revision(&new.id).join("shared/ca.pem"),
@@ -92,7 +92,9 @@ fn start_puts_back_what_another_revision_still_has() {
     );
     let (_, persisted) = load(dir.path());
     assert_eq!(persisted.current, Some(new.clone()));
-    assert_eq!(persisted.last_good, Some(new.id));
+    assert_eq!(persisted.last_good, Some(new.id.clone()));
+    let whole: Vec<_> = persisted.revisions.iter().map(|it| &it.id).collect();
+    assert_eq!(whole, [&old.id, &new.id]);
     let [drift] = persisted.drift.as_slice() else {
         panic!("{:?}", persisted.drift);
     };

@@ -151,17 +151,14 @@ fn file_larger_than_any_file_of_a_revision_is_drift_and_not_read() {
 
 #[test]
 fn salvage_takes_ten_thousand_files_and_no_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = settled(dir.path());
-    perform(&mut store, [DiskWork::Promote(simple(2).id)]);
-    let home = layout(dir.path()).revision(&simple(2).id);
-    fs::remove_file(home.join("config.yaml")).unwrap();
-    for number in 0..=10_000 {
-        fs::File::create(home.join(number.to_string())).unwrap();
+    let id = simple(2).id;
+    for (there, taken) in [(9_999, 9_999), (10_000, 10_000), (10_001, 10_000)] {
+        let disk = Noted::below(Path::new("/state"));
+        let layout = layout(Path::new("/state"));
+        disk.crowd(&layout.revision(&id), there);
+        let found = revision::salvage(&disk, &layout, &id).unwrap();
+        assert_eq!(found.files.len(), taken);
     }
-    put(&home.join(MANIFEST), "{\"format\":9,\"contents\":{}}");
-    let (_, persisted) = load(dir.path());
-    assert_eq!(persisted.current.unwrap().files.len(), 10_000);
 }
 
 #[test]

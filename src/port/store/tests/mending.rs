@@ -171,6 +171,35 @@ fn a_torn_journal_is_cut_and_goes_on() {
 }
 
 #[test]
+fn record_without_the_end_of_its_line_was_not_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(settled(dir.path()));
+    let path = layout(dir.path()).journal();
+    let text = fs::read_to_string(&path).unwrap();
+    put(&path, text.trim_end());
+    let (mut store, persisted) = load(dir.path());
+    assert_eq!(persisted.journal, [record(1, Step::Intent)]);
+    perform(&mut store, [DiskWork::Journal(record(2, Step::Intent))]);
+    let records = load(dir.path()).1.journal;
+    assert_eq!(records, [record(1, Step::Intent), record(2, Step::Intent)]);
+}
+
+#[test]
+fn journal_with_nothing_but_its_first_line_is_begun_anew() {
+    for text in ["{\"format\":1}\n", "{\"format\":1}", ""] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(settled(dir.path()));
+        let path = layout(dir.path()).journal();
+        put(&path, text);
+        let (mut store, persisted) = load(dir.path());
+        assert_eq!(persisted.journal, []);
+        assert_eq!(persisted.repairs, [""; 0]);
+        perform(&mut store, [DiskWork::Journal(record(2, Step::Intent))]);
+        assert_eq!(load(dir.path()).1.journal, [record(2, Step::Intent)]);
+    }
+}
+
+#[test]
 fn damage_inside_the_journal_costs_the_damaged_lines_only() {
     let dir = tempfile::tempdir().unwrap();
     drop(settled(dir.path()));

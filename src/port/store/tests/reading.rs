@@ -191,6 +191,8 @@ fn frozen_state_is_handed_out_whole() {
     ];
     perform(&mut store, work);
     let revisions = store.reader().revisions().unwrap();
+    assert_eq!(store.reader().current().unwrap(), Some(simple(1).id));
+    assert_eq!(store.reader().last_good().unwrap(), Some(simple(1).id));
     let manifest = layout(dir.path()).revision(&simple(3).id).join(MANIFEST);
     put(&manifest, "{\"format\":2}");
     let local = dir.path().join("local.yaml");
