@@ -669,9 +669,10 @@ impl Engine {
     }
 }
 
-/// The session counts from the same start as the engine.
+/// The session counts from the same start as the engine, and finer: a moment of ours is never before its own, or it
+/// would be asked for again and again.
 fn from_session(span: Duration) -> Moment {
-    Moment::START.after(span)
+    Moment::START.after(span.saturating_add(Duration::from_nanos(999_999)))
 }
 
 fn to_session(moment: Moment) -> Duration {
