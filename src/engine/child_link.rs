@@ -50,7 +50,6 @@ pub(crate) struct ChildLink {
 /// What a local message changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Heard {
-    pub(crate) description: bool,
     pub(crate) health: bool,
     pub(crate) effective: bool,
 }
@@ -120,7 +119,6 @@ impl ChildLink {
             let marker =
                 text_attribute(&description.non_identifying_attributes, REVISION_ATTRIBUTE);
             self.revision = marker.map(str::to_owned);
-            heard.description = self.description.as_ref() != Some(&description);
             self.description = Some(description);
         }
         if let Some(health) = message.health {
@@ -183,3 +181,6 @@ pub(crate) fn text_attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Optio
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,9 @@ pub(crate) mod clock;
 #[cfg(feature = "connection")]
 mod connection;
 pub(crate) mod desired;
+#[cfg(test)]
+#[path = "tests/diary.rs"]
+mod diary;
 pub(crate) mod disk;
 #[cfg(feature = "layers")]
 mod drift;

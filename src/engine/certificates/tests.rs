@@ -1,6 +1,9 @@
 //! Tables of the machine: when an authority is asked, how often, and what an answer leads to. The simulation drives the
 //! same value through deaths and failing disks.
 
+mod known;
+mod told;
+
 use std::time::Duration;
 
 use super::{Certificates, CertificatesSetup};

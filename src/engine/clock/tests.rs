@@ -1,5 +1,7 @@
 //! Given a watched clock, when looks are answered, clocks jump and settings change, then it is as the table says.
 
+mod told;
+
 use super::*;
 
 const EPOCH: u64 = 1_800_000_000_000;

@@ -131,6 +131,24 @@ mod tests {
     }
 
     #[test]
+    fn values_of_the_users_list_keep_their_type_and_their_shape() {
+        let config = "service: {telemetry: {resource: {attributes: [{name: a, value: ~}, {name: b, value: null}, \
+                      {name: c, value: -1.5e+3}, {name: d, value: two words}, {name: e, value: [x, {y: z w}]}, \
+                      {value: nameless}, {name: f, value: 'true'}]}}}";
+        let listed = listed(config).unwrap();
+        let wanted = [
+            ("a", "{name: a, value: null}"),
+            ("b", "{name: b, value: null}"),
+            ("c", "{name: c, value: -1.5e+3}"),
+            ("d", "{name: d, value: \"two words\"}"),
+            ("e", "{name: e, value: [x, {y: \"z w\"}]}"),
+            ("f", "{name: f, value: \"true\"}"),
+        ];
+        let wanted = wanted.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        assert_eq!(listed, wanted);
+    }
+
+    #[test]
     fn without_a_list_the_older_shape_is_written() {
         let config = "service: {telemetry: {resource: {team: x}}}";
         let text = resource(&description(), listed(config));

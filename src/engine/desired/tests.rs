@@ -348,3 +348,122 @@ fn a_local_file_that_cannot_be_read_is_left_out_where_the_settings_say_so_and_th
         ]
     );
 }
+
+#[test]
+fn files_and_sections_that_a_reload_does_not_read_need_a_new_process() {
+    let mut agent = agent("{profile: generic, executable: /bin/sh}");
+    agent.profile.restart_files = vec![".lua".to_owned()];
+    agent.profile.restart_sections = vec!["spool".to_owned()];
+    let layer = |path: &str, layer, text: &str| RevisionFile {
+        path: path.to_owned(),
+        layer,
+        source: path.to_owned(),
+        content_type: String::new(),
+        bytes: text.as_bytes().to_vec(),
+    };
+    let remote = |path: &str, text: &str| vec![layer(path, LayerKind::Remote, text)];
+    let unknown = "file config.yaml changes, and which of its sections is not known";
+    let script = "file a.lua changes, which a reload does not read";
+    let cases = [
+        (remote("a.lua", "1"), remote("a.lua", "1"), None),
+        (remote("a.lua", "1"), remote("a.lua", "2"), Some(script)),
+        (remote("a.lua", "1"), Vec::new(), Some(script)),
+        (Vec::new(), remote("a.lua", "1"), Some(script)),
+        (
+            vec![layer("a.lua", LayerKind::Generated, "1")],
+            vec![layer("a.lua", LayerKind::Generated, "2")],
+            None,
+        ),
+        (remote("a.txt", "1"), remote("a.txt", "2"), None),
+        (
+            remote("config.yaml", "a: 1"),
+            remote("config.yaml", "a: 2"),
+            None,
+        ),
+        (
+            remote("config.yaml", "a: 1"),
+            remote("config.yaml", "a: ["),
+            Some(unknown),
+        ),
+        (
+            remote("config.yaml", "a: ["),
+            remote("config.yaml", "a: 1"),
+            Some(unknown),
+        ),
+        (
+            remote("b.yaml", "a: ["),
+            remote("b.yaml", "a: 1"),
+            Some("file b.yaml changes, and which of its sections is not known"),
+        ),
+        (
+            remote("config.yaml", "spool: {a: 1}"),
+            remote("config.yaml", "spool: {a: 2}"),
+            Some("section spool changes"),
+        ),
+    ];
+    for (old, new, wanted) in cases {
+        let found = needs_restart(&agent, &places(), &old, &new);
+        assert_eq!(found.as_deref(), wanted, "{old:?} -> {new:?}");
+    }
+    agent.profile.restart_sections.clear();
+    let broken = (remote("config.yaml", "a: 1"), remote("config.yaml", "a: ["));
+    assert_eq!(needs_restart(&agent, &places(), &broken.0, &broken.1), None);
+    agent.profile.main_file = "main".to_owned();
+    agent.profile.restart_sections = vec!["spool".to_owned()];
+    let found = needs_restart(
+        &agent,
+        &places(),
+        &remote("main", "a"),
+        &remote("main", "b"),
+    );
+    let wanted = "file main changes, and which of its sections is not known";
+    assert_eq!(found.as_deref(), Some(wanted));
+}
+
+#[test]
+fn entry_that_names_domains_is_no_config_of_the_program() {
+    let mut agent = collector();
+    agent.domain_files = vec!["domains".to_owned()];
+    let locals = [
+        local("/etc/a.yaml", "x: 1\n"),
+        local("/etc/b.yaml", "x: 2\n"),
+    ];
+    let files = offered(&[
+        ("domains", "a.test: [\n"),
+        ("b", "service: {pipelines: {logs: {}}}\n"),
+    ]);
+    let candidate = compose(&agent, &places(), &locals, &files).unwrap();
+    let directory = PathBuf::from("/d");
+    let line = arguments(&agent, &places(), &[], &directory, &candidate.files);
+    let wanted = [
+        "--config",
+        "/d/local/0-a.yaml",
+        "--config",
+        "/d/local/1-b.yaml",
+        "--config",
+        "/d/remote/b",
+        "--config",
+        "/d/adjutant/overlay.yaml",
+        "--config",
+        "/d/adjutant/revision.yaml",
+        "--x",
+    ];
+    assert_eq!(line, wanted);
+    // A local file of that name is one of the program's.
+    let mut of_local = agent.clone();
+    of_local.domain_files = vec!["/etc/a.yaml".to_owned()];
+    let line = arguments(&of_local, &places(), &[], &directory, &candidate.files);
+    assert!(line.contains(&"/d/local/0-a.yaml".to_owned()), "{line:?}");
+    assert!(line.contains(&"/d/remote/domains".to_owned()), "{line:?}");
+}
+
+#[test]
+fn directories_of_an_agent_are_where_the_text_says() {
+    let places = places();
+    assert_eq!(places.config_dir(), PathBuf::from("/s/agents/it/current"));
+    #[cfg(feature = "layers")]
+    assert_eq!(places.trial_dir(), PathBuf::from("/s/agents/it/trial"));
+    let id = "1800000000000-0123abcd".parse().unwrap();
+    let wanted = PathBuf::from("/s/agents/it/revisions/1800000000000-0123abcd");
+    assert_eq!(places.revision_dir(&id), wanted);
+}

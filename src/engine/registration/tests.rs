@@ -1,6 +1,8 @@
 //! Given a registration and a clock, when answers, rejections and orders come, then it calls, waits or leaves it to a
 //! person as the tables say.
 
+mod told;
+
 use std::collections::BTreeMap;
 
 use super::*;

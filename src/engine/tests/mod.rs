@@ -11,5 +11,8 @@ mod own_telemetry;
 mod report;
 mod rig;
 mod same_again;
+mod scenes;
 mod stories;
+mod story;
 mod turn;
+mod words;

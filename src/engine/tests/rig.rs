@@ -15,14 +15,17 @@ use opamp_client::messages::{
 };
 use opamp_client::settings::SavedSettings;
 
-use crate::config::{self, Agent, Environment, Layer, Overrides, Server};
+use crate::config::{self, Agent, Layer, Overrides, Server};
 use crate::engine::message::{
-    AgentEffect, AgentEvent, ChildIdentity, DiskDone, DiskWork, Exit, ExitStatus, Inheritance,
-    LinkEvent, LinkLoss, LocalFile, LossKind, Note, Persisted, Record, Rejection, Revision,
-    RevisionFile, StoredRevision, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
+    AgentEffect, AgentEvent, ChildIdentity, DiskDone, DiskFault, DiskWork, Exit, ExitStatus,
+    FaultKind, Inheritance, LinkEvent, LinkLoss, LocalFile, LossKind, Note, Persisted, Record,
+    Rejection, Revision, RevisionFile, StoredRevision, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
 };
 use crate::engine::{Engine, Outcome, Places, Setup};
 use crate::units::{LinkId, Moment, Now, RevisionId, Ticket, WallTime};
+
+use super::story::Story;
+use super::words::Words;
 
 /// What the server reads.
 pub(super) const APPLIED: i32 = 1;
@@ -32,54 +35,18 @@ pub(super) const FAILED: i32 = 3;
 const STATE: &str = "/s/agents/it";
 const UID: [u8; 16] = [7; 16];
 const STEPS_MAX: u32 = 20_000;
-
-/// A program with layers that says nothing about itself: it is proven when it has stayed up for three seconds.
-const PROFILE: &str = "args: []
-validate: [validate]
-composition: otel_layers
-proof: {kind: fresh_process, alive_for: 3s}
-health: {kind: process}
-";
-
-struct Words;
-
-impl Environment for Words {
-    fn var(&self, name: &str) -> Option<String> {
-        (name == "HOME").then(|| "/root".to_owned())
-    }
-
-    fn file(&self, path: &str) -> std::io::Result<String> {
-        match path {
-            "/profiles/layered.yaml" => Ok(PROFILE.to_owned()),
-            "/profiles/defaulted.yaml" => Ok(format!(
-                "{PROFILE}default_config: |\n  receivers: {{built_in: {{}}}}\n"
-            )),
-            // Looked at when it is named; what is in it is read by the disk.
-            _ if path.starts_with("/etc/") => Ok(String::new()),
-            _ => Err(std::io::Error::other(path.to_owned())),
-        }
-    }
-
-    fn own_executable(&self) -> PathBuf {
-        "/bin/sh".into()
-    }
-
-    fn is_root(&self) -> bool {
-        false
-    }
-
-    fn directory(&self, _: &Path) -> std::io::Result<Vec<PathBuf>> {
-        Ok(["layered", "defaulted"]
-            .map(|name| format!("/profiles/{name}.yaml").into())
-            .to_vec())
-    }
-}
+/// All but `AcceptsOpAMPConnectionSettings`.
+const ALLOWED: u64 = !0x100;
 
 /// Settings of an agent, its profile among them.
 pub(super) fn agent(settings: &str) -> (Agent, Option<Server>) {
+    agent_of("server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}", settings)
+}
+
+/// The same with another server, or none.
+pub(super) fn agent_of(server: &str, settings: &str) -> (Agent, Option<Server>) {
     let text = format!(
-        "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nprofiles: /profiles\n\
-         agents: {{it: {{executable: /bin/sh, {settings}}}}}\n"
+        "{server}\nprofiles: /profiles\nagents: {{it: {{executable: /bin/sh, {settings}}}}}\n"
     );
     let config = config::load("test", &text, &Words, &Overrides::default());
     let mut config = config.unwrap_or_else(|errors| panic!("{errors}"));
@@ -96,6 +63,7 @@ pub(super) struct Shelf {
     pub(super) current: Option<RevisionId>,
     pub(super) good: Option<RevisionId>,
     pub(super) rejected: Vec<Rejection>,
+    pub(super) frozen: Option<String>,
     pub(super) trial: Vec<RevisionFile>,
 }
 
@@ -155,6 +123,7 @@ impl Shelf {
             rejected: self.rejected.clone(),
             local: paths.map(|path| self.read_local(path)).collect(),
             connection: self.connection.clone(),
+            frozen: self.frozen.clone(),
             ..Persisted::default()
         }
     }
@@ -184,6 +153,8 @@ pub(super) enum There {
     Away,
     /// Nobody says anything.
     Silent,
+    /// Whoever comes is sent away.
+    Lost(LossKind, Option<Duration>),
 }
 
 pub(super) struct Bench {
@@ -209,6 +180,16 @@ pub(super) struct Bench {
     pub(super) read_of_settings: Vec<ConnectionSettingsStatus>,
     capabilities: u64,
     pub(super) inheritance: Option<Box<Inheritance>>,
+    /// What whoever asks the child for a proof ends with.
+    pub(super) proves: i32,
+    /// What it says to each message; nothing where there is none.
+    pub(super) answer: Option<ServerToAgent>,
+    /// Disk work whose name begins like this is refused.
+    pub(super) refuses: &'static str,
+    /// Capability bits that the settings leave on.
+    pub(super) allowed: u64,
+    /// Everything that it does, where somebody wants to read that.
+    story: Option<Story>,
 }
 
 impl Bench {
@@ -238,7 +219,41 @@ impl Bench {
             read_of_settings: Vec::new(),
             capabilities: 0,
             inheritance: None,
+            proves: 0,
+            answer: Some(ServerToAgent::default()),
+            refuses: "nothing",
+            allowed: ALLOWED,
+            story: None,
         }
+    }
+
+    /// One of which everything is written down.
+    pub(super) fn told(settings: &str, local: &[(&str, &str)]) -> Self {
+        Self {
+            story: Some(Story::default()),
+            ..Self::new(settings, local)
+        }
+    }
+
+    /// Other settings, before a start.
+    pub(super) fn settings_of(&mut self, settings: (Agent, Option<Server>)) {
+        self.settings = settings;
+    }
+
+    /// What the test does next.
+    pub(super) fn chapter(&mut self, title: &str) {
+        if let Some(story) = &mut self.story {
+            story.chapter(title);
+        }
+    }
+
+    /// Compares what was written down.
+    #[track_caller]
+    pub(super) fn is(mut self, name: &str, wanted: &str) {
+        let clock = self.clock();
+        let mut story = self.story.take().unwrap();
+        story.ends(clock, &self.engine);
+        story.is(name, wanted);
     }
 
     /// The supervisor is started, after its host if it ran before.
@@ -254,7 +269,11 @@ impl Bench {
         self.link = None;
         self.watch = None;
         let persisted = self.disk.persisted(&self.settings.0);
-        self.engine = engine(&self.settings, persisted, self.inheritance.take());
+        let setup = setup(&self.settings, persisted, self.inheritance.take());
+        self.engine = Engine::new(Setup {
+            capabilities: self.allowed,
+            ..setup
+        });
     }
 
     pub(super) fn start(&mut self) {
@@ -280,6 +299,9 @@ impl Bench {
     pub(super) fn with(&mut self, step: impl FnOnce(&mut Engine, Now) -> Outcome) {
         let clock = self.clock();
         let outcome = step(&mut self.engine, clock);
+        if let Some(story) = &mut self.story {
+            story.tell(clock, &outcome, &self.engine);
+        }
         self.notes.extend(outcome.notes);
         for effect in outcome.effects {
             self.perform(effect);
@@ -306,6 +328,9 @@ impl Bench {
                         }
                         self.child = None;
                     }
+                    if let Some(story) = &mut self.story {
+                        story.happens(&event);
+                    }
                     self.with(|engine, now| engine.step(now, event));
                 }
                 (_, Some(due)) if due <= end => {
@@ -318,6 +343,9 @@ impl Bench {
                 }
             }
         }
+        if let Some(story) = self.story.take() {
+            story.is("unfinished", "");
+        }
         panic!("{STEPS_MAX} steps, and it is {} ms", self.now);
     }
 
@@ -329,7 +357,14 @@ impl Bench {
     fn perform(&mut self, effect: AgentEffect) {
         match effect {
             AgentEffect::Disk { ticket, work } => {
-                let result = Ok(self.disk.perform(work));
+                let result = if format!("{work:?}").starts_with(self.refuses) {
+                    Err(DiskFault {
+                        kind: FaultKind::Full,
+                        reason: "no space".to_owned(),
+                    })
+                } else {
+                    Ok(self.disk.perform(work))
+                };
                 self.later(2, AgentEvent::Disk { ticket, result });
             }
             AgentEffect::Spawn { ticket, .. } => self.spawn(ticket),
@@ -337,6 +372,13 @@ impl Bench {
                 if matches!(signal, 9 | 15) {
                     self.dies(10, pid, ExitStatus::Signal(signal));
                 }
+            }
+            AgentEffect::RunTool { ticket, spec } if spec.program == Path::new("prove") => {
+                let outcome = ToolOutcome {
+                    end: ToolEnd::Exited(self.proves),
+                    output: String::new(),
+                };
+                self.later(20, AgentEvent::ToolDone { ticket, outcome });
             }
             AgentEffect::RunTool { ticket, spec } => self.validate(ticket, &spec),
             AgentEffect::WatchFiles { ticket, paths } => {
@@ -346,12 +388,17 @@ impl Bench {
                     self.later(1, AgentEvent::FilesWatched { ticket, by });
                 }
             }
-            AgentEffect::Dial { link, .. } => match self.server {
+            AgentEffect::Dial { link, offered, .. } => match self.server {
+                There::Up if format!("{offered:?}").contains("refused.example") => {
+                    self.down(link, LossKind::Network);
+                }
+                There::Up if format!("{offered:?}").contains("silent.example") => {}
                 There::Up => {
                     self.link = Some(link);
                     let event = LinkEvent::Up;
                     self.later(5, AgentEvent::Link { link, event });
                 }
+                There::Lost(kind, retry_after) => self.lose(link, kind, retry_after),
                 There::Away => self.down(link, LossKind::Network),
                 There::Silent => {}
             },
@@ -363,9 +410,10 @@ impl Bench {
             }
             other @ (AgentEffect::HttpProbe { .. }
             | AgentEffect::ReadCounters { .. }
-            | AgentEffect::WatchOutput { .. }
-            | AgentEffect::LocalSend { .. }) => unreachable!("the profile asks for no {other:?}"),
-            AgentEffect::CancelTool { .. } | AgentEffect::LocalClose { .. } => {}
+            | AgentEffect::WatchOutput { .. }) => unreachable!("the profile asks for no {other:?}"),
+            AgentEffect::CancelTool { .. }
+            | AgentEffect::LocalSend { .. }
+            | AgentEffect::LocalClose { .. } => {}
         }
     }
 
@@ -427,13 +475,23 @@ impl Bench {
     }
 
     fn down(&mut self, link: LinkId, kind: LossKind) {
+        self.lose(link, kind, None);
+    }
+
+    /// The link is lost.
+    pub(super) fn loses(&mut self, kind: LossKind, retry_after: Option<Duration>) {
+        let link = self.link.expect("there is none");
+        self.lose(link, kind, retry_after);
+    }
+
+    fn lose(&mut self, link: LinkId, kind: LossKind, retry_after: Option<Duration>) {
         if self.link == Some(link) {
             self.link = None;
         }
         let loss = LinkLoss {
             kind,
             reason: "gone".to_owned(),
-            retry_after: None,
+            retry_after,
         };
         let event = LinkEvent::Down(loss);
         self.later(3, AgentEvent::Link { link, event });
@@ -445,7 +503,9 @@ impl Bench {
         self.read.extend(message.remote_config_status);
         self.read_of_settings
             .extend(message.connection_settings_status);
-        self.talk(link, ServerToAgent::default());
+        if let Some(answer) = self.answer.clone() {
+            self.talk(link, answer);
+        }
     }
 
     /// The server says something; what it offers, it offers once.
@@ -458,6 +518,31 @@ impl Bench {
         let frame = frame::encode(&message, frame::MAX_MESSAGE_DEFAULT).unwrap();
         let event = LinkEvent::Frame(frame);
         self.later(5, AgentEvent::Link { link, event });
+    }
+
+    /// The server says this.
+    pub(super) fn says(&mut self, message: ServerToAgent) {
+        self.talk(self.link.expect("nobody to say it to"), message);
+    }
+
+    /// Lets time pass until there is a link.
+    pub(super) fn waits_for_link(&mut self) {
+        for _ in 0..600 {
+            if self.link.is_some() {
+                return;
+            }
+            self.run_s(1);
+        }
+        if let Some(story) = self.story.take() {
+            story.is("unfinished", "");
+        }
+        panic!("no link in ten minutes");
+    }
+
+    /// Something else happens.
+    pub(super) fn happens(&mut self, event: AgentEvent) {
+        self.later(1, event);
+        self.run(Duration::from_millis(1));
     }
 
     /// The server offers a config.
@@ -495,7 +580,12 @@ impl Bench {
 
     /// The settings are read again, and are others.
     pub(super) fn hup(&mut self, settings: &str) {
-        self.settings = agent(settings);
+        self.hup_with(agent(settings));
+    }
+
+    /// The same with another server.
+    pub(super) fn hup_with(&mut self, settings: (Agent, Option<Server>)) {
+        self.settings = settings;
         let (agent, server) = self.settings.clone();
         self.with(|engine, now| engine.set_settings(now, agent, server, Duration::from_secs(7)));
     }
@@ -585,7 +675,7 @@ pub(super) fn setup(
     Setup {
         settings: agent.clone(),
         server: server.clone(),
-        capabilities: !0x100,
+        capabilities: ALLOWED,
         grace: Duration::from_secs(7),
         instance_uid: UID,
         places: Places {

@@ -1,0 +1,167 @@
+//! What becomes of a child whose certificate is there, is not there yet, is renewed, fails or expires.
+
+use std::time::Duration;
+
+use crate::config::{Certificate, CertificateSource, Domains};
+use crate::engine::certificates::{Certificates, CertificatesSetup, Known};
+use crate::engine::message::{
+    CertificateDone, CertificateFault, CertificateFaultKind, Effect, Pair, PairId, StoredPairs,
+};
+use crate::engine::tests::rig::Bench;
+use crate::units::{CertificateName, Ticket, WallTime};
+
+const USES: &str = "receivers: {tls: {cert_file: /s/certificates/web/current/fullchain.pem}}\n";
+const HUP: &str = "apply: {probation: 10s, reload: hup, proof_timeout: 6s}";
+
+fn web() -> CertificateName {
+    "web".parse().unwrap()
+}
+
+/// What a host knows of a certificate that ends so many seconds after the beginning, or of one that has no pair.
+fn known(now: crate::units::Now, ends_s: Option<u64>, error: Option<&str>) -> Known {
+    let settings = |name: &str| Certificate {
+        name: name.parse().unwrap(),
+        source: CertificateSource::Files {
+            certificate: "/etc/web.pem".into(),
+            key: "/etc/web.key".into(),
+        },
+        domains: Domains::Fixed(Vec::new()),
+        agents: None,
+        check_interval: Duration::from_mins(1),
+        renew_percent: 66,
+        retry_delay: Duration::from_mins(15),
+    };
+    let mut machine = Certificates::new(CertificatesSetup {
+        list: vec![settings("web"), settings("unused")],
+        directory: "/s/certificates".into(),
+        seed: 7,
+    });
+    let answer = |machine: &mut Certificates, done: Result<CertificateDone, CertificateFault>| {
+        let effects = machine.drive(now).effects;
+        let ticket = effects.iter().find_map(|effect| match effect {
+            Effect::Certificate { ticket, name, .. } if *name == web() => Some(*ticket),
+            _ => None,
+        });
+        machine.answered(now, ticket.unwrap_or(Ticket(0)), done);
+    };
+    let pairs = ends_s.map(|ends_s| Pair {
+        id: PairId::new("01", "0011223344"),
+        serial: "01".to_owned(),
+        names: vec!["a.test".to_owned()],
+        not_before: WallTime::from_unix_millis(1_800_000_000_000),
+        not_after: WallTime::from_unix_millis(1_800_000_000_000 + ends_s * 1000),
+    });
+    let found = StoredPairs {
+        current: pairs.as_ref().map(|pair| pair.id.clone()),
+        pairs: pairs.into_iter().collect(),
+        ..StoredPairs::default()
+    };
+    answer(&mut machine, Ok(CertificateDone::Found(found)));
+    if let Some(error) = error {
+        let fault = CertificateFault {
+            kind: CertificateFaultKind::Disk,
+            reason: error.to_owned(),
+            retry_after: None,
+        };
+        answer(&mut machine, Err(fault));
+    }
+    machine.known()
+}
+
+impl Bench {
+    fn certificate(&mut self, ends_s: Option<u64>, error: Option<&str>, renewed: bool) {
+        let known = known(self.clock(), ends_s, error);
+        let renewed: Vec<_> = renewed.then(web).into_iter().collect();
+        self.with(|engine, now| engine.set_certificates(now, &known, &renewed));
+    }
+}
+
+#[test]
+fn child_is_told_of_each_new_pair_once_and_restarted_where_it_shows_nothing() {
+    let mut bench = Bench::told(&format!("profile: asked, {HUP}"), &[]);
+    bench.prepare();
+    let nothing = known(bench.clock(), None, None);
+    bench.engine.know_certificates(&nothing);
+    bench.chapter("It is not there yet");
+    bench.start();
+    bench.offer("o1", USES);
+    bench.run_s(3);
+    bench.chapter("It comes");
+    bench.certificate(Some(900), None, true);
+    bench.run_s(20);
+    bench.chapter("Another comes, and the child shows that it has read it");
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(4);
+    bench.chapter("Another is no news");
+    bench.certificate(Some(1000), Some("no space"), false);
+    bench.run_s(4);
+    bench.chapter("Two come, and the child shows nothing");
+    bench.proves = 1;
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(2);
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(30);
+    bench.chapter("One comes while a config is tried");
+    bench.proves = 0;
+    bench.offer("o2", &format!("{USES}exporters: {{more: {{}}}}\n"));
+    bench.run(Duration::from_millis(30));
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(40);
+    bench.chapter("One comes while the child is down");
+    bench.kill();
+    bench.run(Duration::from_millis(10));
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(20);
+    bench.chapter("It fails to be renewed, and expires");
+    bench.certificate(Some(300), Some("refused\u{7}"), false);
+    bench.run_s(300);
+    bench.certificate(Some(300), None, false);
+    bench.run_s(2);
+    bench.chapter("One comes at the moment of a stop");
+    bench.certificate(Some(1000), None, true);
+    bench.stops();
+    bench.is("pairs", include_str!("pairs.txt"));
+}
+
+#[test]
+fn child_that_is_asked_for_nothing_gets_one_hup_or_one_restart() {
+    for (profile, name, wanted) in [
+        ("linked", "pairs_by_hup", include_str!("pairs_by_hup.txt")),
+        (
+            "layered",
+            "pairs_by_restart",
+            include_str!("pairs_by_restart.txt"),
+        ),
+    ] {
+        let apply = if profile == "linked" {
+            HUP
+        } else {
+            "apply: {probation: 10s}"
+        };
+        let mut bench = Bench::told(&format!("profile: {profile}, {apply}"), &[]);
+        bench.prepare();
+        let there = known(bench.clock(), Some(900), None);
+        bench.engine.know_certificates(&there);
+        bench.start();
+        bench.run_s(1);
+        bench.offer("o1", USES);
+        bench.run_s(1);
+        bench.chapter("It is up, and not well yet");
+        bench.certificate(Some(1000), None, true);
+        bench.run_s(1);
+        if profile == "linked" {
+            bench.child_opens(1);
+            bench.child_proves(1);
+        }
+        bench.run_s(30);
+        bench.chapter("One comes when nothing moves");
+        bench.certificate(Some(1000), None, true);
+        bench.run_s(30);
+        bench.chapter("One comes while a new process is not well yet");
+        bench.kill();
+        bench.run_s(3);
+        bench.certificate(Some(1000), None, true);
+        bench.run_s(12);
+        bench.is(name, wanted);
+    }
+}
