@@ -898,7 +898,7 @@ impl House {
                     let event = LinkEvent::Up;
                     self.answer(5, agent, AgentEvent::Link { link, event });
                 }
-                There::Away => self.down(agent, link, LossKind::Network),
+                There::Away | There::Lost(..) => self.down(agent, link, LossKind::Network),
                 There::Silent => {}
             },
             AgentEffect::Hangup { link } => self.down(agent, link, LossKind::Ours),
