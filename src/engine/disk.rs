@@ -122,3 +122,59 @@ impl DiskQueue {
         (late > now).then_some(late)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    #[test]
+    fn next_piece_goes_out_after_the_answer_to_the_last_and_no_answer_counts_twice() {
+        let (mut queue, mut tickets) = (DiskQueue::default(), Tickets::default());
+        assert!(queue.is_idle() && queue.issue(at(0), &mut tickets).is_none());
+        queue.push(Purpose::Record, DiskWork::ReadLocal(Vec::new()));
+        queue.push(Purpose::Prune, DiskWork::Prune { keep: Vec::new() });
+        assert!(!queue.is_idle(), "something waits");
+        let (first, work) = queue.issue(at(0), &mut tickets).unwrap();
+        assert!(matches!(work, DiskWork::ReadLocal(_)));
+        assert!(queue.issue(at(1), &mut tickets).is_none());
+        assert_eq!(queue.answered(Ticket(first.0 + 1)), None);
+        assert_eq!(queue.answered(first), Some(Purpose::Record));
+        assert_eq!(queue.answered(first), None, "given twice");
+        assert!(!queue.is_idle(), "the second waits");
+        let (second, work) = queue.issue(at(1), &mut tickets).unwrap();
+        assert!(matches!(work, DiskWork::Prune { .. }));
+        assert!(!queue.is_idle(), "it is under way");
+        assert_eq!(queue.answered(first), None);
+        assert_eq!(queue.answered(second), Some(Purpose::Prune));
+        assert!(queue.is_idle());
+    }
+
+    #[test]
+    fn answer_is_late_after_ten_seconds_and_health_is_looked_at_then() {
+        let (mut queue, mut tickets) = (DiskQueue::default(), Tickets::default());
+        assert_eq!((queue.stalled(at(99_999)), queue.due(at(0))), (false, None));
+        queue.push(Purpose::Record, DiskWork::ReadLocal(Vec::new()));
+        let (ticket, _) = queue.issue(at(5_000), &mut tickets).unwrap();
+        for (now, stalled, due) in [
+            (5_000, false, Some(at(15_000))),
+            (14_999, false, Some(at(15_000))),
+            (15_000, true, None),
+            (15_001, true, None),
+        ] {
+            assert_eq!(
+                (queue.stalled(at(now)), queue.due(at(now))),
+                (stalled, due),
+                "{now}"
+            );
+        }
+        queue.answered(ticket);
+        assert_eq!(
+            (queue.stalled(at(99_999)), queue.due(at(6_000))),
+            (false, None)
+        );
+    }
+}

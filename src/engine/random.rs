@@ -107,9 +107,12 @@ mod tests {
             assert_eq!([(); 3].map(|()| random.next_u64()), wanted, "{seed}");
         }
         let unit = Random::seeded(7).unit();
-        assert!((unit - 0.6781687273582117).abs() < 1e-15, "{unit}");
+        assert!((unit - 0.678_168_727_358_211_7).abs() < 1e-15, "{unit}");
         let between = Random::seeded(7).between(10.0, 30.0);
-        assert!((between - 23.563374547164234).abs() < 1e-12, "{between}");
+        assert!(
+            (between - 23.563_374_547_164_234).abs() < 1e-12,
+            "{between}"
+        );
         assert_eq!(Random::seeded(7).below(1000), 489);
     }
 

@@ -407,14 +407,12 @@ fn after(state: &str, what: &str) -> (Lifecycle, String) {
         }
         other => panic!("{other}"),
     };
-    let mut said = facts;
-    for order in orders {
-        said.push_str(&match order {
-            Order::Spawn(Ticket(number)) => format!(" spawn {number}"),
-            Order::Signal { pid, signal } => format!(" signal {signal} to {pid}"),
-        });
-    }
-    (life, said.trim().to_owned())
+    let mut said = vec![facts];
+    said.extend(orders.into_iter().map(|order| match order {
+        Order::Spawn(Ticket(number)) => format!("spawn {number}"),
+        Order::Signal { pid, signal } => format!("signal {signal} to {pid}"),
+    }));
+    (life, said.join(" ").trim().to_owned())
 }
 
 /// How it looks from outside.
@@ -567,4 +565,15 @@ fn stable_time_ends_a_loop_and_heals_the_count() {
     start(&mut life, &mut tickets, at(0), 7);
     life.failures = LOOP_AFTER - 1;
     assert_eq!(life.crash_loop(at(0)), None);
+}
+
+#[test]
+fn wish_for_it_does_not_cut_a_pause_short() {
+    let (mut life, mut tickets, _) = in_state("waiting");
+    let until = life.due().unwrap();
+    let before = Moment::from_millis(until.as_millis() - 1);
+    assert_eq!(life.want_up(before, &mut tickets), []);
+    assert_eq!(life.handle_timeout(before, &mut tickets), []);
+    assert_eq!((life.word(), life.due()), ("backing off", Some(until)));
+    assert_eq!(life.want_up(until, &mut tickets), [Order::Spawn(Ticket(3))]);
 }

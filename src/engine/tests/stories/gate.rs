@@ -132,3 +132,32 @@ fn only_config_of_a_host_waits_as_long_as_it_takes() {
         "The only config of a host waits for its certificate as long as it takes",
     );
 }
+
+#[test]
+fn pair_that_came_while_nobody_was_there_is_read_by_an_adopted_child() {
+    let mut told = Tape::default();
+    for what in ["read before", "not read"] {
+        let mut house = house("");
+        house.issue(DAY);
+        house.offer_files("it", "o2", BUNDLE);
+        house.run_s(60);
+        let mut note = house.child_note("it");
+        if what == "read before" {
+            note.pairs
+                .insert("own".to_owned(), "07-01234567".to_owned());
+        }
+        house.forget();
+        house
+            .tape
+            .only(&["signal", "adopted", "spawn", "certificate", "journal"]);
+        house.dies();
+        house.room("it").leftover_note = Some(Ok(note));
+        house.boot();
+        house.run_s(60);
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "gate_adopted",
+        "A child that goes on is told of a pair that it cannot have read",
+    );
+}

@@ -346,3 +346,25 @@ fn one_that_joins_has_an_identity_that_is_kept() {
         "One that joins is there once its identity is on disk",
     );
 }
+
+#[test]
+fn service_manager_hears_of_reloads_between_start_and_stop_only() {
+    let mut house = House::of(MUTE);
+    house.file("it", "/etc/a.yaml", "receivers: {a: {}}\n");
+    house.server_is("it", There::Away);
+    house
+        .tape
+        .only(&["announce", "settings", "Exit", "ReadSettings"]);
+    house.boot();
+    house.hang_up();
+    house.run_s(40);
+    house.hang_up();
+    house.run_s(5);
+    house.terminate();
+    house.hang_up();
+    house.run_s(20);
+    house.tape.is_as_told(
+        "announced",
+        "A service manager hears of reloads between the start and the stop",
+    );
+}

@@ -487,3 +487,31 @@ fn default_config_runs_until_there_is_another() {
         "The built-in default runs until there is something else",
     );
 }
+
+#[test]
+fn child_whose_program_was_replaced_goes_on_until_its_next_change() {
+    let mut house =
+        House::of("it: {profile: answering, executable: /bin/sh, apply: {probation: 10s}}");
+    house.boot();
+    house.run_s(10);
+    house.offer_files("it", "o1", &[("a.yaml", "one: 1\n")]);
+    house.run_s(60);
+    let note = ChildNote {
+        outdated: true,
+        ..house.child_note("it")
+    };
+    house.forget();
+    house.tape.only(AGAIN);
+    house.dies();
+    house.room("it").leftover_note = Some(Ok(note));
+    house.boot();
+    house.run_s(20);
+    for (hash, text) in [("o2", "two: 2\n"), ("o3", "three: 3\n")] {
+        house.offer_files("it", hash, &[("a.yaml", text)]);
+        house.run_s(30);
+    }
+    house.tape.is_as_told(
+        "adoption_outdated",
+        "A child whose program was replaced meanwhile gets a new process with its next config, and HUPs after that",
+    );
+}

@@ -265,9 +265,13 @@ fn fault_of_a_bundle_is_looked_for() {
         house.offer_files("it", "o1", &[("a.yaml", "a: 1"), ("b.yaml", "b: 1")]);
         house.run_s(60);
         house.forget();
-        house
-            .tape
-            .only(&["trial", "run ", "server reads: o", "journal", "DropTrial"]);
+        house.tape.only(&[
+            "trial",
+            "run /bin/sh",
+            "server reads: o",
+            "journal",
+            "DropTrial",
+        ]);
         house.offer_files("it", "o2", files);
         house.run_s(30);
         told.chapter(what, &house.tape);
@@ -282,7 +286,7 @@ fn fault_of_a_bundle_is_looked_for() {
         house.forget();
         house.tape.only(&[
             "trial",
-            "run ",
+            "run /bin/sh",
             "server reads: o",
             "journal",
             "DropTrial",

@@ -145,6 +145,15 @@ impl Tape {
         for (agent, child, rollout) in host.positions() {
             fields.insert(format!("{agent} is"), format!("{child}, {rollout}"));
         }
+        for (number, agent) in host.agents().enumerate() {
+            let named = |(key, value): (String, String)| {
+                let key = key.replace(&format!("agents[{number}]"), agent.as_str());
+                (key, value)
+            };
+            fields = fields.into_iter().map(named).collect();
+        }
+        // What is not there is not told.
+        fields.retain(|_, value| !["None", "\"\"", "[]"].contains(&value.as_str()));
         // What is told elsewhere, or is of no interest.
         let dull = [
             "at[",
@@ -310,10 +319,10 @@ fn noted(note: &Note) -> String {
         NoteLevel::Error => "ERROR",
     };
     let fields = note.fields.iter().filter(|(_, value)| !value.is_empty());
-    let fields: String = fields
-        .map(|(key, value)| format!(" {key}={value:?}"))
-        .collect();
-    format!("{level}: {}{fields}", note.message)
+    let fields = fields.map(|(key, value)| format!("{key}={value:?}"));
+    let fields: Vec<_> = fields.collect();
+    let text = format!("{level}: {} {}", note.message, fields.join(" "));
+    text.trim_end().to_owned()
 }
 
 fn replied(reply: &Reply) -> String {
