@@ -125,3 +125,32 @@ fn orders_about_several_agents_have_to_name_one() {
         "Of several agents an order names one; while we stop nothing is changed any more",
     );
 }
+
+#[test]
+fn what_was_rejected_is_forgiven_once_it_holds() {
+    let mut house = calm(MUTE);
+    house
+        .tape
+        .only(&["journal", "server reads: o", "reply", "rejected are"]);
+    house.room("it").no_spawn = Some("cannot allocate memory");
+    house.offer("it", "o1", OFFER);
+    house.run_s(60);
+    house.room("it").no_spawn = None;
+    house.run_s(120);
+    house.offer("it", "o2", OFFER);
+    house.run_s(10);
+    house.apply("it", "config.yaml", OFFER);
+    house.run_s(60);
+    // It runs already, by whoever's order.
+    house.apply("it", "config.yaml", OFFER);
+    house.run_s(5);
+    house.offer("it", "o3", OFFER);
+    house.run_s(5);
+    house.apply("it", "config.yaml", OFFER);
+    house.run_s(60);
+    house.status();
+    house.tape.is_as_told(
+        "orders_forgive",
+        "A person may try what was rejected; once it holds it is as good as any, by whoever's order it runs",
+    );
+}
