@@ -2,12 +2,14 @@
 //! somebody would have met.
 
 mod fallback;
+mod flow;
 mod handover;
 mod inherited;
 mod layers;
 mod losses;
 mod only_config;
 mod own_telemetry;
+mod page;
 mod report;
 mod rig;
 mod same_again;
@@ -15,4 +17,5 @@ mod scenes;
 mod stories;
 mod story;
 mod turn;
+mod watched;
 mod words;

@@ -24,6 +24,7 @@ use crate::engine::message::{
 use crate::engine::{Engine, Outcome, Places, Setup};
 use crate::units::{LinkId, Moment, Now, RevisionId, Ticket, WallTime};
 
+use super::page::Page;
 use super::story::Story;
 use super::words::Words;
 
@@ -172,6 +173,10 @@ pub(super) struct Bench {
     pub(super) validated: Vec<String>,
     notes: Vec<Note>,
     watch: Option<Ticket>,
+    /// Every watch that was asked for: by which ticket, and for which files.
+    pub(super) watches: Vec<(Ticket, Vec<PathBuf>)>,
+    /// Its counters.
+    pub(super) page: Page,
     server: There,
     link: Option<LinkId>,
     /// Every status of an offer that the server has read.
@@ -213,6 +218,8 @@ impl Bench {
             validated: Vec::new(),
             notes: Vec::new(),
             watch: None,
+            watches: Vec::new(),
+            page: Page::new(),
             server: There::Up,
             link: None,
             read: Vec::new(),
@@ -383,6 +390,7 @@ impl Bench {
             AgentEffect::RunTool { ticket, spec } => self.validate(ticket, &spec),
             AgentEffect::WatchFiles { ticket, paths } => {
                 self.watch = (!paths.is_empty()).then_some(ticket);
+                self.watches.push((ticket, paths));
                 if self.watch.is_some() {
                     let by = WatchedBy::Events;
                     self.later(1, AgentEvent::FilesWatched { ticket, by });
@@ -408,9 +416,14 @@ impl Bench {
                 let room = Ok(());
                 self.later(1, AgentEvent::RoomSeen { ticket, room });
             }
-            other @ (AgentEffect::HttpProbe { .. }
-            | AgentEffect::ReadCounters { .. }
-            | AgentEffect::WatchOutput { .. }) => unreachable!("the profile asks for no {other:?}"),
+            AgentEffect::ReadCounters { ticket, question } => {
+                assert!(self.child.is_some(), "nobody counts");
+                let result = self.page.read(self.now, &question.url, &self.started);
+                self.later(self.page.takes, AgentEvent::CountersRead { ticket, result });
+            }
+            other @ (AgentEffect::HttpProbe { .. } | AgentEffect::WatchOutput { .. }) => {
+                unreachable!("the profile asks for no {other:?}")
+            }
             AgentEffect::CancelTool { .. }
             | AgentEffect::LocalSend { .. }
             | AgentEffect::LocalClose { .. } => {}

@@ -369,6 +369,15 @@ fn what_was_removed_is_missed_only_where_nothing_else_flows() {
             SOURCE,
         ),
         (
+            "a signal, and of the other there is too little to tell",
+            Change {
+                before: both(each(12, &[COMES, GOES]), cycle(12, spans[0], &[1, 0, 0])),
+                after: cycle(6, spans[0], &[1, 0, 0]),
+                ..with_traces(&traces, &[])
+            },
+            FLOWS,
+        ),
+        (
             "everything",
             Change {
                 before: each(12, &[COMES, (LOGS, Sent, "otlp_http", 200)]),

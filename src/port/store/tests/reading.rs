@@ -260,7 +260,7 @@ fn damaged_memory_of_rejections_is_kept_for_people_and_begun_anew() {
     let path = layout(dir.path()).rejected();
     let entry = |hash: &str, offer: &str| {
         format!(
-            "{{\"format\":1,\"rejected\":[{{\"hash\":\"{hash}\",\"reason\":\"r\",\"at_ms\":7,\"offers\":[\"{offer}\"]}}]}}"
+            r#"{{"format":1,"rejected":[{{"hash":"{hash}","reason":"r","at_ms":7,"offers":["{offer}"]}}]}}"#
         )
     };
     let hash = simple(1).hash.to_hex();
