@@ -146,7 +146,7 @@ impl Engine {
         };
         let later = self.history.iter().rev().find(|record| {
             record.step == Step::Committed
-                && record.origin == Origin::Offer
+                && record.offer.is_some()
                 && record.revision.as_ref() == Some(&current.id)
         });
         if let Some(offer) = later.and_then(|record| record.offer.clone()) {

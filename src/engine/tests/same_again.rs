@@ -3,6 +3,7 @@
 //! it was last.
 
 use super::rig::{APPLIED, Bench};
+use crate::engine::message::Origin;
 
 const FILE: &str = "/etc/a.yaml";
 const LOCAL: &[(&str, &str)] = &[(FILE, "receivers: {a: {}}\n")];
@@ -103,6 +104,25 @@ fn what_comes_again_inside_its_window_is_watched_on_beside_the_same_process() {
     // A local change is made under the later one.
     bench.edit(FILE, "receivers: {b: {}}\n");
     bench.run_s(120);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+    bench.read.clear();
+    bench.boot();
+    bench.run_s(60);
+    assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
+}
+
+#[test]
+fn what_a_person_ordered_first_and_the_server_offered_then_is_its_offer_at_the_next_start() {
+    let mut bench = applied();
+    let current = bench.disk.current.clone().unwrap();
+    let ordered = bench.disk.revisions.get_mut(&current).unwrap();
+    ordered.origin = Origin::Manual;
+    ordered.offer = None;
+    bench.disk.journal.clear();
+    bench.boot();
+    bench.run_s(60);
+    bench.offer("o2", OFFER);
+    bench.run_s(60);
     assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
     bench.read.clear();
     bench.boot();
