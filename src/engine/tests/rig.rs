@@ -350,9 +350,6 @@ impl Bench {
                 }
             }
         }
-        if let Some(story) = self.story.take() {
-            story.is("unfinished", "");
-        }
         panic!("{STEPS_MAX} steps, and it is {} ms", self.now);
     }
 
@@ -406,8 +403,8 @@ impl Bench {
                     let event = LinkEvent::Up;
                     self.later(5, AgentEvent::Link { link, event });
                 }
-                There::Lost(kind, retry_after) => self.lose(link, kind, retry_after),
                 There::Away => self.down(link, LossKind::Network),
+                There::Lost(kind, retry_after) => self.lose(link, kind, retry_after),
                 There::Silent => {}
             },
             AgentEffect::Hangup { link } => self.down(link, LossKind::Ours),
@@ -546,9 +543,6 @@ impl Bench {
             }
             self.run_s(1);
         }
-        if let Some(story) = self.story.take() {
-            story.is("unfinished", "");
-        }
         panic!("no link in ten minutes");
     }
 
@@ -581,6 +575,11 @@ impl Bench {
         if let (There::Away | There::Silent, Some(link)) = (there, self.link) {
             self.down(link, LossKind::Network);
         }
+    }
+
+    /// Whoever comes from now on is sent away.
+    pub(super) fn sends_away(&mut self, kind: LossKind, retry_after: Option<Duration>) {
+        self.server = There::Lost(kind, retry_after);
     }
 
     /// Somebody edits a local file.

@@ -172,15 +172,15 @@ fn default_config_counts_as_waiting_until_an_offer_was_committed() {
 
 #[test]
 fn capabilities_say_what_is_built_and_the_settings_allow() {
-    let mask = |wanted: u64, settings: &str| {
-        let (agent, _) = agent(&format!("profile: layered, {settings}"));
-        crate::engine::session::mask(wanted, &agent)
-    };
     // Status, config, effective config, restart, health, config status, components, heartbeat.
     const BUILT: u64 = 0x1 | 0x2 | 0x4 | 0x400 | 0x800 | 0x1000 | 0x2000 | 0x4000;
     const SETTINGS: u64 = 0x100;
     const SETTINGS_STATUS: u64 = 0x8000;
     const METRICS: u64 = 0x40;
+    let mask = |wanted: u64, settings: &str| {
+        let (agent, _) = agent(&format!("profile: layered, {settings}"));
+        crate::engine::session::mask(wanted, &agent)
+    };
     for (wanted, settings, mask_wanted) in [
         (!0, "own_telemetry: []", BUILT | SETTINGS | SETTINGS_STATUS),
         (!SETTINGS, "own_telemetry: []", BUILT),

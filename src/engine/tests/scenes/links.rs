@@ -72,7 +72,7 @@ fn lost_links_are_made_again_in_their_time_and_the_child_never_hears_of_it() {
     bench.loses(LossKind::Throttled, Some(Duration::from_secs(2)));
     bench.run_s(5);
     bench.chapter("Sent away because of who we are");
-    bench.server_is(There::Lost(LossKind::Rejected, None));
+    bench.sends_away(LossKind::Rejected, None);
     bench.waits_for_link();
     bench.loses(LossKind::Rejected, None);
     bench.run_s(100);
@@ -182,10 +182,7 @@ fn polled_server_counts_as_reached_with_its_first_answer() {
     bench.chapter("It fails");
     bench.waits_for_link();
     bench.loses(LossKind::Network, None);
-    bench.server_is(There::Lost(
-        LossKind::Throttled,
-        Some(Duration::from_secs(3)),
-    ));
+    bench.sends_away(LossKind::Throttled, Some(Duration::from_secs(3)));
     bench.run_s(10);
     bench.server_is(There::Up);
     bench.run_s(10);
@@ -221,7 +218,7 @@ fn token_decides_when_a_link_is_made_and_a_rejected_one_is_asked_for_again() {
     bench.chapter("The same, which is no news");
     bench.with(|engine, now| engine.set_token(now, true, true, false));
     bench.chapter("It is rejected");
-    bench.server_is(There::Lost(LossKind::Rejected, None));
+    bench.sends_away(LossKind::Rejected, None);
     bench.waits_for_link();
     bench.loses(LossKind::Rejected, None);
     bench.run_s(1);

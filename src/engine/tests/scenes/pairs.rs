@@ -124,44 +124,37 @@ fn child_is_told_of_each_new_pair_once_and_restarted_where_it_shows_nothing() {
 }
 
 #[test]
-fn child_that_is_asked_for_nothing_gets_one_hup_or_one_restart() {
-    for (profile, name, wanted) in [
-        ("linked", "pairs_by_hup", include_str!("pairs_by_hup.txt")),
-        (
-            "layered",
-            "pairs_by_restart",
-            include_str!("pairs_by_restart.txt"),
-        ),
-    ] {
-        let apply = if profile == "linked" {
-            HUP
-        } else {
-            "apply: {probation: 10s}"
-        };
-        let mut bench = Bench::told(&format!("profile: {profile}, {apply}"), &[]);
-        bench.prepare();
-        let there = known(bench.clock(), Some(900), None);
-        bench.engine.know_certificates(&there);
-        bench.start();
-        bench.run_s(1);
-        bench.offer("o1", USES);
-        bench.run_s(1);
-        bench.chapter("It is up, and not well yet");
-        bench.certificate(Some(1000), None, true);
-        bench.run_s(1);
-        if profile == "linked" {
-            bench.child_opens(1);
-            bench.child_proves(1);
-        }
-        bench.run_s(30);
-        bench.chapter("One comes when nothing moves");
-        bench.certificate(Some(1000), None, true);
-        bench.run_s(30);
-        bench.chapter("One comes while a new process is not well yet");
-        bench.kill();
-        bench.run_s(3);
-        bench.certificate(Some(1000), None, true);
-        bench.run_s(12);
-        bench.is(name, wanted);
+fn child_that_is_asked_for_nothing_gets_one_hup() {
+    let bench = told_twice(&format!("profile: linked, {HUP}"), true);
+    bench.is("pairs_by_hup", include_str!("pairs_by_hup.txt"));
+}
+
+#[test]
+fn child_that_reads_nothing_again_gets_one_restart() {
+    let bench = told_twice("profile: layered, apply: {probation: 10s}", false);
+    bench.is("pairs_by_restart", include_str!("pairs_by_restart.txt"));
+}
+
+/// New pairs while the child is not well yet, and when nothing moves.
+fn told_twice(settings: &str, proves: bool) -> Bench {
+    let mut bench = Bench::told(settings, &[]);
+    bench.prepare();
+    let there = known(bench.clock(), Some(900), None);
+    bench.engine.know_certificates(&there);
+    bench.start();
+    bench.run_s(1);
+    bench.offer("o1", USES);
+    bench.run_s(1);
+    bench.chapter("It is up, and not well yet");
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(1);
+    if proves {
+        bench.child_opens(1);
+        bench.child_proves(1);
     }
+    bench.run_s(30);
+    bench.chapter("One comes when nothing moves");
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(30);
+    bench
 }

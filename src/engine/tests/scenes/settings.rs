@@ -141,10 +141,7 @@ fn offered_server_is_tried_by_the_main_link_where_nothing_stands() {
     bench.chapter("Lost later, and home takes over");
     bench.is_led("c6", "wss://other.example/v1/opamp");
     bench.run_s(30);
-    bench.server_is(There::Lost(
-        LossKind::Throttled,
-        Some(Duration::from_secs(7)),
-    ));
+    bench.sends_away(LossKind::Throttled, Some(Duration::from_secs(7)));
     bench.waits_for_link();
     bench.loses(LossKind::Throttled, Some(Duration::from_secs(7)));
     bench.run_s(60);
@@ -157,15 +154,12 @@ fn offered_server_is_tried_by_the_main_link_where_nothing_stands() {
 fn trial_of_an_offered_server_ends_whatever_that_server_does() {
     let mut bench = bench();
     bench.chapter("It sends us away for a while, then for good");
-    bench.server_is(There::Lost(
-        LossKind::Throttled,
-        Some(Duration::from_secs(9)),
-    ));
+    bench.sends_away(LossKind::Throttled, Some(Duration::from_secs(9)));
     bench.is_led("c1", "wss://busy.example/v1/opamp");
     bench.run_s(12);
-    bench.server_is(There::Lost(LossKind::Throttled, None));
+    bench.sends_away(LossKind::Throttled, None);
     bench.run_s(40);
-    bench.server_is(There::Lost(LossKind::Rejected, None));
+    bench.sends_away(LossKind::Rejected, None);
     bench.run_s(60);
     bench.server_is(There::Up);
     bench.chapter("It lets us in, and says nothing");
@@ -212,10 +206,7 @@ fn stored_settings_wait_until_the_local_ones_allow_them() {
     bench.run(Duration::from_millis(6));
     bench.server_is(There::Away);
     bench.run_s(10);
-    bench.server_is(There::Lost(
-        LossKind::Throttled,
-        Some(Duration::from_secs(8)),
-    ));
+    bench.sends_away(LossKind::Throttled, Some(Duration::from_secs(8)));
     bench.run_s(100);
     bench.server_is(There::Up);
     bench.run_s(100);
