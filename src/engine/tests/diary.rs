@@ -1,7 +1,8 @@
 //! A text of what a machine does: calls with what came of them, and which words of its state changed.
 //!
 //! Promises: nothing is left out, so a text that stays the same is a machine that does the same. A text is compared
-//! whole with a file beside the test; one that differs is printed whole, to be read and, where it is better, taken over.
+//! whole with a file beside the test; one that differs is printed whole, to be read and, where it is better, taken
+//! over.
 
 use crate::units::OfferHash;
 
