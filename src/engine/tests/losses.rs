@@ -136,6 +136,7 @@ fn what_an_earlier_life_began_and_lost_is_closed_at_the_time_of_the_next() {
         .revisions
         .retain(|id, _| Some(id) != begun.revision.as_ref());
     bench.prepare();
+    bench.run_s(5);
     let clock = bench.clock();
     bench.start();
     bench.run_s(5);
