@@ -1,5 +1,5 @@
 //! Given the same settings, Collector and server under a real opampsupervisor and under Adjutant,
-//! when something happens that the two answer differently,
+//! when something happens to either that the other answers differently, or did,
 //! then each answers as docs/opampsupervisor.md says.
 
 use super::bench::{Bench, alive};
