@@ -103,6 +103,10 @@ impl Rival {
     fn kept<T: prost::Message + Default>(&self, name: &str) -> T {
         eventually(&format!("it keeps {name}"), || {
             let bytes = fs::read(self.state.join(name)).map_err(|error| error.to_string())?;
+            // It makes the file empty before it writes.
+            if bytes.is_empty() {
+                return Err("an empty file".to_owned());
+            }
             T::decode(bytes.as_slice()).map_err(|error| error.to_string())
         })
     }
