@@ -1,7 +1,8 @@
 //! A log file: appended to, rotated by size.
 //!
 //! Promises: a file passes its limit only by a single line longer than the limit; `<name>.log.1` is the newest of the
-//! old ones; after a failed write the next line starts on a line of its own.
+//! old ones; after a failed write, and after a life that was killed inside a write, the next line starts on a line of
+//! its own.
 //! Must never: sync (what is lost with the power was read by nobody), or keep bytes that the disk did not take.
 //!
 //! Ours, not a crate: the rotation is forty lines, and the crates at hand split lines or bring a date library.
@@ -9,16 +10,23 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::units::Rotation;
+
+/// Bytes at the end of a file that are looked at for the beginning of its last line.
+const END: usize = 32 * 1024;
+/// A write that is ended by a kill has filled whole pages: the kernel looks for the kill between two of them.
+const PAGE: u64 = 4096;
 
 /// A log file; opened at the first write.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
     rotation: Rotation,
+    /// An earlier life may have left half a line whose rest is still to come.
+    continued: bool,
     open: Option<Open>,
     /// The last write failed and may have left half a line.
     torn: bool,
@@ -31,14 +39,45 @@ struct Open {
 }
 
 impl LogFile {
-    /// Names the file; nothing is touched yet.
+    /// Names the file, which gets whole lines; nothing is touched yet.
     pub(crate) fn new(path: PathBuf, rotation: Rotation) -> Self {
         Self {
             path,
             rotation,
+            continued: false,
             open: None,
             torn: false,
         }
+    }
+
+    /// Names a file that gets what somebody else writes, from one life of ours to the next; nothing is touched yet.
+    pub(crate) fn continued(path: PathBuf, rotation: Rotation) -> Self {
+        let continued = true;
+        Self {
+            continued,
+            ..Self::new(path, rotation)
+        }
+    }
+
+    /// Takes the half of a line back that a life wrote which was killed inside that write, when `coming` shows that
+    /// the whole line is written now: it has this half at the beginning of a line, and before it what the file has.
+    /// Half a line that nothing repeats stays, and goes on where it ended.
+    ///
+    /// # Errors
+    /// What the system said; the half line stays.
+    pub(crate) fn take_back_half_line(&mut self, coming: &[u8]) -> io::Result<()> {
+        let open = self.opened()?;
+        if !open.size.is_multiple_of(PAGE) {
+            return Ok(());
+        }
+        let end = open.end(END)?;
+        let line = end.iter().rposition(|byte| *byte == b'\n');
+        let (before, half) = end.split_at(line.map_or(0, |line| line + 1));
+        if !half.is_empty() && comes_again(before, half, coming) {
+            open.size -= half.len() as u64;
+            open.file.set_len(open.size)?;
+        }
+        Ok(())
     }
 
     /// Opens it now.
@@ -111,12 +150,17 @@ impl LogFile {
     fn opened(&mut self) -> io::Result<&mut Open> {
         if self.open.is_none() {
             let file = OpenOptions::new()
+                .read(true)
                 .append(true)
                 .create(true)
                 .mode(0o600)
                 .open(&self.path)?;
             let size = file.metadata()?.len();
-            self.open = Some(Open { file, size });
+            let open = Open { file, size };
+            if !self.continued {
+                self.torn = !matches!(open.end(1)?.last(), None | Some(b'\n'));
+            }
+            self.open = Some(open);
         }
         self.open
             .as_mut()
@@ -145,6 +189,29 @@ impl LogFile {
     }
 }
 
+impl Open {
+    /// The last bytes of the file, so many at most.
+    fn end(&self, max: usize) -> io::Result<Vec<u8>> {
+        let from = self.size.saturating_sub(max as u64);
+        let mut bytes = vec![0; usize::try_from(self.size - from).unwrap_or(max)];
+        self.file.read_exact_at(&mut bytes, from)?;
+        Ok(bytes)
+    }
+}
+
+/// Whether `half` begins a line in `coming`, after what the file has before it.
+fn comes_again(before: &[u8], half: &[u8], coming: &[u8]) -> bool {
+    let line_ends = coming
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n');
+    let mut starts = line_ends.map(|(at, _)| at + 1).chain([0]);
+    starts.any(|start| {
+        let (ahead, line) = coming.split_at(start);
+        line.starts_with(half) && (before.ends_with(ahead) || ahead.ends_with(before))
+    })
+}
+
 /// Length of the first line with its end, or of everything.
 fn line_length(bytes: &[u8]) -> usize {
     bytes
@@ -165,6 +232,12 @@ mod tests {
 
     fn read(dir: &tempfile::TempDir, name: &str) -> Option<String> {
         fs::read_to_string(dir.path().join(name)).ok()
+    }
+
+    /// Leaves a file as an earlier life did.
+    fn write(path: &Path, text: &str) {
+        let mut file = File::create(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
     }
 
     #[test]
@@ -219,7 +292,7 @@ mod tests {
             bytes: 1000,
             files: 1,
         };
-        let mut log = LogFile::new(path.clone(), rotation);
+        let mut log = LogFile::continued(path.clone(), rotation);
         assert!(log.write(b"lost\n", false).is_err(), "no directory yet");
         fs::create_dir(dir.path().join("logs")).unwrap();
         log.write(b"half", false).unwrap();
@@ -227,5 +300,68 @@ mod tests {
         log.write(b"whole\n", false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "half\nwhole\n");
         assert!(log.is_at(&path, rotation));
+    }
+
+    #[test]
+    fn whole_lines_of_the_next_life_start_on_a_line_of_their_own() {
+        let (dir, mut log) = log(1000, 1);
+        let path = dir.path().join("a.log");
+        write(&path, "whole\nhal");
+        log.write(b"next\n", false).unwrap();
+        log.write(b"last\n", false).unwrap();
+        assert_eq!(read(&dir, "a.log").unwrap(), "whole\nhal\nnext\nlast\n");
+    }
+
+    /// What is left of a file of two pages that ends with `half` after `before`.
+    fn left(before: &str, half: &str, coming: &str) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let end = format!("{before}{half}");
+        let text = format!("{}\n{end}", "x".repeat(8192 - 1 - end.len()));
+        write(&path, &text);
+        let rotation = Rotation {
+            bytes: 100_000,
+            files: 1,
+        };
+        let mut log = LogFile::continued(path.clone(), rotation);
+        log.take_back_half_line(coming.as_bytes()).unwrap();
+        let length = fs::metadata(&path).unwrap().len();
+        log.write(coming.as_bytes(), false).unwrap();
+        let all = fs::metadata(&path).unwrap().len();
+        assert_eq!(all, length + coming.len() as u64);
+        8192 - usize::try_from(length).unwrap()
+    }
+
+    #[test]
+    fn half_a_line_of_a_killed_life_is_taken_back_when_it_comes_again() {
+        assert_eq!(left("one\ntwo\n", "thr", "three\nfour\n"), 3);
+        assert_eq!(left("one\ntwo\n", "thr", "two\nthree\nfour\n"), 3);
+        assert_eq!(left("one\ntwo\n", "thr", "one\ntwo\nthree\n"), 3);
+        // The rest of the same line, and what only looks like it.
+        assert_eq!(left("one\ntwo\n", "thr", "ee\nfour\n"), 0);
+        assert_eq!(left("one\ntwo\n", "thr", "two\nTHREE\n"), 0);
+        assert_eq!(left("one\ntwo\n", "thr", "else\nthree\n"), 0);
+        assert_eq!(left("one\ntwo\n", "", "two\n"), 0);
+    }
+
+    #[test]
+    fn what_a_killed_life_wrote_into_a_fresh_file_is_taken_back_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let lines = "0123456\n".repeat(511) + "0123";
+        write(&path, &lines[..4092]);
+        let rotation = Rotation {
+            bytes: 100_000,
+            files: 1,
+        };
+        let coming = "0123456\n".repeat(600);
+        let mut log = LogFile::continued(path.clone(), rotation);
+        log.take_back_half_line(coming.as_bytes()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 4092, "not a whole page");
+        write(&path, &format!("abc\n{}", &lines[..4092]));
+        let coming = "abd\nabc\n".to_owned() + &coming;
+        let mut log = LogFile::continued(path.clone(), rotation);
+        log.take_back_half_line(coming.as_bytes()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 4092);
     }
 }

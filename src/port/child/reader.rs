@@ -233,10 +233,17 @@ impl Reader {
         };
         let held = [held(), held()];
         let sink = match to {
-            Destination::File { path, rotation } => Sink::File {
-                log: LogFile::new(path, rotation),
-                state: SinkState::default(),
-            },
+            Destination::File { path, rotation } => {
+                let mut log = LogFile::continued(path, rotation);
+                for pipe in &pipes {
+                    let seen = self.peek.look(pipe, &mut self.buffer);
+                    let coming = seen.ok().and_then(|there| self.buffer.get(..there));
+                    // A disk that refuses is met again by the first line.
+                    log.take_back_half_line(coming.unwrap_or_default()).ok();
+                }
+                let state = SinkState::default();
+                Sink::File { log, state }
+            }
             Destination::Passthrough => Sink::Passthrough,
             #[cfg(feature = "opampsupervisor")]
             Destination::OwnLog => Sink::OwnLog {
