@@ -8,9 +8,7 @@ use std::time::Duration;
 use crate::yaml::Limits;
 
 use super::read::Section;
-use super::{
-    AfterRollback, Apply, Drift, EmptyConfig, OfferLimits, Profile, Proof, Reload, ReportWhen,
-};
+use super::{AfterRollback, Apply, Drift, EmptyConfig, OfferLimits, Profile, Reload, ReportWhen};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -222,7 +220,7 @@ fn reload(section: &mut Section<'_, '_, '_>, profile: &mut Profile) -> Reload {
         &choices,
         "hup if the profile can, else restart",
     );
-    let proven = !matches!(profile.proof, Proof::FreshProcess { .. });
+    let proven = profile.proof.proves_hup();
     match wanted {
         Some(Reload::Hup) if !proven => {
             section.problem(

@@ -138,10 +138,7 @@ impl Engine {
         if told == current.id && !unseen {
             return Ok((note, None));
         }
-        let by_hup = self.settings.apply.reload == Reload::Hup
-            && self.settings.profile.hup
-            && self.settings.profile.proof.proves_hup();
-        if open.is_some() && by_hup {
+        if open.is_some() && self.settings.apply.reload == Reload::Hup {
             return Ok((note, Some(told)));
         }
         Err(format!(
@@ -243,11 +240,11 @@ impl Engine {
     }
 
     /// Until when an adopted child may take to find us again; none when it is another one.
-    pub(super) fn adoption_patience(&self, now: Now) -> Option<Moment> {
+    pub(super) fn adoption_patience(&self) -> Option<Moment> {
         let adoption = self.adoption.as_ref()?;
         let silent = self.child.health.is_none();
         let linked = self.places.link.is_some();
-        (silent && linked && adoption.patience > now.mono).then_some(adoption.patience)
+        (silent && linked).then_some(adoption.patience)
     }
 
     /// What an adopted child was told last, where it has to be told anew; once.

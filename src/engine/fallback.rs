@@ -71,18 +71,12 @@ impl Engine {
 
     /// Nothing is stored, and something is to be begun: true when the server gets the first word.
     pub(crate) fn fallback_waits(&mut self, now: Now) -> bool {
-        let tried = self.uplink.has_failed();
-        match &mut self.fallback {
-            Some(fallback) if !tried => {
-                fallback.begin_at = Some(now.mono.after(FIRST_CONTACT));
-                true
-            }
-            Some(_) => {
-                self.note_fallback();
-                false
-            }
-            None => false,
-        }
+        let Some(fallback) = &mut self.fallback else {
+            return false;
+        };
+        // Where it was tried in vain already, this ends with the same step.
+        fallback.begin_at = Some(now.mono.after(FIRST_CONTACT));
+        true
     }
 
     /// Begins it once the server could not be reached.

@@ -110,9 +110,7 @@ impl Engine {
         let Some(pid) = self.life.running().map(|child| child.pid) else {
             return;
         };
-        let by_hup = self.settings.apply.reload == Reload::Hup
-            && self.settings.profile.hup
-            && self.settings.profile.proof.proves_hup();
+        let by_hup = self.settings.apply.reload == Reload::Hup;
         let asked = matches!(
             self.settings.profile.proof,
             Proof::Exec(_) | Proof::Http { .. } | Proof::Output { .. }

@@ -49,7 +49,7 @@ impl Engine {
         false
     }
 
-    pub(super) fn adoption_patience(&self, _: Now) -> Option<Moment> {
+    pub(super) fn adoption_patience(&self) -> Option<Moment> {
         None
     }
 

@@ -138,6 +138,21 @@ fn a_clock_that_goes_in_and_out_of_bounds_is_told_of_once_an_hour() {
 }
 
 #[test]
+fn a_clock_that_stays_off_is_told_of_once_and_one_that_is_off_again_after_an_hour_again() {
+    let told_of = |is_off: fn(u64) -> bool, turns: u64| {
+        let mut clock = clock(settings());
+        let looks = (0..turns).flat_map(|turn| {
+            let skew = if is_off(turn) { 6_000 } else { 0 };
+            looked(&mut clock, at(60 + turn * 300, 0), look(Some(Ok(skew))))
+        });
+        looks.filter(|it| it.0 == "clock is not right").count()
+    };
+    assert_eq!(told_of(|_| true, 36), 1, "in three hours");
+    assert_eq!(told_of(|turn| turn % 12 == 0, 13), 2, "an hour later");
+    assert_eq!(told_of(|turn| turn % 11 == 0, 12), 1, "less than an hour");
+}
+
+#[test]
 fn a_clock_that_was_set_is_told_and_looked_at_and_sleep_is_no_jump() {
     let mut clock = clock(settings());
     looked(&mut clock, at(60, 0), look(Some(Ok(0))));

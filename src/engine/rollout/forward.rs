@@ -394,11 +394,9 @@ impl Engine {
         }
         let running = self.life.running().map(|child| child.pid);
         let by_hup = self.settings.apply.reload == Reload::Hup
-            && self.settings.profile.hup
             && !anew
             // A program that has not come up yet may not have its handler: HUP would end it.
-            && self.child_health().0
-            && self.settings.profile.proof.proves_hup();
+            && self.child_health().0;
         let reason = match (running, previous) {
             (Some(pid), Some(previous)) if by_hup => self.why_no_hup(pid).or_else(|| {
                 desired::needs_restart(&self.settings, &self.places, &previous.files, &next.files)

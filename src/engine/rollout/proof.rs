@@ -336,7 +336,7 @@ impl Engine {
     /// shows counts from before we were there.
     pub(super) fn watch_over(&self, now: Now, hash: RevisionHash) -> Watch {
         let watch = Watch::new(hash, now.mono, self.settings.apply.proof_timeout);
-        let watch = match self.adoption_patience(now) {
+        let watch = match self.adoption_patience() {
             Some(until) => watch.patient(until),
             None => watch,
         };

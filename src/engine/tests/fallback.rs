@@ -1,10 +1,13 @@
 //! Given a host with a fallback config; when settings are read again, the supervisor is started again or stopped
 //! around it; then it neither loses what the settings say nor takes its own files for somebody's edits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::rig::{APPLIED, Bench, There};
 use crate::engine::Engine;
+use crate::engine::fallback::may_run;
+use crate::engine::message::{LayerKind, Origin};
 
 const LOCAL: (&str, &str) = ("/etc/a.yaml", "receivers: {local: {}}\n");
 const FALLBACK: (&str, &str) = ("/etc/fallback.yaml", "receivers: {fallback: {}}\n");
@@ -57,4 +60,53 @@ fn stop_before_the_server_was_reached_does_not_turn_for_ever() {
     bench.with(|engine, now| engine.end(now, Duration::from_secs(1)));
     bench.run_s(5);
     assert!(bench.started.is_empty());
+}
+
+#[test]
+fn host_that_waited_for_its_turn_while_the_server_was_away_begins_the_fallback_at_once() {
+    let mut bench = Bench::new(BARE, &[FALLBACK]);
+    bench.server_is(There::Away);
+    bench.prepare();
+    bench.engine.hold_back("starts after another".to_owned());
+    bench.start();
+    bench.run_s(60);
+    assert!(bench.started.is_empty());
+    bench.with(Engine::let_start);
+    bench.run(Duration::from_millis(100));
+    assert!(bench.current().contains("fallback"));
+    let why = "server not reached and nothing stored, running the fallback config";
+    assert_eq!(bench.noted(why), 1);
+}
+
+#[test]
+fn life_may_begin_with_the_fallback_only_where_nothing_else_was_written() {
+    let mut bench = Bench::new(BARE, &[FALLBACK]);
+    bench.server_is(There::Away);
+    bench.boot();
+    bench.run_s(60);
+    let stored = bench.disk.revisions[bench.disk.current.as_ref().unwrap()].clone();
+    let fallback = [PathBuf::from(FALLBACK.0)];
+    assert!(may_run(None, &fallback));
+    assert!(may_run(Some(&stored), &fallback));
+    assert!(!may_run(None, &[]) && !may_run(Some(&stored), &[]));
+    assert!(!may_run(Some(&stored), &["/etc/other.yaml".into()]));
+
+    for origin in [Origin::Offer, Origin::Manual, Origin::Default] {
+        let mut other = stored.clone();
+        other.origin = origin;
+        assert!(!may_run(Some(&other), &fallback), "{origin:?}");
+    }
+    let mut files = stored.files.iter();
+    let written = files.position(|file| file.layer == LayerKind::Local);
+    let mut offered = stored.clone();
+    offered.files[written.unwrap()].layer = LayerKind::Remote;
+    assert!(!may_run(Some(&offered), &fallback), "a file of an offer");
+    let mut more = stored.clone();
+    let mut file = more.files[written.unwrap()].clone();
+    file.source = "/etc/a.yaml".to_owned();
+    more.files.push(file);
+    assert!(!may_run(Some(&more), &fallback), "another local file");
+    let mut empty = stored;
+    empty.files.remove(written.unwrap());
+    assert!(!may_run(Some(&empty), &fallback), "no file of anybody");
 }

@@ -266,6 +266,30 @@ fn child_that_cannot_be_kept_up_is_given_up() {
 }
 
 #[test]
+fn child_is_given_up_by_the_settings_of_the_last_hup() {
+    let of = |more: &str| {
+        format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{it: {{profile: mute, executable: /bin/sh, \
+             config_files: [/etc/a.yaml], apply: {{probation: 10s}}{more}}}}}\n"
+        )
+    };
+    let mut house = House::with(&of(""));
+    house.file("it", "/etc/a.yaml", "receivers: {a: {}}\n");
+    house.calm();
+    house.hup(&of(", restart: {give_up_after: 2, initial_delay: 3s}"));
+    house.run_s(5);
+    house.status();
+    house.room("it").no_spawn = Some("no such file");
+    house.kill("it");
+    house.run_s(120);
+    house.status();
+    house.tape.is_as_told(
+        "child_given_up_by_hup",
+        "How often a child is started again follows the settings of the last HUP, which does not touch a running one",
+    );
+}
+
+#[test]
 fn child_that_needs_memory_says_so() {
     let mut house = calm(super::MUTE);
     house.offer("it", "o1", "exporters: {oom: {}}\n");

@@ -161,3 +161,43 @@ fn pair_that_came_while_nobody_was_there_is_read_by_an_adopted_child() {
         "A child that goes on is told of a pair that it cannot have read",
     );
 }
+
+#[test]
+fn certificates_come_and_go_with_the_settings() {
+    let of = |certificates: &str| {
+        format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{it: {{profile: answering, executable: \
+             /bin/sh, apply: {{probation: 10s, certificate_wait: 2m}}, health: {{kind: process}}}}}}\n{certificates}"
+        )
+    };
+    let own =
+        "certificates: {own: {source: files, files: {certificate: /etc/c.pem, key: /etc/k.pem}}}\n";
+    let names_it = [("a.yaml", "two: '/s/certificates/own/current/chain.pem'\n")];
+    let mut house = House::with(&of(""));
+    house.boot();
+    house.run_s(10);
+    house.offer_files("it", "o1", &[("a.yaml", "one: 1\n")]);
+    house.run_s(60);
+    house.forget();
+    house.hup(&of(own));
+    house.run_s(5);
+    house.status();
+    house.offer_files("it", "o2", &names_it);
+    house.run_s(5);
+    house.status();
+    house.issue(DAY);
+    house.run_s(60);
+    house.status();
+    house.hup(&of(""));
+    house.run_s(5);
+    house.status();
+    house.offer_files("it", "o3", &[("a.yaml", "three: 3\n")]);
+    house.run_s(60);
+    house.offer_files("it", "o4", &names_it);
+    house.run_s(60);
+    house.status();
+    house.tape.is_as_told(
+        "gate_settings",
+        "A HUP brings a certificate, for which a config waits, and another takes it away: then its place is as any other",
+    );
+}

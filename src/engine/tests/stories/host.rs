@@ -149,6 +149,25 @@ fn stop_ends_inside_its_budget_whatever_children_do() {
 }
 
 #[test]
+fn second_term_does_not_wait_for_the_goodbye_to_the_server() {
+    let mut told = Tape::default();
+    for terms in [1, 2] {
+        let mut house = calm(MUTE);
+        house.deaf_server = true;
+        for _ in 0..terms {
+            house.terminate();
+            house.run(Duration::from_millis(100));
+        }
+        house.run_s(20);
+        told.chapter(&format!("{terms} TERM"), &house.tape);
+    }
+    told.is_as_told(
+        "stop_forced",
+        "A server that does not take the goodbye is waited for a moment; after a second TERM the end counts as forced",
+    );
+}
+
+#[test]
 fn stop_comes_at_any_time() {
     let mut told = Tape::default();
     for at in [
@@ -211,6 +230,7 @@ fn another_executable_takes_over() {
         "in an offer",
         "twice",
         "while stopping",
+        "while the disk is stuck",
     ] {
         let mut house = calm(MUTE);
         match what {
@@ -219,6 +239,11 @@ fn another_executable_takes_over() {
             "in an offer" => {
                 house.offer("it", "o1", OFFER);
                 house.until("run /bin/sh");
+            }
+            "while the disk is stuck" => {
+                house.offer("it", "o1", OFFER);
+                house.until("disk: stage");
+                house.lose_answers();
             }
             _ => {}
         }
@@ -305,6 +330,66 @@ fn agents_come_and_go_with_the_settings() {
     house
         .tape
         .is_as_told("roster", "Agents that come with a HUP and go with one");
+}
+
+/// Three agents that come with a HUP, each after the one before.
+#[cfg(feature = "roster")]
+#[test]
+fn agents_that_come_together_keep_their_order_and_those_that_go_stop_in_reverse() {
+    let of = |names: &[&str]| {
+        let agents = names.iter().map(|name| {
+            let after = match *name {
+                "b" => "a",
+                "c" => "b",
+                _ => "",
+            };
+            format!(
+                "{name}: {{profile: mute, executable: /bin/sh, config_files: [/etc/{name}.yaml], \
+                 start_after: [{after}], start_wait: 20s, apply: {{probation: 10s}}}}"
+            )
+        });
+        let agents: Vec<_> = agents.collect();
+        format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{{}}}\n",
+            agents.join(", ")
+        )
+    };
+    let files = |house: &mut House| {
+        for name in ["a", "b", "c"] {
+            if house.has(name) {
+                house.file(name, &format!("/etc/{name}.yaml"), "receivers: {a: {}}\n");
+            }
+        }
+    };
+    let mut house = House::with(&of(&["a"]));
+    house.tape.several = true;
+    files(&mut house);
+    house.calm();
+    house.tape.only(&[
+        "spawn", "signal", "agent ", "admit", "dismiss", "goodbye", "stopped", "order:",
+    ]);
+    // The ports of b take longer to make than c waits for it.
+    house.slow_admission = Some(("b", 40_000));
+    house.join(&of(&["a", "b", "c"]), files);
+    house.run_s(120);
+    // Both go; c is deaf, and b waits for it.
+    house.offer("c", "o1", "exporters: {deaf: {}}\n");
+    house.run_s(60);
+    house.join(&of(&["a"]), files);
+    house.run_s(60);
+    // One goes while its disk is stuck.
+    house.join(&of(&["a", "b"]), files);
+    house.run_s(60);
+    house.offer("b", "o2", OFFER);
+    house.until("b: server reads");
+    house.join(&of(&["a"]), files);
+    house.run(Duration::from_millis(1));
+    house.lose_answers();
+    house.run_s(60);
+    house.tape.is_as_told(
+        "roster_order",
+        "Agents that come with one HUP start in their order, and those that go with one stop in reverse",
+    );
 }
 
 #[cfg(feature = "roster")]

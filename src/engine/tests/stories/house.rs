@@ -113,8 +113,11 @@ pub(super) struct House {
     identity: Identity,
     pub(super) previous_end: Option<String>,
     pub(super) tape: Tape,
-    /// How those that join fare.
+    /// How those that join fare, and whose ports take so many milliseconds to make.
     pub(super) no_admission: Option<&'static str>,
+    pub(super) slow_admission: Option<(&'static str, u64)>,
+    /// No server answers a goodbye.
+    pub(super) deaf_server: bool,
     /// The identity file cannot be written.
     pub(super) no_identity: Option<&'static str>,
     /// How the next executable fares when it is asked.
@@ -156,6 +159,8 @@ impl House {
             previous_end: None,
             tape: Tape::default(),
             no_admission: None,
+            slow_admission: None,
+            deaf_server: false,
             no_identity: None,
             successor: ToolEnd::Exited(0),
             exited: false,

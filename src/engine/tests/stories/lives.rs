@@ -218,6 +218,103 @@ fn child_that_is_not_known_well_enough_is_stopped_first() {
 }
 
 #[test]
+fn child_that_runs_another_config_is_told_anew_only_inside_a_reload_by_hup() {
+    let mut told = Tape::default();
+    for (what, apply, at) in [
+        ("nothing is under way", "", "Committed"),
+        (
+            "it is reloaded by a restart",
+            ", reload: restart",
+            "Promoted",
+        ),
+        ("it is reloaded by HUP", "", "Promoted"),
+    ] {
+        let mut house = House::of(&format!(
+            "it: {{profile: naming, executable: /bin/sh, apply: {{probation: 10s, proof_timeout: 20s{apply}}}}}"
+        ));
+        house.boot();
+        house.run_s(10);
+        house.offer_files("it", "o1", &[("a.yaml", "one: 1\n")]);
+        house.run_s(60);
+        let first = house.child_note("it");
+        house.offer_files("it", "o2", &[("a.yaml", "two: 2\n")]);
+        house.until(at);
+        house.forget();
+        house.tape.only(AGAIN);
+        house.dies();
+        house.room("it").leftover_note = Some(Ok(first));
+        house.boot();
+        house.run_s(150);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "adoption_behind",
+        "A child that runs an earlier config is told anew by HUP where that was under way, else it is stopped first",
+    );
+}
+
+#[test]
+fn child_that_never_shows_its_config_has_the_time_of_a_proof_and_one_that_talks_to_us_more() {
+    let mut told = Tape::default();
+    for (profile, file) in [("naming", "a.yaml"), ("adjutant", "collect.yaml")] {
+        let mut house = House::of(&format!(
+            "it: {{profile: {profile}, executable: /bin/sh, apply: {{probation: 10s, proof_timeout: 20s}}}}"
+        ));
+        house.boot();
+        house.run_s(10);
+        house.offer_files("it", "o1", &[(file, "one: 1\n")]);
+        house.run_s(60);
+        house.offer_files("it", "o2", &[(file, "silent: 1\n")]);
+        house.until("signal 1 to");
+        house.forget();
+        house.tape.only(AGAIN);
+        house.dies();
+        house.run_s(2);
+        house.boot();
+        house.run_s(150);
+        house.status();
+        told.chapter(profile, &house.tape);
+    }
+    told.is_as_told(
+        "adoption_silent",
+        "A child of an earlier life that does not show its config: how long it is waited for",
+    );
+}
+
+#[test]
+fn child_that_had_proven_its_config_is_trusted_until_it_is_heard_of_or_was_silent_for_too_long() {
+    let mut told = Tape::default();
+    for what in ["heard of", "never heard of"] {
+        let mut house =
+            House::of("it: {profile: adjutant, executable: /bin/sh, apply: {probation: 10s}}");
+        house.boot();
+        house.run_s(10);
+        house.offer_files("it", "o1", &[("collect.yaml", "one: 1\n")]);
+        house.run_s(60);
+        house.forget();
+        house.dies();
+        house.boot();
+        house.run_s(20);
+        house.status();
+        if what == "heard of" {
+            house.child_comes_back("it");
+            house.run_s(10);
+            house.child_hangs_up("it");
+            house.run_s(10);
+            house.status();
+        }
+        house.run_s(120);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "adoption_trust",
+        "A child of an earlier life counts as well until it was heard of, or not for too long",
+    );
+}
+
+#[test]
 fn child_that_was_told_by_hup_goes_on_where_that_can_be_known() {
     let mut told = Tape::default();
     for profile in ["counting", "naming", "adjutant"] {

@@ -90,6 +90,26 @@ impl House {
         })
     }
 
+    /// The child of an earlier life finds us again.
+    pub(crate) fn child_comes_back(&mut self, agent: &str) {
+        self.tell(format_args!("the child of {agent} comes back"));
+        let agent = name(agent);
+        let mut children = self.rooms[&agent].children.iter();
+        let (&pid, child) = children.find(|(_, child)| child.alive).unwrap();
+        let told = child.told;
+        self.child_talks(&agent, pid, told);
+    }
+
+    /// It closes its connection.
+    pub(crate) fn child_hangs_up(&mut self, agent: &str) {
+        self.tell(format_args!("the child of {agent} hangs up"));
+        let agent = name(agent);
+        let children = self.rooms.get_mut(&agent).unwrap().children.values_mut();
+        let connection = children.filter_map(|child| child.connection.take()).next();
+        let (connection, event) = (connection.unwrap(), LocalEvent::Closed);
+        self.answer(0, &agent, AgentEvent::Local { connection, event });
+    }
+
     pub(crate) fn child_talks(&mut self, agent: &AgentName, pid: u32, told: u64) {
         let healthy = self.is_well(agent);
         let room = self.rooms.get_mut(agent).unwrap();

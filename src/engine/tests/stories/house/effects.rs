@@ -97,12 +97,13 @@ impl House {
                 seed: 1,
             }))
         };
+        let slow = self.slow_admission.filter(|it| it.0 == agent.as_str());
         let event = Event::Admitted {
             agent,
             ticket,
             result,
         };
-        self.later(4, What::Host(event));
+        self.later(slow.map_or(4, |it| it.1), What::Host(event));
     }
 
     pub(crate) fn for_agent(&mut self, agent: &AgentName, effect: AgentEffect) {
@@ -145,6 +146,7 @@ impl House {
                 There::Away | There::Lost(..) => self.down(agent, link, LossKind::Network),
                 There::Silent => {}
             },
+            AgentEffect::Hangup { .. } if self.deaf_server => {}
             AgentEffect::Hangup { link } => self.down(agent, link, LossKind::Ours),
             AgentEffect::Send { link, frame } => self.hear(agent, link, &frame),
             AgentEffect::ReadCounters { .. } => unreachable!("no profile here counts"),
