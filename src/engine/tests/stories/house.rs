@@ -27,10 +27,11 @@ use crate::config::{self, Agent, Config};
 use crate::engine::host::{Host, HostSetup};
 use crate::engine::message::{
     Admission, AgentEffect, AgentEvent, CertificateDone, CertificateFault, CertificateFaultKind,
-    CertificateWork, ChildIdentity, ChildNote, Command, CommandId, DiskDone, DiskFault, DiskWork,
-    DriftedFile, Effect, Event, Exit, ExitStatus, FaultKind, HostSignal, HttpAnswer, Identity,
-    Inheritance, Leftover, LinkEvent, LinkLoss, LocalEvent, LossKind, OfferedFile, Pair, PairId,
-    Rejection, SpawnSpec, StoredPairs, ToolEnd, ToolOutcome, ToolSpec, WatchedBy,
+    CertificateWork, ChildIdentity, ChildNote, Command, CommandId, Credential, CredentialSource,
+    DiskDone, DiskFault, DiskWork, DriftedFile, Effect, Event, Exit, ExitStatus, FaultKind,
+    HostSignal, HttpAnswer, Identity, Inheritance, Leftover, LinkEvent, LinkLoss, LocalEvent,
+    LossKind, OfferedFile, Pair, PairId, Rejection, SpawnSpec, StoredPairs, ToolEnd, ToolOutcome,
+    ToolSpec, WatchedBy,
 };
 use crate::engine::{CertificatesSetup, ClockSetup, Places, RegistrationSetup, Setup};
 use crate::units::{AgentName, LinkId, Moment, Now, Ticket, WallTime, hex, unhex};
@@ -127,6 +128,8 @@ pub(super) struct House {
     pub(super) pair: Option<WallTime>,
     /// The pair that was taken over from there.
     live: Option<Pair>,
+    /// What is known of the token that is stored.
+    credential: Option<Credential>,
 }
 
 fn name(text: &str) -> AgentName {
@@ -166,6 +169,7 @@ impl House {
             exited: false,
             pair: None,
             live: None,
+            credential: None,
         };
         house.furnish();
         house.tape.several = house.config.agents.len() > 1;
@@ -282,12 +286,7 @@ impl House {
                 server: None,
                 asleep: Duration::ZERO,
             },
-            registration: RegistrationSetup {
-                settings: None,
-                credential: None,
-                unreadable: None,
-                seed: 1,
-            },
+            registration: self.registration(),
             has_server: self.config.server.is_some(),
         });
         host.set_successor(ToolSpec {
@@ -302,10 +301,21 @@ impl House {
         host
     }
 
+    fn registration(&self) -> RegistrationSetup {
+        RegistrationSetup {
+            settings: self.config.registration.clone(),
+            credential: self.credential.clone(),
+            unreadable: None,
+            seed: 1,
+        }
+    }
+
     fn remembered(&mut self, agent: &AgentName) -> (Setup, Option<Leftover>) {
         let settings = self.config.agents.iter().find(|it| &it.name == agent);
         let settings = settings.unwrap().clone();
-        let (server, capabilities) = (self.config.server.clone(), self.config.capabilities);
+        let server = self.config.server.clone();
+        let server = server.or_else(|| self.registration().server());
+        let capabilities = self.config.capabilities;
         let grace = self.config.stop.grace;
         let room = self.rooms.get_mut(agent).unwrap();
         let mut persisted = room.disk.persisted(&settings);

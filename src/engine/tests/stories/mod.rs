@@ -12,6 +12,8 @@ mod house;
 mod lives;
 mod offers;
 mod people;
+#[cfg(feature = "registration")]
+mod registered;
 mod tape;
 
 use house::House;

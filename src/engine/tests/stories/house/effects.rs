@@ -30,6 +30,7 @@ impl House {
                     instance_uid,
                 } => self.admit(ticket, &agent, instance_uid),
                 Effect::Certificate { ticket, work, .. } => self.certificate(ticket, &work),
+                Effect::Register { ticket, .. } => self.registers(ticket),
                 Effect::Exit(_) => self.exited = true,
                 _ => {}
             }
@@ -65,6 +66,23 @@ impl House {
             },
         };
         self.later(3, What::Host(Event::Certificate { ticket, result }));
+    }
+
+    /// The service issues a token, and names a server.
+    fn registers(&mut self, ticket: Ticket) {
+        let credential = Credential {
+            source: CredentialSource::Registered,
+            at: self.clock().wall,
+            expires: None,
+            gateway: Some("7".to_owned()),
+            org: None,
+            endpoint: Some("ws://named.by.service/v1/opamp".to_owned()),
+            management_mode: None,
+            unsaved: None,
+        };
+        self.credential = Some(credential.clone());
+        let outcome = Ok(Box::new(credential));
+        self.later(20, What::Host(Event::Registration { ticket, outcome }));
     }
 
     /// A pair is there that is valid for so long, and somebody says so.
@@ -143,7 +161,8 @@ impl House {
                     let event = LinkEvent::Up;
                     self.answer(5, agent, AgentEvent::Link { link, event });
                 }
-                There::Away | There::Lost(..) => self.down(agent, link, LossKind::Network),
+                There::Away => self.down(agent, link, LossKind::Network),
+                There::Lost(kind, _) => self.down(agent, link, kind),
                 There::Silent => {}
             },
             AgentEffect::Hangup { .. } if self.deaf_server => {}
