@@ -8,7 +8,7 @@
 use crate::engine::Engine;
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
-    DiskWork, Inheritance, InheritedOffer, NoteLevel, Origin, Outcome, Record, Step,
+    DiskWork, Inheritance, InheritedOffer, NoteLevel, Origin, Outcome, Record, Revision, Step,
 };
 use crate::engine::rollout::{Job, Source};
 use crate::units::{Now, OfferHash};
@@ -67,11 +67,12 @@ impl Engine {
             return;
         }
         let idle = self.transaction.is_none() && self.pending.is_none() && !self.stopping;
-        let runs_own = self
-            .current
-            .as_ref()
-            .is_none_or(|current| matches!(current.origin, Origin::Local | Origin::Default));
-        if !runs_own {
+        let holds = |current: &Revision| match current.origin {
+            Origin::Local | Origin::Default => false,
+            // What failed is still current where there was nothing to go back to.
+            Origin::Offer | Origin::Manual => self.held.is_none(),
+        };
+        if self.current.as_ref().is_some_and(holds) {
             // Somebody has offered something that holds.
             self.inheritance = None;
         } else if idle && !self.begin_inherited(now) && self.current.is_none() {

@@ -108,3 +108,51 @@ fn destination_of_a_kind_that_the_settings_do_not_leave_to_a_server_is_told_and_
     assert_eq!(bench.noted("own telemetry not set up"), 1);
     assert!(!bench.current().contains(PLACE));
 }
+
+#[test]
+fn what_worked_for_another_supervisor_gives_way_to_an_offer_that_came_meanwhile() {
+    let inherited = |text: &str, hash: &[u8]| InheritedOffer {
+        hash: OfferHash::new(hash.to_vec()),
+        files: vec![OfferedFile {
+            name: "config.yaml".to_owned(),
+            content_type: "text/yaml".to_owned(),
+            body: text.as_bytes().to_vec(),
+        }],
+    };
+    let left = || Inheritance {
+        destinations: None,
+        received: Some(inherited("exporters: {dies-at-start: {}}\n", b"bad")),
+        failed: None,
+        working: Some(inherited(OFFER, b"")),
+    };
+    let mut bench = Bench::new(SETTINGS, &[]);
+    bench.inheritance = Some(Box::new(left()));
+    bench.boot();
+    bench.run_s(120);
+    assert!(bench.current().contains(OFFER) && bench.is_good());
+    assert_eq!(bench.noted("config of opampsupervisor taken over"), 2);
+
+    let mut bench = Bench::new(SETTINGS, &[]);
+    bench.inheritance = Some(Box::new(left()));
+    bench.boot();
+    while bench.started.is_empty() {
+        bench.run(Duration::from_millis(1));
+    }
+    bench.offer("o9", "exporters: {newer: {}}\n");
+    bench.run_s(120);
+    assert_eq!(bench.status(), ("o9".to_owned(), APPLIED));
+    assert!(bench.current().contains("newer"), "{}", bench.current());
+    assert!(bench.started.iter().all(|text| !text.contains("offered")));
+
+    // Nor is it begun when we stop.
+    let mut bench = Bench::new(SETTINGS, &[]);
+    bench.inheritance = Some(Box::new(left()));
+    bench.boot();
+    while bench.started.is_empty() {
+        bench.run(Duration::from_millis(1));
+    }
+    bench.with(crate::engine::Engine::wind_down);
+    bench.with(|engine, now| engine.end(now, Duration::from_secs(7)));
+    bench.run_s(120);
+    assert_eq!(bench.started.len(), 1);
+}
