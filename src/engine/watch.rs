@@ -33,7 +33,6 @@ pub(crate) struct Watch {
     deadline: Moment,
     timeout: Duration,
     restarted: bool,
-    crashes: u32,
     failure: Option<String>,
 }
 
@@ -60,7 +59,6 @@ impl Watch {
             deadline,
             timeout,
             restarted: false,
-            crashes: 0,
             failure: None,
         }
     }
@@ -79,11 +77,10 @@ impl Watch {
 
     /// The child died.
     pub(crate) fn crashed(&mut self, profile: &Profile, exit: &Exit) {
-        self.crashes = self.crashes.saturating_add(1);
         let blames_config = matches!(exit.status,
             ExitStatus::Code(code) if profile.config_exit_codes.contains(&code));
         // One crash is answered by the restart it got anyway; a second one, or one that blames the config, is the end.
-        if blames_config || self.crashes > 1 || self.restarted {
+        if blames_config || self.restarted {
             self.failure = Some(died(exit));
         } else {
             self.restarted = true;

@@ -318,3 +318,29 @@ fn deaf_child_is_killed_after_its_grace() {
         "A child that heeds no TERM is killed after its grace, and its config is replaced all the same",
     );
 }
+
+#[cfg(feature = "opampsupervisor")]
+#[test]
+fn what_the_child_says_that_it_runs_is_put_where_people_look_for_it() {
+    let mut house = House::with(
+        "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}\ncapabilities: {accepts_remote_config: true}\n\
+         storage: {directory: /s}\nagent: {executable: /bin/sh}\n",
+    );
+    let agent = house.config.agents[0].name.to_string();
+    house.boot();
+    house.run_s(10);
+    house.tape.only(&["disk: show effective", "runs"]);
+    house.offer(&agent, "o1", OFFER);
+    house.run(std::time::Duration::from_millis(100));
+    house.child_comes_back(&agent);
+    for text in ["merged: 1\n", "merged: 1\n", "merged: 2\n"] {
+        house.child_reports(&agent, text);
+        house.run_s(1);
+    }
+    house.offer_files(&agent, "o2", &[]);
+    house.run_s(60);
+    house.tape.is_as_told(
+        "effective_file",
+        "The config that the child says it runs is shown as a file, written when it changes",
+    );
+}

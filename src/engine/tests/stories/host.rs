@@ -392,6 +392,114 @@ fn agents_that_come_together_keep_their_order_and_those_that_go_stop_in_reverse(
     );
 }
 
+/// What is seen of agents that start after others.
+const ORDER: &[&str] = &["spawn", "agent ", "admit", "dismiss", "signal 15", "HUP"];
+
+/// Agents of these names, each with those it starts after.
+fn listed(agents: &[(&str, &str)], wait: &str) -> String {
+    let agents = agents.iter().map(|(name, after)| {
+        format!(
+            "{name}: {{profile: mute, executable: /bin/sh, config_files: [/etc/{name}.yaml], start_after: [{after}], \
+             start_wait: {wait}, apply: {{probation: 10s}}}}"
+        )
+    });
+    let agents: Vec<_> = agents.collect();
+    format!(
+        "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{{}}}\n",
+        agents.join(", ")
+    )
+}
+
+#[test]
+fn time_that_others_are_waited_for_counts_from_their_start_and_anew_where_the_settings_change() {
+    let mut told = Tape::default();
+    for (what, hup) in [
+        ("no HUP", None),
+        ("the same settings again", Some("20s")),
+        ("a longer wait", Some("40s")),
+        ("a shorter wait", Some("12s")),
+    ] {
+        let agents = [("a", ""), ("b", "a"), ("c", "a, b")];
+        let mut house = House::with(&listed(&agents, "20s"));
+        house.tape.only(ORDER);
+        // The first never proves itself, and nobody is lost for that in this time.
+        for (name, text) in [("a", "receivers: {hangs: {}}\n"), ("b", ""), ("c", "")] {
+            let text = if text.is_empty() {
+                "receivers: {a: {}}\n"
+            } else {
+                text
+            };
+            house.file(name, &format!("/etc/{name}.yaml"), text);
+        }
+        house.boot();
+        house.run_s(10);
+        if let Some(wait) = hup {
+            house.hup(&listed(&agents, wait));
+        }
+        house.run_s(90);
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "order_wait",
+        "Who starts after others waits so long from the moment they may start, anew where a HUP changes it",
+    );
+}
+
+#[cfg(feature = "roster")]
+#[test]
+fn one_that_starts_after_another_waits_while_that_one_joins_or_comes_back() {
+    let files = |house: &mut House| {
+        for name in ["a", "b", "c"] {
+            if house.has(name) {
+                house.file(name, &format!("/etc/{name}.yaml"), "receivers: {a: {}}\n");
+            }
+        }
+    };
+    let mut told = Tape::default();
+    for what in ["joins", "cannot join", "leaves", "is not there", "stop"] {
+        let mut house = House::with(&listed(&[("a", "")], "20s"));
+        house.tape.several = true;
+        files(&mut house);
+        house.calm();
+        house.tape.only(ORDER);
+        match what {
+            "joins" | "stop" => {
+                house.slow_admission = Some(("b", 30_000));
+                house.join(&listed(&[("a", ""), ("b", ""), ("c", "b")], "20s"), files);
+            }
+            "cannot join" => {
+                house.join(
+                    &listed(&[("a", ""), ("c", "b, a"), ("b", "")], "20s"),
+                    |house| {
+                        files(house);
+                        house.slow_admission = Some(("c", 30_000));
+                        house.no_admission = Some("no port is free");
+                    },
+                );
+            }
+            "leaves" => {
+                // It is listed again before it has gone.
+                house.offer("a", "o1", "exporters: {deaf: {}}\n");
+                house.run_s(60);
+                house.join(&listed(&[("b", "")], "20s"), files);
+                house.run_s(1);
+                house.join(&listed(&[("a", ""), ("b", ""), ("c", "a")], "20s"), files);
+            }
+            _ => house.join(&listed(&[("a", ""), ("c", "")], "20s"), files),
+        }
+        if what == "stop" {
+            house.run_s(1);
+            house.terminate();
+        }
+        house.run_s(90);
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "roster_wait",
+        "Who starts after one that is about to join, or to come back, waits for it, and for nobody who is not there",
+    );
+}
+
 #[cfg(feature = "roster")]
 #[test]
 fn one_that_joins_has_an_identity_that_is_kept() {

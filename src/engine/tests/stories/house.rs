@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use opamp_client::frame::{self, FrameRules};
 use opamp_client::messages::{
-    AgentDescription, AgentToServer, ComponentHealth, KeyValue, RemoteConfigStatus, ServerToAgent,
-    ServerToAgentCommand,
+    AgentDescription, AgentToServer, ComponentHealth, EffectiveConfig, KeyValue,
+    RemoteConfigStatus, ServerToAgent, ServerToAgentCommand,
 };
 
 use super::super::rig::{Shelf, There, destinations, remote_config, text};

@@ -100,6 +100,28 @@ impl House {
         self.child_talks(&agent, pid, told);
     }
 
+    /// It says what it made of its layers.
+    pub(crate) fn child_reports(&mut self, agent: &str, effective: &str) {
+        self.tell(format_args!("the child of {agent} runs {effective:?}"));
+        let agent = name(agent);
+        let room = &self.rooms[&agent];
+        let mut children = room.children.values();
+        let connection = children.find_map(|child| child.connection);
+        let connection = connection.unwrap_or_else(|| panic!("{}", self.tape.text()));
+        let message = AgentToServer {
+            instance_uid: room.uid.to_vec(),
+            sequence_num: 1,
+            capabilities: 5,
+            effective_config: Some(EffectiveConfig {
+                config_map: remote_config("", effective).config,
+            }),
+            ..AgentToServer::default()
+        };
+        let frame = frame::encode(&message, frame::MAX_MESSAGE_DEFAULT).unwrap();
+        let event = LocalEvent::Frame(frame);
+        self.answer(1, &agent, AgentEvent::Local { connection, event });
+    }
+
     /// It closes its connection.
     pub(crate) fn child_hangs_up(&mut self, agent: &str) {
         self.tell(format_args!("the child of {agent} hangs up"));

@@ -109,7 +109,13 @@ impl Environment for Words {
 
 /// Settings, with these programs.
 pub(super) fn load(text: &str) -> Config {
-    let text = format!("profiles: /profiles\n{text}");
+    // The form of the Collector's supervisor knows one program.
+    let profiles = if text.contains("agents:") {
+        "profiles: /profiles\n"
+    } else {
+        ""
+    };
+    let text = format!("{profiles}{text}");
     let config = config::load("story", &text, &Words, &Overrides::default());
     let mut config = config.unwrap_or_else(|errors| panic!("{errors}"));
     // Stories of the clock are told elsewhere.
