@@ -514,7 +514,9 @@ impl Bench {
     fn hear(&mut self, link: LinkId, frame: &[u8]) {
         let message: AgentToServer = frame::decode(frame, FrameRules::default()).unwrap();
         self.capabilities = message.capabilities;
-        self.shown = message.effective_config.or(self.shown.take());
+        if message.effective_config.is_some() {
+            self.shown = message.effective_config;
+        }
         self.read.extend(message.remote_config_status);
         self.read_of_settings
             .extend(message.connection_settings_status);
