@@ -6,6 +6,7 @@ mod told;
 
 use std::time::Duration;
 
+use super::pace::Pace;
 use super::{Certificates, CertificatesSetup};
 use crate::config::{Acme, Certificate, CertificateSource, Domains};
 use crate::engine::message::{
@@ -383,4 +384,48 @@ fn files_are_looked_at_when_the_clock_was_set_or_the_machine_woke_up() {
     certificates.look_at_files();
     let (_, found) = only(&mut certificates, at(MINUTE));
     assert!(matches!(found, CertificateWork::Adopt { .. }), "{found:?}");
+}
+
+#[test]
+fn next_attempt_is_told_only_where_one_is_wanted() {
+    let mut certificates = machine(&["web"]);
+    looked(&mut certificates, at(0), &StoredPairs::default());
+    // As many as a window takes, all of them good.
+    for (moment, serial) in [(0, "01"), (1000, "02"), (2000, "03"), (3000, "04")] {
+        if moment > 0 {
+            certificates.renew(at(moment), None).unwrap();
+        }
+        let ticket = ordering(&mut certificates, at(moment));
+        let issued = PemPair {
+            chain: "chain".to_owned(),
+            key: Secret::new("key"),
+        };
+        certificates.answered(at(moment), ticket, Ok(CertificateDone::Issued(issued)));
+        let (ticket, _) = only(&mut certificates, at(moment));
+        let live = CertificateDone::Live {
+            pair: pair(serial, moment, 90 * DAY),
+            changed: true,
+        };
+        certificates.answered(at(moment), ticket, Ok(live));
+    }
+    assert!(work_is_none(&mut certificates, at(4000)));
+    let snapshot = &certificates.snapshot(at(4000))[0];
+    assert_eq!((snapshot.state, snapshot.next_attempt), ("live", None));
+    assert!(snapshot.renew_at.is_some());
+}
+
+#[test]
+fn oldest_of_many_sets_of_names_is_forgotten_and_no_other() {
+    let retry = Duration::from_mins(15);
+    let set = |number: u64| vec![domain(&format!("a{number}.test"))];
+    let mut pace = Pace::default();
+    for number in 0..17 {
+        for _ in 0..4 {
+            pace.begin(&set(number), at(number).wall);
+        }
+    }
+    let held = |number: u64| pace.hold(&set(number), at(20).wall, retry).is_some();
+    assert!(!held(0));
+    assert!((1..17).all(held));
+    assert_eq!(pace.kept().len(), 16);
 }

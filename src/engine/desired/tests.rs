@@ -400,8 +400,28 @@ fn files_and_sections_that_a_reload_does_not_read_need_a_new_process() {
             remote("config.yaml", "spool: {a: 2}"),
             Some("section spool changes"),
         ),
+        // The text counts as it stands there.
+        (
+            remote("config.yaml", "spool: {a: 1}"),
+            remote("config.yaml", "spool: {a:  1}"),
+            Some("section spool changes"),
+        ),
     ];
-    for (old, new, wanted) in cases {
+    // In TOML a section is no stretch of the text.
+    let of_toml = [
+        (
+            remote("a.toml", "[spool]\na = 1\n"),
+            remote("a.toml", "[other]\nb = 1\n[spool]\na =  1\n"),
+            None,
+        ),
+        (
+            remote("a.toml", "[spool]\na = 1\n"),
+            remote("a.toml", "[spool]\na = 2\n"),
+            Some("section spool changes"),
+        ),
+    ];
+    let of_toml = cfg!(feature = "toml").then_some(of_toml);
+    for (old, new, wanted) in cases.into_iter().chain(of_toml.into_iter().flatten()) {
         let found = needs_restart(&agent, &places(), &old, &new);
         assert_eq!(found.as_deref(), wanted, "{old:?} -> {new:?}");
     }
@@ -418,6 +438,35 @@ fn files_and_sections_that_a_reload_does_not_read_need_a_new_process() {
     );
     let wanted = "file main changes, and which of its sections is not known";
     assert_eq!(found.as_deref(), Some(wanted));
+}
+
+#[test]
+fn star_stands_for_every_entry_of_its_place_and_for_no_more() {
+    let mut agent = agent("{profile: generic, executable: /bin/sh}");
+    agent.profile.restart_sections = vec!["sinks.*.buffer".to_owned()];
+    let file = |text: &str| {
+        vec![RevisionFile {
+            path: "config.yaml".to_owned(),
+            layer: LayerKind::Remote,
+            source: "config.yaml".to_owned(),
+            content_type: String::new(),
+            bytes: text.as_bytes().to_vec(),
+        }]
+    };
+    let old = "sinks:\n  a: {to: x, buffer: 1}\n  b: {to: y}\n";
+    for (new, restarts) in [
+        ("sinks:\n  a: {to: x, buffer: 2}\n  b: {to: y}\n", true),
+        (
+            "sinks:\n  a: {to: x, buffer: 1}\n  b: {to: y, buffer: 1}\n",
+            true,
+        ),
+        ("sinks:\n  c: {to: x, buffer: 1}\n  b: {to: y}\n", true),
+        ("sinks:\n  a: {to: z, buffer: 1}\n  b: {to: z}\n", false),
+        ("sinks:\n  a: {to: x, buffer: 1}\nbuffer: 2\n", false),
+    ] {
+        let found = needs_restart(&agent, &places(), &file(old), &file(new));
+        assert_eq!(found.is_some(), restarts, "{new}");
+    }
 }
 
 #[test]

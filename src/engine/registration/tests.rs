@@ -304,10 +304,15 @@ fn registering_after_rejections_gets_slower_and_ends() {
     assert_eq!(notes(&steps), ["token rejected again and again"]);
     assert!(notes(&known.rejected(now, "1008")).is_empty());
     assert_eq!(known.snapshot(now).unwrap().phase, "held");
-    // A day later it may try again.
-    let later = at(now.mono.since(Moment::START) + REISSUE_WINDOW);
-    known.rejected(later, "1008");
-    assert_eq!(known.snapshot(later).unwrap().phase, "waiting");
+    // A day after the first it may try again, and not before.
+    let later = Duration::from_secs(1) + REISSUE_WINDOW;
+    for (moment, phase) in [
+        (later.saturating_sub(Duration::from_millis(1)), "held"),
+        (later, "waiting"),
+    ] {
+        known.rejected(at(moment), "1008");
+        assert_eq!(known.snapshot(at(moment)).unwrap().phase, phase);
+    }
 }
 
 #[test]

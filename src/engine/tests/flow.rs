@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::page;
-use super::rig::{APPLIED, APPLYING, Bench, FAILED};
+use super::rig::{APPLIED, APPLYING, Bench, FAILED, agent};
 use crate::engine::Engine;
 use crate::engine::message::{Command, CommandId};
 
@@ -330,4 +330,22 @@ fn numbers_that_the_program_gives_by_itself_are_counted_outside_of_a_change_and_
         "{words}"
     );
     assert_eq!(bench.page.asked, []);
+}
+
+#[test]
+fn hup_forgets_what_was_counted_only_where_it_is_counted_in_another_way() {
+    let mut bench = flowing(SETTINGS, 300);
+    let before = told(&bench);
+    assert!(before.1 >= Duration::from_mins(5), "{before:?}");
+    let mut same = agent(SETTINGS);
+    same.0.profile.flow = Some(page::flow());
+    bench.hup_with(same.clone());
+    bench.run(Duration::from_millis(1));
+    assert_eq!(told(&bench), before);
+    if let Some(flow) = &mut same.0.profile.flow {
+        flow.signals[0].name = "traces".to_owned();
+    }
+    bench.hup_with(same);
+    bench.run(Duration::from_millis(1));
+    assert_eq!(told(&bench).1, Duration::ZERO);
 }

@@ -54,6 +54,8 @@ fn destination_is_in_the_first_config_and_does_not_have_to_be_offered_again() {
     assert_eq!(bench.started.len(), 1);
     let runs = bench.current();
     assert!(runs.contains(PLACE) && runs.contains(OFFER), "{runs}");
+    let taken = "destinations of own telemetry of opampsupervisor taken over";
+    assert_eq!(bench.noted(taken), 1);
     // Nobody knows what it was offered as.
     assert_eq!(bench.read_of_settings, []);
     // The next life knows it as its own.
@@ -61,6 +63,7 @@ fn destination_is_in_the_first_config_and_does_not_have_to_be_offered_again() {
     bench.run_s(60);
     assert_eq!(bench.current(), runs);
     assert_eq!(bench.started.len(), 2);
+    assert_eq!(bench.noted(taken), 1);
     // Offered again it is no news.
     bench.direct("d1", PLACE);
     bench.run_s(60);

@@ -1,7 +1,11 @@
 //! Given an agent with layers; when a server directs its metrics somewhere while anything else happens to its config;
 //! then a destination is judged by what it does alone, once, and nothing else is judged by it.
 
-use super::rig::{APPLIED, Bench, FAILED};
+use std::time::Duration;
+
+use opamp_client::messages::{ConnectionSettingsOffers, OpAmpConnectionSettings, ServerToAgent};
+
+use super::rig::{APPLIED, Bench, FAILED, agent_of, destinations};
 
 const REPORTS_OWN_METRICS: u64 = 0x40;
 const FILE: &str = "/etc/a.yaml";
@@ -86,7 +90,7 @@ fn destination_is_not_proven_by_a_config_that_was_overtaken() {
     assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
     bench.direct("d2", "http://127.0.0.1:9/dies-at-start");
     while !bench.current().contains("dies-at-start") {
-        bench.run(std::time::Duration::from_millis(1));
+        bench.run(Duration::from_millis(1));
     }
     // What runs has the destination, and an offer takes its place before anything is proven.
     bench.offer("o1", OFFER);
@@ -196,4 +200,103 @@ fn destination_stays_in_a_built_in_default_config_over_a_start() {
     bench.run_s(600);
     assert_eq!(bench.current(), runs);
     assert_eq!(bench.started.len(), before + 1, "{:#?}", bench.started);
+}
+
+#[test]
+fn what_an_earlier_life_sent_goes_on_without_a_server_until_the_settings_leave_it_to_none() {
+    let two = settings("own_telemetry: [metrics, logs]");
+    let mut bench = calm();
+    bench.direct("d1", PLACE);
+    bench.run_s(60);
+    assert!(bench.current().contains(PLACE));
+    bench.disk.connection = None;
+    bench.settings_of(agent_of("", &settings("own_telemetry: [metrics]")));
+    bench.boot();
+    bench.run_s(60);
+    bench.hup_with(agent_of("", &two));
+    bench.run_s(60);
+    assert!(bench.current().contains(PLACE), "{}", bench.current());
+    bench.hup_with(agent_of("", &settings("own_telemetry: []")));
+    bench.run_s(60);
+    assert!(!bench.current().contains(PLACE), "{}", bench.current());
+    assert!(bench.is_good() && bench.is_up());
+}
+
+fn logs(hash: &str, endpoint: &str) -> ServerToAgent {
+    ServerToAgent {
+        connection_settings: Some(ConnectionSettingsOffers {
+            own_logs: destinations(hash, endpoint).own_metrics,
+            own_metrics: None,
+            ..destinations(hash, endpoint)
+        }),
+        ..ServerToAgent::default()
+    }
+}
+
+#[test]
+fn destination_is_not_blamed_for_one_whose_trial_a_hup_left_without_an_answer() {
+    let mut bench = calm();
+    bench.direct("d1", "http://127.0.0.1:9/dies-at-start");
+    while !bench.current().contains("dies-at-start") {
+        bench.run(Duration::from_millis(1));
+    }
+    bench.hup(&settings("own_telemetry: [metrics, logs]"));
+    bench.says(logs("d2", "http://127.0.0.1:9/v1/logs"));
+    bench.run_s(120);
+    assert_eq!(bench.directed(), Some(told("d2", APPLIED)));
+    let runs = bench.current();
+    assert!(
+        runs.contains("/v1/logs") && !runs.contains("dies-at-start"),
+        "{runs}"
+    );
+}
+
+#[test]
+fn destination_is_not_proven_by_what_was_before_it_whenever_an_offer_overtakes_it() {
+    for wait in [0, 1, 2, 3, 5, 15, 40] {
+        let mut bench = calm();
+        bench.direct("d1", "http://127.0.0.1:9/dies-at-start");
+        bench.run(Duration::from_millis(wait));
+        bench.offer("o1", OFFER);
+        bench.run_s(180);
+        assert_eq!(bench.status(), told("o1", APPLIED), "{wait}");
+        assert_eq!(bench.directed(), Some(told("d1", FAILED)), "{wait}");
+        let applied = bench.read_of_settings.iter();
+        let applied = applied.filter(|read| read.status == APPLIED).count();
+        assert_eq!(applied, 0, "{wait}");
+        assert!(!bench.current().contains("dies-at-start"), "{wait}");
+    }
+}
+
+#[test]
+fn link_leads_to_the_offered_server_after_a_hup_that_directs_other_kinds() {
+    let home = "server: {endpoint: 'wss://home.example/v1/opamp'}";
+    let other = "wss://other.example/v1/opamp";
+    let mut bench = Bench::new(&settings("own_telemetry: [metrics]"), &[(FILE, GOOD)]);
+    bench.allowed = u64::MAX;
+    bench.settings_of(agent_of(home, &settings("own_telemetry: [metrics]")));
+    bench.boot();
+    bench.run_s(30);
+    bench.says(ServerToAgent {
+        connection_settings: Some(ConnectionSettingsOffers {
+            hash: b"c1".to_vec(),
+            opamp: Some(OpAmpConnectionSettings {
+                destination_endpoint: other.to_owned(),
+                ..OpAmpConnectionSettings::default()
+            }),
+            ..ConnectionSettingsOffers::default()
+        }),
+        ..ServerToAgent::default()
+    });
+    bench.run_s(30);
+    let link = |bench: &Bench| {
+        let link = bench.engine.snapshot(bench.clock()).link;
+        (link.endpoint, link.state, link.settings)
+    };
+    let there = (other.to_owned(), "connected", "offered");
+    assert_eq!(link(&bench), there);
+    bench.hup_with(agent_of(home, &settings("own_telemetry: [metrics, logs]")));
+    bench.run_s(30);
+    assert_eq!(link(&bench), there);
+    assert!(bench.announces(0x80) && bench.announces(REPORTS_OWN_METRICS));
 }

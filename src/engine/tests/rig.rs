@@ -11,7 +11,8 @@ use std::time::Duration;
 use opamp_client::frame::{self, FrameRules};
 use opamp_client::messages::{
     AgentConfigFile, AgentConfigMap, AgentRemoteConfig, AgentToServer, ConnectionSettingsOffers,
-    ConnectionSettingsStatus, RemoteConfigStatus, ServerToAgent, TelemetryConnectionSettings,
+    ConnectionSettingsStatus, EffectiveConfig, RemoteConfigStatus, ServerToAgent,
+    TelemetryConnectionSettings,
 };
 use opamp_client::settings::SavedSettings;
 
@@ -183,6 +184,8 @@ pub(super) struct Bench {
     pub(super) read: Vec<RemoteConfigStatus>,
     /// The same of offered destinations.
     pub(super) read_of_settings: Vec<ConnectionSettingsStatus>,
+    /// What it read last as the config that runs.
+    pub(super) shown: Option<EffectiveConfig>,
     capabilities: u64,
     pub(super) inheritance: Option<Box<Inheritance>>,
     /// What whoever asks the child for a proof ends with.
@@ -224,6 +227,7 @@ impl Bench {
             link: None,
             read: Vec::new(),
             read_of_settings: Vec::new(),
+            shown: None,
             capabilities: 0,
             inheritance: None,
             proves: 0,
@@ -510,6 +514,9 @@ impl Bench {
     fn hear(&mut self, link: LinkId, frame: &[u8]) {
         let message: AgentToServer = frame::decode(frame, FrameRules::default()).unwrap();
         self.capabilities = message.capabilities;
+        if message.effective_config.is_some() {
+            self.shown = message.effective_config;
+        }
         self.read.extend(message.remote_config_status);
         self.read_of_settings
             .extend(message.connection_settings_status);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use opamp_client::messages::{AgentConfigMap, AgentRemoteConfig, ServerToAgent};
 
-use super::rig::{Bench, agent};
+use super::rig::{Bench, agent, remote_config};
 use crate::engine::Engine;
 use crate::engine::message::{Command, CommandId, DriftedFile, OfferedFile};
 use crate::units::RevisionId;
@@ -41,6 +41,30 @@ impl Bench {
         });
         let files = files.collect();
         self.asks(number, Command::Apply { agent: None, files });
+    }
+
+    fn offers_named(&mut self, hash: &str, name: &str, text: &str) {
+        let mut offer = remote_config(hash, text);
+        if let Some(config) = &mut offer.config {
+            let file = config.config_map.remove("config.yaml");
+            config
+                .config_map
+                .extend(file.map(|file| (name.to_owned(), file)));
+        }
+        self.says(ServerToAgent {
+            remote_config: Some(offer),
+            ..ServerToAgent::default()
+        });
+    }
+
+    fn offers_nothing(&mut self, hash: &str) {
+        self.says(ServerToAgent {
+            remote_config: Some(AgentRemoteConfig {
+                config: Some(AgentConfigMap::default()),
+                config_hash: hash.as_bytes().to_vec(),
+            }),
+            ..ServerToAgent::default()
+        });
     }
 
     fn restarts(&mut self, number: u64) {
@@ -158,16 +182,31 @@ fn default_config_counts_as_waiting_until_an_offer_was_committed() {
     bench.chapter("The offer again, and then nothing is offered any more");
     bench.offer("o1", OFFER);
     bench.run_s(20);
-    bench.says(ServerToAgent {
-        remote_config: Some(AgentRemoteConfig {
-            config: Some(AgentConfigMap::default()),
-            config_hash: b"o2".to_vec(),
-        }),
-        ..ServerToAgent::default()
-    });
+    bench.offers_nothing("o2");
     bench.run_s(20);
     bench.stops();
     bench.is("default", include_str!("scenes/default.txt"));
+}
+
+#[test]
+fn person_who_names_no_config_goes_back_to_the_last_one_that_is_still_stored() {
+    let mut bench = Bench::new("profile: layered, apply: {probation: 10s}", &[]);
+    bench.boot();
+    bench.run_s(1);
+    let mut committed = Vec::new();
+    for name in ["first", "second", "third"] {
+        bench.offer(name, &format!("exporters: {{{name}: {{}}}}\n"));
+        bench.run_s(20);
+        assert!(bench.is_good() && bench.current().contains(name));
+        committed.extend(bench.disk.current.clone());
+    }
+    bench.disk.revisions.remove(&committed[1]);
+    bench.boot();
+    bench.run_s(20);
+    bench.rolls_back(1, None);
+    bench.run_s(20);
+    assert_eq!(bench.disk.current.as_ref(), Some(&committed[0]));
+    assert!(bench.is_good() && bench.is_up());
 }
 
 #[test]

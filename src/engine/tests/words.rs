@@ -32,6 +32,15 @@ proof: {kind: local_description}
 health: {kind: local_link}
 ";
 
+/// One of whose config we are not the author, and that says things about itself all the same.
+const PLAIN: &str = "args: [--config, '{config_file}']
+composition: directory
+main_file: a.yaml
+local_link: loopback
+proof: {kind: fresh_process, alive_for: 3s}
+health: {kind: process}
+";
+
 pub(super) struct Words;
 
 impl Environment for Words {
@@ -44,6 +53,7 @@ impl Environment for Words {
             "/profiles/layered.yaml" => Ok(PROFILE.to_owned()),
             "/profiles/asked.yaml" => Ok(ASKED.to_owned()),
             "/profiles/linked.yaml" => Ok(LINKED.to_owned()),
+            "/profiles/plain.yaml" => Ok(PLAIN.to_owned()),
             "/profiles/defaulted.yaml" => Ok(format!(
                 "{PROFILE}default_config: |\n  receivers: {{built_in: {{}}}}\n"
             )),
@@ -62,7 +72,7 @@ impl Environment for Words {
     }
 
     fn directory(&self, _: &Path) -> std::io::Result<Vec<PathBuf>> {
-        Ok(["layered", "asked", "linked", "defaulted"]
+        Ok(["layered", "asked", "linked", "plain", "defaulted"]
             .map(|name| format!("/profiles/{name}.yaml").into())
             .to_vec())
     }

@@ -251,15 +251,23 @@ fn each_failure_is_kept_and_waited_for_in_its_way() {
     ] {
         told.remembered().fails(kind, asked);
         if kind != Kind::Cancelled {
-            told.remembered().renew(None).until_due().drive();
+            told.remembered().renew(None);
+            if asked == Some(40 * 3600) {
+                told.waits(DAY).drive();
+            }
+            told.until_due().drive();
         }
     }
     told.chapter("What came is no pair")
+        .until_due()
+        .drive()
         .remembered()
         .issued()
         .fails(Kind::Pair, None);
     told.fails(Kind::Disk, None).until_due().drive();
     told.chapter("It cannot be installed")
+        .waits(DAY)
+        .drive()
         .remembered()
         .issued()
         .fails(Kind::Disk, None);

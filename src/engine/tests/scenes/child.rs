@@ -39,6 +39,22 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// What the server read last as the config that runs.
+    fn runs_in_words(&self) -> String {
+        let shown = self.shown.as_ref().and_then(|it| it.config_map.as_ref());
+        let files = shown.into_iter().flat_map(|it| it.config_map.values());
+        files
+            .map(|file| String::from_utf8_lossy(&file.body))
+            .collect()
+    }
+
+    /// It says that it is well.
+    pub(super) fn child_is_well(&mut self, connection: u64) {
+        self.child_says(connection, with_health(well(true, "")));
+    }
+}
+
 fn described(hash: &str) -> AgentToServer {
     AgentToServer {
         instance_uid: vec![3; 16],
@@ -164,4 +180,54 @@ fn what_a_child_says_of_itself_is_told_on_and_shown_and_forgotten_with_its_link(
     bench.run_s(5);
     bench.stops();
     bench.is("child", include_str!("child.txt"));
+}
+
+fn with_effective(text: &str) -> AgentToServer {
+    let file = AgentConfigFile {
+        body: text.as_bytes().to_vec(),
+        content_type: "text/yaml".to_owned(),
+    };
+    AgentToServer {
+        effective_config: Some(EffectiveConfig {
+            config_map: Some(AgentConfigMap {
+                config_map: [(String::new(), file)].into(),
+            }),
+        }),
+        ..AgentToServer::default()
+    }
+}
+
+#[test]
+fn what_runs_is_told_in_the_words_of_a_child_with_layers_as_long_as_it_runs() {
+    let stops = "profile: linked, apply: {probation: 10s, reload: hup, empty_config: stop}";
+    let mut bench = Bench::new(stops, &[]);
+    bench.boot();
+    bench.offer("o1", OFFER);
+    bench.run_s(1);
+    bench.child_opens(1);
+    bench.child_proves(1);
+    bench.child_is_well(1);
+    bench.run_s(20);
+    assert!(bench.runs_in_words().contains("offered"));
+    bench.child_says(1, with_effective("by_the_child: 1\n"));
+    bench.run_s(1);
+    assert_eq!(bench.runs_in_words(), "by_the_child: 1\n");
+    bench.offers_nothing("o2");
+    bench.run_s(20);
+    assert!(!bench.is_up());
+    assert_eq!(bench.runs_in_words(), "");
+}
+
+#[test]
+fn what_runs_is_told_in_our_words_where_the_program_has_no_layers() {
+    let mut bench = Bench::new("profile: plain, apply: {probation: 10s}", &[]);
+    bench.boot();
+    bench.run_s(1);
+    bench.offers_named("o1", "a.yaml", "by_us: 1\n");
+    bench.run_s(20);
+    bench.child_opens(1);
+    bench.child_says(1, described("another"));
+    bench.child_says(1, with_effective("by_the_child: 1\n"));
+    bench.run_s(1);
+    assert_eq!(bench.runs_in_words(), "by_us: 1\n");
 }

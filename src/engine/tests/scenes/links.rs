@@ -10,7 +10,7 @@ use opamp_client::messages::{
 
 use super::OFFER;
 use crate::config::Server;
-use crate::engine::message::{AgentEvent, LinkEvent, LossKind};
+use crate::engine::message::{AgentEvent, LinkEvent, LinkLoss, LossKind};
 use crate::engine::tests::rig::{Bench, There, agent_of};
 use crate::units::LinkId;
 
@@ -87,7 +87,7 @@ fn lost_links_are_made_again_in_their_time_and_the_child_never_hears_of_it() {
     for event in [
         LinkEvent::Up,
         LinkEvent::Frame(vec![0, 10, 0]),
-        LinkEvent::Down(crate::engine::message::LinkLoss {
+        LinkEvent::Down(LinkLoss {
             kind: LossKind::Network,
             reason: "late".to_owned(),
             retry_after: None,
@@ -242,4 +242,51 @@ fn token_decides_when_a_link_is_made_and_a_rejected_one_is_asked_for_again() {
     bench.loses(LossKind::Rejected, None);
     bench.run_s(60);
     bench.is("token", include_str!("token.txt"));
+}
+
+#[test]
+fn polled_server_that_never_answers_is_told_once() {
+    let mut bench = Bench::new(LAYERED, &[]);
+    let (agent, server) = agent_of("server: {endpoint: 'ws://a.example'}", LAYERED);
+    let polled = Server {
+        endpoint: "http://fleet.example/v1/opamp".to_owned(),
+        ..server.unwrap()
+    };
+    bench.settings_of((agent, Some(polled)));
+    bench.answer = None;
+    bench.boot();
+    for _ in 0..5 {
+        bench.waits_for_link();
+        bench.run(Duration::from_millis(50));
+        bench.loses(LossKind::Network, None);
+        bench.run(Duration::from_millis(50));
+    }
+    assert_eq!(bench.noted("no link to the server"), 1);
+    assert_eq!(bench.noted("connected to the server"), 0);
+    bench.answer = Some(ServerToAgent::default());
+    bench.waits_for_link();
+    bench.run_s(60);
+    bench.loses(LossKind::Network, None);
+    bench.run(Duration::from_millis(50));
+    assert_eq!(bench.noted("no link to the server"), 2);
+}
+
+#[test]
+fn reason_of_a_link_that_is_not_made_is_told_once_and_again_when_it_is_another() {
+    let mut bench = Bench::new(LAYERED, &[]);
+    bench.server_is(There::Silent);
+    bench.boot();
+    let reasons = ["no such host", "no such host", "refused", "refused"];
+    for (number, (reason, told)) in (1..).zip(reasons.into_iter().zip([1, 1, 2, 2])) {
+        let loss = LinkLoss {
+            kind: LossKind::Network,
+            reason: reason.to_owned(),
+            retry_after: None,
+        };
+        let (link, event) = (LinkId(number), LinkEvent::Down(loss));
+        bench.happens(AgentEvent::Link { link, event });
+        assert_eq!(bench.noted("no link to the server"), told, "{number}");
+        bench.run_s(10);
+    }
+    assert_eq!(bench.counted("stale_answers"), 0);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::config::{Certificate, CertificateSource, Domains};
 use crate::engine::certificates::{Certificates, CertificatesSetup, Known};
 use crate::engine::message::{
-    CertificateDone, CertificateFault, CertificateFaultKind, Effect, Pair, PairId, StoredPairs,
+    CertificateDone, CertificateFault, CertificateFaultKind, Effect, LocalEvent, Pair, PairId,
+    StoredPairs,
 };
 use crate::engine::tests::rig::Bench;
 use crate::units::{CertificateName, Ticket, WallTime};
@@ -157,4 +158,81 @@ fn told_twice(settings: &str, proves: bool) -> Bench {
     bench.certificate(Some(1000), None, true);
     bench.run_s(30);
     bench
+}
+
+const TOLD: &str = "child told about a new certificate";
+
+/// Its child uses the certificate, and nothing moves.
+fn calm(settings: &str) -> Bench {
+    let mut bench = Bench::new(settings, &[]);
+    bench.prepare();
+    let there = known(bench.clock(), Some(900), None);
+    bench.engine.know_certificates(&there);
+    bench.start();
+    bench.offer("o1", USES);
+    bench.run_s(1);
+    bench
+}
+
+#[test]
+fn child_that_could_get_a_hup_is_restarted_where_the_settings_reload_by_restart() {
+    let mut bench = calm("profile: asked, apply: {probation: 10s, reload: restart}");
+    bench.run_s(30);
+    assert_eq!(bench.started.len(), 1);
+    bench.certificate(Some(1000), None, true);
+    bench.run_s(30);
+    assert_eq!((bench.noted(TOLD), bench.started.len()), (1, 2));
+}
+
+#[test]
+fn child_that_just_came_up_gets_its_hup_when_it_is_well_or_has_had_its_time() {
+    for says in [true, false] {
+        let mut bench = calm(&format!("profile: linked, {HUP}"));
+        bench.child_opens(1);
+        bench.child_proves(1);
+        bench.child_is_well(1);
+        bench.run_s(30);
+        bench.kill();
+        bench.child(1, LocalEvent::Closed);
+        while bench.started.len() == 1 {
+            bench.run(Duration::from_millis(1));
+        }
+        bench.run(Duration::from_millis(1));
+        let up = bench.clock().mono;
+        bench.certificate(Some(1000), None, true);
+        bench.run_s(4);
+        assert_eq!(bench.noted(TOLD), 0, "it may not have its handler yet");
+        if says {
+            bench.child_opens(2);
+            bench.child_is_well(2);
+        } else {
+            let rest = Duration::from_secs(6).saturating_sub(bench.clock().mono.since(up));
+            bench.run(rest.saturating_sub(Duration::from_millis(1)));
+            assert_eq!(bench.noted(TOLD), 0);
+            bench.run(Duration::from_millis(2));
+        }
+        assert_eq!(bench.noted(TOLD), 1, "{says}");
+        assert_eq!(bench.started.len(), 2, "{says}");
+    }
+}
+
+#[test]
+fn pair_is_valid_until_the_moment_at_which_it_ends() {
+    let bench = calm("profile: layered, apply: {probation: 10s}");
+    let ends = WallTime::from_unix_millis(1_800_000_000_000 + 900_000);
+    for (before, healthy, status) in [
+        (1, true, format!("valid until {ends}")),
+        (0, false, format!("expired {ends}")),
+    ] {
+        let now = crate::units::Now {
+            wall: WallTime::from_unix_millis(ends.unix_millis() - before),
+            ..bench.clock()
+        };
+        let told = bench.engine.certificate_health(now);
+        let told: Vec<_> = told
+            .iter()
+            .map(|(_, it)| (it.healthy, &it.status))
+            .collect();
+        assert_eq!(told, [(healthy, &status)]);
+    }
 }

@@ -213,3 +213,111 @@ fn stored_settings_wait_until_the_local_ones_allow_them() {
     bench.stops();
     bench.is("stored_settings", include_str!("stored_settings.txt"));
 }
+
+fn with_header(hash: &str, endpoint: &str, key: &str) -> ServerToAgent {
+    let header = Header {
+        key: key.to_owned(),
+        value: "hush".to_owned(),
+    };
+    let headers = vec![header];
+    let settings = OpAmpConnectionSettings {
+        headers: Some(Headers { headers }),
+        ..place(endpoint)
+    };
+    offer(hash, settings)
+}
+
+#[test]
+fn token_of_the_registration_goes_where_no_offered_header_says_who_we_are() {
+    let mut bench = Bench::told(SETTINGS, &[]);
+    bench.allowed = u64::MAX;
+    bench.settings_of(agent_of(SERVER, SETTINGS));
+    bench.prepare();
+    bench.engine.begin_with_token(true, true);
+    bench.start();
+    bench.run_s(2);
+    bench.chapter("With a header of any kind");
+    bench.says(with_header("c1", "wss://any.example/v1/opamp", "x-tenant"));
+    bench.run_s(20);
+    bench.chapter("One that does not want us, tried by the main link");
+    led_alone(&mut bench, LossKind::Rejected);
+    bench.server_is(There::Up);
+    bench.run_s(5);
+    bench.chapter("With one that says who we are");
+    bench.says(with_header(
+        "c2",
+        "wss://known.example/v1/opamp",
+        "authorization",
+    ));
+    bench.run_s(20);
+    bench.is("offered_token", include_str!("offered_token.txt"));
+}
+
+#[test]
+fn server_that_is_offered_while_we_stop_is_not_tried() {
+    let mut bench = Bench::told(SETTINGS, &[]);
+    bench.allowed = u64::MAX;
+    bench.settings_of(agent_of(SERVER, SETTINGS));
+    bench.boot();
+    bench.offer("o1", super::OFFER);
+    bench.run_s(60);
+    bench.with(crate::engine::Engine::wind_down);
+    let before = bench.counted("ignored_session_events");
+    bench.is_led("c1", "wss://other.example/v1/opamp");
+    bench.run_s(1);
+    assert_eq!(bench.noted("connection settings offered"), 0);
+    assert_eq!(bench.counted("ignored_session_events"), before + 1);
+    assert_eq!(bench.read_of_settings, []);
+}
+
+fn link(bench: &Bench) -> (String, &'static str) {
+    let link = bench.engine.snapshot(bench.clock()).link;
+    (link.endpoint, link.state)
+}
+
+/// Another server is offered while home is lost, so that the main link tries it; whoever comes there is sent away.
+fn led_alone(bench: &mut Bench, loss: LossKind) {
+    bench.is_led("c9", "wss://other.example/v1/opamp");
+    bench.run(Duration::from_millis(3));
+    bench.server_is(There::Away);
+    bench.sends_away(loss, None);
+    bench.run(Duration::from_millis(20));
+}
+
+#[test]
+fn home_is_tried_at_once_after_a_server_that_does_not_want_us() {
+    let mut bench = bench();
+    led_alone(&mut bench, LossKind::Rejected);
+    bench.server_is(There::Up);
+    bench.run_s(2);
+    let home = "wss://home.example/v1/opamp".to_owned();
+    assert_eq!(link(&bench), (home, "connected"));
+}
+
+#[test]
+fn overloaded_server_on_trial_is_left_alone_as_long_as_any() {
+    let mut bench = bench();
+    led_alone(&mut bench, LossKind::Throttled);
+    bench.server_is(There::Up);
+    bench.run_s(25);
+    let other = "wss://other.example/v1/opamp".to_owned();
+    assert_eq!(link(&bench), (other.clone(), "waiting"));
+    bench.run_s(10);
+    assert_eq!(link(&bench), (other, "connected"));
+}
+
+#[test]
+fn silent_server_is_given_up_beside_a_home_that_is_unavailable() {
+    let mut bench = bench();
+    bench.is_led("c1", "wss://silent.example/v1/opamp");
+    bench.run_s(10);
+    bench.waits_for_link();
+    bench.loses(LossKind::Network, None);
+    // The trial ends, and home takes nothing either: both get their turns.
+    bench.answer = Some(super::links::failed(2, "later", Some(1)));
+    bench.run_s(200);
+    bench.answer = Some(ServerToAgent::default());
+    bench.run_s(400);
+    let home = "wss://home.example/v1/opamp".to_owned();
+    assert_eq!(link(&bench), (home, "connected"));
+}

@@ -184,3 +184,22 @@ fn place_that_waits_too_long_or_whose_files_are_refused_is_answered_all_the_same
     bench.run_s(120);
     bench.is("waits", include_str!("waits.txt"));
 }
+
+#[test]
+fn place_of_a_program_with_layers_is_told_and_left_out_for_one_without() {
+    let mut bench = Bench::told(
+        "profile: layered, own_telemetry: [metrics], apply: {probation: 10s}",
+        &[],
+    );
+    bench.allowed = u64::MAX;
+    bench.boot();
+    bench.run_s(2);
+    bench.direct("d1", "http://127.0.0.1:9/v1/metrics");
+    bench.run_s(2);
+    bench.chapter("Its program is another, which has no layers");
+    let server = "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}";
+    bench.settings_of(agent_of(server, "profile: plain, apply: {probation: 10s}"));
+    bench.boot();
+    bench.run_s(2);
+    bench.is("without_layers", include_str!("without_layers.txt"));
+}
