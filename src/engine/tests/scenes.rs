@@ -43,6 +43,18 @@ impl Bench {
         self.asks(number, Command::Apply { agent: None, files });
     }
 
+    /// The server offers a config without files.
+    pub(super) fn offer_nothing(&mut self, hash: &str) {
+        let remote_config = AgentRemoteConfig {
+            config: Some(AgentConfigMap::default()),
+            config_hash: hash.as_bytes().to_vec(),
+        };
+        self.says(ServerToAgent {
+            remote_config: Some(remote_config),
+            ..ServerToAgent::default()
+        });
+    }
+
     fn restarts(&mut self, number: u64) {
         self.asks(number, Command::Restart { agent: None });
     }
@@ -158,13 +170,7 @@ fn default_config_counts_as_waiting_until_an_offer_was_committed() {
     bench.chapter("The offer again, and then nothing is offered any more");
     bench.offer("o1", OFFER);
     bench.run_s(20);
-    bench.says(ServerToAgent {
-        remote_config: Some(AgentRemoteConfig {
-            config: Some(AgentConfigMap::default()),
-            config_hash: b"o2".to_vec(),
-        }),
-        ..ServerToAgent::default()
-    });
+    bench.offer_nothing("o2");
     bench.run_s(20);
     bench.stops();
     bench.is("default", include_str!("scenes/default.txt"));
