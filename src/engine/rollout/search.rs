@@ -179,6 +179,13 @@ mod tests {
     }
 
     #[test]
+    fn one_of_two_that_do_not_go_together_is_named_where_the_runs_end_before_the_other_is_found() {
+        let both = |set: &[usize]| set.contains(&3) && set.contains(&30);
+        let (verdict, runs) = found(40, |set| !both(set));
+        assert_eq!((verdict, runs), (Verdict::Clash(30, None), RUNS_MAX));
+    }
+
+    #[test]
     fn what_no_single_change_explains_is_said_so() {
         // Each is bad for itself.
         assert_eq!(found(2, <[usize]>::is_empty).0, Verdict::Several(0));

@@ -14,6 +14,7 @@ mod report;
 mod rig;
 mod same_again;
 mod scenes;
+mod starts;
 mod stories;
 mod story;
 mod turn;

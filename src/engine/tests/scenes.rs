@@ -57,12 +57,14 @@ impl Bench {
         });
     }
 
-    fn offers_nothing(&mut self, hash: &str) {
+    /// The server offers a config without files.
+    pub(super) fn offer_nothing(&mut self, hash: &str) {
+        let remote_config = AgentRemoteConfig {
+            config: Some(AgentConfigMap::default()),
+            config_hash: hash.as_bytes().to_vec(),
+        };
         self.says(ServerToAgent {
-            remote_config: Some(AgentRemoteConfig {
-                config: Some(AgentConfigMap::default()),
-                config_hash: hash.as_bytes().to_vec(),
-            }),
+            remote_config: Some(remote_config),
             ..ServerToAgent::default()
         });
     }
@@ -182,7 +184,7 @@ fn default_config_counts_as_waiting_until_an_offer_was_committed() {
     bench.chapter("The offer again, and then nothing is offered any more");
     bench.offer("o1", OFFER);
     bench.run_s(20);
-    bench.offers_nothing("o2");
+    bench.offer_nothing("o2");
     bench.run_s(20);
     bench.stops();
     bench.is("default", include_str!("scenes/default.txt"));

@@ -383,6 +383,23 @@ fn start_takes_what_was_edited_meanwhile_and_tries_nothing_where_nothing_was() {
 }
 
 #[test]
+fn file_that_the_settings_add_and_the_validator_refuses_is_no_change_of_the_other_files() {
+    let settings = SETTINGS.replace(", /etc/b.yaml", "");
+    let mut bench = Bench::calm(&settings, &[(A, OF_A), (B, "receivers: {invalid: {}}\n")]);
+    let validated = bench.validated.len();
+    bench.hup(SETTINGS);
+    bench.run_s(30);
+    let last = bench.disk.journal.last().unwrap();
+    assert_eq!(
+        last.reason,
+        "the validator refused the config (exit code 1); no file changed since the last good revision; the settings \
+         or the host did: no such word"
+    );
+    assert_eq!(bench.validated.len(), validated + 1);
+    assert!(bench.is_up() && bench.is_good());
+}
+
+#[test]
 fn drift_that_a_start_found_is_shown_and_frozen_state_is_not_watched() {
     let drift = DriftedFile {
         path: "config.yaml".to_owned(),

@@ -212,7 +212,7 @@ fn what_runs_is_told_in_the_words_of_a_child_with_layers_as_long_as_it_runs() {
     bench.child_says(1, with_effective("by_the_child: 1\n"));
     bench.run_s(1);
     assert_eq!(bench.runs_in_words(), "by_the_child: 1\n");
-    bench.offers_nothing("o2");
+    bench.offer_nothing("o2");
     bench.run_s(20);
     assert!(!bench.is_up());
     assert_eq!(bench.runs_in_words(), "");

@@ -95,6 +95,83 @@ fn reload_that_cannot_be_proven_is_not_begun() {
 }
 
 #[test]
+fn change_that_comes_while_a_reload_is_open_gets_a_new_process() {
+    let mut told = Tape::default();
+    for profile in ["counting", "logging"] {
+        let mut house = settled(profile, "a.yaml", "");
+        house
+            .tape
+            .only(&["journal", "signal", "spawn", "server reads: o"]);
+        house.offer_files("it", "o2", &[("a.yaml", "silent: 2\n")]);
+        house.run_s(5);
+        house.offer_files("it", "o3", &[("a.yaml", "three: 3\n")]);
+        house.run_s(60);
+        house.offer_files("it", "o4", &[("a.yaml", "four: 4\n")]);
+        house.run_s(60);
+        told.chapter(profile, &house.tape);
+    }
+    told.is_as_told(
+        "hup_open",
+        "While one HUP has not shown its end no second one is sent to that process",
+    );
+}
+
+#[test]
+fn program_that_could_be_told_by_hup_gets_a_new_process_where_the_settings_say_so() {
+    let mut house = House::of(
+        "it: {profile: counting, executable: /bin/sh, apply: {probation: 10s, reload: restart}}",
+    );
+    house.boot();
+    house.run_s(10);
+    house.offer_files("it", "o1", &[("a.yaml", "one: 1\n")]);
+    house.run_s(60);
+    house.forget();
+    house
+        .tape
+        .only(&["journal", "signal", "spawn", "server reads: o"]);
+    house.offer_files("it", "o2", &[("a.yaml", "two: 2\n")]);
+    house.run_s(60);
+    house.tape.is_as_told(
+        "hup_not_wanted",
+        "A program that could be told by HUP gets a new process where the settings say so",
+    );
+}
+
+#[test]
+fn config_gone_back_to_that_nobody_shows_is_asked_for_where_it_can_be_named() {
+    let mut told = Tape::default();
+    for profile in ["naming", "mute"] {
+        let mut house = settled(profile, "a.yaml", "");
+        if profile == "mute" {
+            // Nobody can be that quick.
+            house.hup(
+                "server: {endpoint: 'ws://127.0.0.1:1/v1/opamp'}\nagents: {it: {profile: mute, executable: /bin/sh, \
+                 apply: {probation: 10s, proof_timeout: 1s}}}\n",
+            );
+            house.run_s(10);
+            house.forget();
+        }
+        house
+            .tape
+            .only(&["journal", "signal", "spawn", "server reads: o", "ERROR"]);
+        house.offer_files("it", "o2", &[("a.yaml", "dies-at-start: 2\n")]);
+        house.until("rolling back");
+        house.room("it").no_http = true;
+        house.until("no config left to try");
+        house.run_s(30);
+        house.status();
+        house.room("it").no_http = false;
+        house.run_s(30);
+        house.status();
+        told.chapter(profile, &house.tape);
+    }
+    told.is_as_told(
+        "back_unproven",
+        "A config gone back to that is not proven in time is asked for on where the program can name it",
+    );
+}
+
+#[test]
 fn program_that_logs_its_reloads_is_heard() {
     let mut house = settled("logging", "a.yaml", "");
     house.offer_files("it", "o2", &[("a.yaml", "two: 2\n")]);

@@ -10,6 +10,10 @@ const DAY: Duration = Duration::from_hours(24);
 /// Two files, of which one names the domains of a certificate.
 const BUNDLE: &[(&str, &str)] = &[("a.yaml", "two: 2\n"), ("names.txt", "www.example.com\n")];
 
+/// A pair that comes from files.
+const OWN: &str =
+    "certificates: {own: {source: files, files: {certificate: /etc/c.pem, key: /etc/k.pem}}}\n";
+
 fn house(more: &str) -> House {
     let mut house = House::with(&format!(
         "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\n\
@@ -134,6 +138,42 @@ fn only_config_of_a_host_waits_as_long_as_it_takes() {
 }
 
 #[test]
+fn first_offer_and_local_change_wait_no_longer_than_the_settings_say() {
+    let mut told = Tape::default();
+    for (what, files) in [("a first offer", ""), ("a local change", "/etc/a.yaml")] {
+        let mut house = House::with(&format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{it: {{profile: mute, executable: /bin/sh, \
+             config_files: [{files}], apply: {{probation: 10s, certificate_wait: 2m}}}}}}\n{OWN}"
+        ));
+        house
+            .tape
+            .only(&["journal", "server reads: o", "spawn", "WARNING"]);
+        let waiting = "receivers: {a: '/s/certificates/own/current/chain.pem'}\n";
+        match what {
+            "a first offer" => {
+                house.boot();
+                house.run_s(10);
+                house.offer("it", "o1", waiting);
+            }
+            _ => {
+                house.file("it", "/etc/a.yaml", "receivers: {a: {}}\n");
+                house.boot();
+                house.run_s(60);
+                house.forget();
+                house.edit("it", "/etc/a.yaml", waiting);
+            }
+        }
+        house.run_s(180);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "gate_over",
+        "What is not the only config of a host waits as long as the settings say",
+    );
+}
+
+#[test]
 fn pair_that_came_while_nobody_was_there_is_read_by_an_adopted_child() {
     let mut told = Tape::default();
     for what in ["read before", "not read"] {
@@ -199,5 +239,38 @@ fn certificates_come_and_go_with_the_settings() {
     house.tape.is_as_told(
         "gate_settings",
         "A HUP brings a certificate, for which a config waits, and another takes it away: then its place is as any other",
+    );
+}
+
+#[test]
+fn new_pair_is_taken_up_once_a_program_that_logs_its_reloads_has_said_so() {
+    let mut told = Tape::default();
+    for (what, word) in [("it says so", "loud"), ("it says nothing", "silent")] {
+        let mut house = House::with(&format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{it: {{profile: logging, executable: \
+             /bin/sh, apply: {{probation: 10s, proof_timeout: 20s}}}}}}\n{OWN}"
+        ));
+        house.boot();
+        house.issue(DAY);
+        house.run_s(10);
+        let text = format!("{word}: /s/certificates/own/current/chain.pem\n");
+        house.offer_files("it", "o1", &[("a.yaml", &text)]);
+        house.run_s(60);
+        house.forget();
+        house.tape.only(&[
+            "output",
+            "signal",
+            "spawn",
+            "note: child told",
+            "note: new certificate",
+        ]);
+        house.issue(2 * DAY);
+        house.run_s(90);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "pair_logged",
+        "A new pair is taken up once a program that logs its reloads has said so, else with a new process",
     );
 }

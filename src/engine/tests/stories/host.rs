@@ -202,6 +202,47 @@ fn stop_comes_at_any_time() {
 }
 
 #[test]
+fn stop_that_comes_before_a_hup_was_sent_sends_none() {
+    let mut told = Tape::default();
+    for (what, profile, at) in [
+        ("room", "answering", "look at the room"),
+        ("no room", "answering", "look at the room"),
+        ("the count", "counting", "look at the room"),
+        ("the output", "logging", "watch output"),
+    ] {
+        let mut house = House::with(&format!(
+            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{a: {{profile: {profile}, executable: \
+             /bin/sh, apply: {{probation: 10s}}}}, b: {{profile: mute, executable: /bin/sh, config_files: \
+             [/etc/b.yaml], start_after: [a], start_wait: 20s}}}}\n"
+        ));
+        house.file("b", "/etc/b.yaml", "receivers: {deaf: {}}\n");
+        house.boot();
+        house.run_s(10);
+        house.offer_files("a", "o1", &[("a.yaml", "one: 1\n")]);
+        house.run_s(90);
+        house.forget();
+        if what == "no room" {
+            house.room("a").shortage = Some("all of its descriptors are open");
+        }
+        house
+            .tape
+            .only(&["room", "watch output", "signal", "spawn", "WARNING", "Exit"]);
+        house.offer_files("a", "o2", &[("a.yaml", "two: 2\n")]);
+        house.until(at);
+        if what == "the count" {
+            house.run(Duration::from_millis(5));
+        }
+        house.terminate();
+        house.run_s(20);
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
+        "stop_before_hup",
+        "A stop that comes while a HUP is prepared sends none, and ends the child in its turn",
+    );
+}
+
+#[test]
 fn server_gives_another_identity() {
     let mut told = Tape::default();
     for what in ["kept", "not kept"] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::rig::There;
 use super::tape::Tape;
 use super::{House, MUTE, OFFER, calm};
+use crate::engine::message::FaultKind;
 
 #[test]
 fn first_start_runs_the_local_files() {
@@ -207,21 +208,28 @@ fn offers_that_nothing_can_be_gone_back_from_end_in_a_hold() {
 
 #[test]
 fn rollback_to_a_config_that_does_not_come_up_either_ends_at_the_base() {
-    let mut house = calm(MUTE);
-    house.offer("it", "o1", OFFER);
-    house.run_s(60);
-    house.forget();
-    house
-        .tape
-        .only(&["journal", "server reads", "spawn", "ERROR", "WARNING"]);
-    house.room("it").no_spawn = Some("cannot allocate memory");
-    house.offer("it", "o2", "exporters: {second: {}}\n");
-    house.run_s(60);
-    house.status();
-    house.room("it").no_spawn = None;
-    house.run_s(120);
-    house.status();
-    house.tape.is_as_told(
+    let mut told = Tape::default();
+    for what in ["an offer", "a local file"] {
+        let mut house = calm(MUTE);
+        house.offer("it", "o1", OFFER);
+        house.run_s(60);
+        house.forget();
+        house
+            .tape
+            .only(&["journal", "server reads", "spawn", "ERROR", "WARNING"]);
+        house.room("it").no_spawn = Some("cannot allocate memory");
+        match what {
+            "an offer" => house.offer("it", "o2", "exporters: {second: {}}\n"),
+            _ => house.edit("it", "/etc/a.yaml", "receivers: {edited: {}}\n"),
+        }
+        house.run_s(60);
+        house.status();
+        house.room("it").no_spawn = None;
+        house.run_s(120);
+        house.status();
+        told.chapter(what, &house.tape);
+    }
+    told.is_as_told(
         "rollback_fails",
         "Where no process can be started at all, the way back ends at the host's own config and a hold",
     );
@@ -276,8 +284,26 @@ fn fault_of_a_bundle_is_looked_for() {
         house.run_s(30);
         told.chapter(what, &house.tape);
     }
-    // A newer offer ends the search; so does a stop.
-    for end in ["a newer offer", "a stop"] {
+    // A file of the host whose place an offered one has taken is in no revision, and yet it is a layer.
+    let mut house = House::of(&settings.replace(
+        "executable",
+        "config_files: [/etc/x.yaml, /etc/b.yaml], executable",
+    ));
+    house.file("it", "/etc/x.yaml", "x: 1");
+    house.file("it", "/etc/b.yaml", "b: 0");
+    house.boot();
+    house.run_s(30);
+    house.offer_files("it", "o1", &[("a.yaml", "a: 1"), ("b.yaml", "b: 1")]);
+    house.run_s(60);
+    house.forget();
+    house
+        .tape
+        .only(&["trial", "run /bin/sh", "server reads: o", "journal"]);
+    house.offer_files("it", "o2", &[("a.yaml", "a: invalid"), ("b.yaml", "b: 2")]);
+    house.run_s(30);
+    told.chapter("over files of the host", &house.tape);
+    // A newer offer ends the search; so does a stop, and a disk that takes no more.
+    for end in ["a newer offer", "a stop", "a full disk"] {
         let mut house = House::of(settings);
         house.boot();
         house.run_s(10);
@@ -297,6 +323,7 @@ fn fault_of_a_bundle_is_looked_for() {
         house.run(Duration::from_millis(5));
         match end {
             "a stop" => house.terminate(),
+            "a full disk" => house.room("it").faults = vec![("StageTrial", FaultKind::Full)],
             _ => house.offer_files("it", "o3", &[("a.yaml", "a: 3")]),
         }
         house.run_s(30);
