@@ -43,3 +43,19 @@ fn with_a_config_to_go_back_to_one_death_is_enough() {
     assert_eq!(bench.status(), ("o1".to_owned(), FAILED));
     assert_eq!(bench.counted("rollbacks"), 1);
 }
+
+#[test]
+fn first_config_that_is_gone_back_to_inside_its_window_is_reported_good_and_watched_on() {
+    let settings = "profile: layered, apply: {probation: 10s, after_rollback: report_good}";
+    let mut bench = Bench::calm(settings, &[]);
+    bench.offer("o1", "exporters: {offered: {}}\n");
+    bench.run_s(6);
+    assert!(!bench.is_good());
+    bench.offer("o2", "exporters: {dies-at-start: {}}\n");
+    bench.run_s(6);
+    assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
+    assert!(!bench.is_good());
+    bench.run_s(20);
+    assert_eq!(bench.status(), ("o1".to_owned(), APPLIED));
+    assert!(bench.is_good());
+}

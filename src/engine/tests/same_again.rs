@@ -198,7 +198,7 @@ fn what_says_the_same_as_a_config_that_did_not_hold_is_tried_with_a_process_of_i
     assert_eq!(bench.status(), ("o1".to_owned(), FAILED));
     assert!(!bench.is_up());
     bench.offer("o2", &format!("{OFFER}# again\n"));
-    bench.run_s(60);
+    bench.run_s(20);
     assert_eq!(bench.status(), ("o2".to_owned(), APPLIED));
     assert!(bench.is_up() && bench.is_good());
 }
