@@ -421,10 +421,10 @@ impl Engine {
         }
     }
 
-    /// How a transaction ended.
+    /// How a transaction ended that is over.
     fn end_of(&self, number: u64) -> Option<(Step, String)> {
         let mut records = self.history.iter().rev();
-        let end = records.find(|it| it.transaction == number && it.step.is_final())?;
+        let end = records.find(|it| it.transaction == number)?;
         Some((end.step, end.reason.clone()))
     }
 
@@ -469,7 +469,7 @@ impl Engine {
                 );
             }
             Err(reason) => {
-                if trial.tickets.is_empty() {
+                if trial.wanted == self.own.accepted {
                     self.own.given_up = GivenUp::Layer(self.own.known_layer());
                 }
                 let fields = vec![("reason", report::bounded(reason))];

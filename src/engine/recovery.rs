@@ -221,8 +221,8 @@ impl Engine {
         }
     }
 
-    /// The host's own config took the place of an offer, and why was not journaled any more.
-    fn own_up_to_a_loss(&mut self) {
+    /// The host's own config took the place of an offer that the server reads as applied.
+    pub(crate) fn own_up_to_a_loss(&mut self) {
         let Some(current) = &self.current else { return };
         let Some(remote) = &mut self.remote else {
             return;

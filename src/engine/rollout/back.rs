@@ -299,6 +299,8 @@ impl Engine {
         if transaction.is_an_order() {
             self.offer_runs_again();
         }
+        // Where it could not be gone back to, what an offer brought does not run any more.
+        self.own_up_to_a_loss();
         let reason = transaction.failure;
         if transaction.job.is_of_files() {
             self.layers_refused(&reason);

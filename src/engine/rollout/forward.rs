@@ -12,8 +12,8 @@ use crate::config::Reload;
 use crate::engine::desired::{self, Candidate, Refused};
 use crate::engine::disk::Purpose;
 use crate::engine::message::{
-    AgentEffect, DiskWork, NoteLevel, Origin, Outcome, Revision, Step, ToolEnd, ToolOutcome,
-    ToolSpec,
+    AgentEffect, DiskWork, LayerKind, NoteLevel, Origin, Outcome, Revision, RevisionFile, Step,
+    ToolEnd, ToolOutcome, ToolSpec,
 };
 use crate::engine::watch::Watch;
 use crate::engine::{Engine, report};
@@ -55,9 +55,17 @@ impl Engine {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
+        // What somebody gave and that runs stays his, whatever of ours is put around it.
+        let is_given = matches!(
+            transaction.job.source,
+            Source::Recompose | Source::OwnTelemetry
+        ) && self.current.as_ref().is_some_and(|current| {
+            let given = |file: &RevisionFile| file.layer == LayerKind::Remote;
+            current.origin != Origin::Default && current.files.iter().any(given)
+        });
         let origin = match (transaction.job.origin, &transaction.job.source) {
             (Origin::Local | Origin::Default, _) | (Origin::Offer, Source::Base)
-                if only_default(&candidate, &self.local) =>
+                if !is_given && only_default(&candidate, &self.local) =>
             {
                 Origin::Default
             }

@@ -300,3 +300,61 @@ fn link_leads_to_the_offered_server_after_a_hup_that_directs_other_kinds() {
     assert_eq!(link(&bench), there);
     assert!(bench.announces(0x80) && bench.announces(REPORTS_OWN_METRICS));
 }
+
+#[test]
+fn destination_of_an_agent_without_local_layers_is_validated_and_leaves_its_offer_alone() {
+    let mut bench = Bench::calm(
+        "profile: layered, own_telemetry: [metrics], apply: {probation: 10s}",
+        &[],
+    );
+    bench.offer("o1", OFFER);
+    bench.run_s(60);
+    bench.direct("d1", PLACE);
+    bench.run_s(60);
+    assert_eq!(bench.directed(), Some(told("d1", APPLIED)));
+    let status = bench.engine.snapshot(bench.clock()).status;
+    assert_eq!((status.as_str(), bench.validated.len()), ("running", 2));
+    bench.direct("d2", "http://127.0.0.1:9/invalid");
+    bench.run_s(60);
+    assert_eq!(bench.directed(), Some(told("d2", FAILED)));
+    bench.boot();
+    bench.run_s(60);
+    assert_eq!(bench.status(), told("o1", APPLIED));
+}
+
+#[test]
+fn offer_without_local_layers_stays_the_servers_when_a_hup_changes_what_is_put_around_it() {
+    let settings = "profile: layered, apply: {probation: 10s}";
+    let mut bench = Bench::calm(settings, &[]);
+    bench.offer("o1", OFFER);
+    bench.run_s(60);
+    bench.hup(&format!(
+        "{settings}, description: {{non_identifying_attributes: {{site: SOMETHING}}}}"
+    ));
+    bench.run_s(60);
+    assert!(bench.current().contains("SOMETHING"), "{}", bench.current());
+    let status = bench.engine.snapshot(bench.clock()).status;
+    assert_eq!((status.as_str(), bench.validated.len()), ("running", 2));
+    bench.boot();
+    bench.run_s(60);
+    assert_eq!(bench.status(), told("o1", APPLIED));
+}
+
+#[test]
+fn destination_in_force_stays_when_the_next_fails_after_a_hup_that_changes_the_server() {
+    for server in ["", "server: {endpoint: 'ws://127.0.0.1:2/v1/opamp'}"] {
+        let mut bench = calm();
+        bench.direct("d1", PLACE);
+        bench.run_s(60);
+        bench.direct("d2", "http://127.0.0.1:9/dies-at-start");
+        while !bench.current().contains("dies-at-start") {
+            bench.run(Duration::from_millis(1));
+        }
+        bench.hup_with(agent_of(server, &settings("own_telemetry: [metrics]")));
+        bench.run_s(120);
+        bench.edit(FILE, "receivers: {better: {}}\n");
+        bench.run_s(60);
+        let runs = bench.current();
+        assert!(runs.contains("better") && runs.contains(PLACE), "{runs}");
+    }
+}

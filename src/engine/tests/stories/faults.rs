@@ -104,6 +104,38 @@ fn disk_that_refuses_any_record_of_an_offer() {
 }
 
 #[test]
+fn offer_is_not_told_as_applied_when_a_bad_edit_and_a_bad_disk_leave_the_base_in_its_place() {
+    let mut house = calm(MUTE);
+    house.offer("it", "o1", OFFER);
+    house.run_s(60);
+    house.forget();
+    house.tape.only(&[
+        "journal",
+        "server reads: o",
+        "disk: current is",
+        "spawn",
+        "ERROR",
+    ]);
+    house.edit("it", "/etc/a.yaml", "receivers: {dies-at-start: {}}\n");
+    house.until("rejected are");
+    house.file("it", "/etc/a.yaml", "receivers: {mended: {}}\n");
+    house.room("it").faults = vec![
+        ("ReadRevision", FaultKind::Missing),
+        ("Restore", FaultKind::Full),
+    ];
+    house.run_s(60);
+    house.status();
+    house.dies();
+    house.boot();
+    house.run_s(60);
+    house.status();
+    house.tape.is_as_told(
+        "edit_good_unread",
+        "A bad edit, and the last good config cannot be read: the server is told that its offer does not run any more",
+    );
+}
+
+#[test]
 fn last_good_that_cannot_be_read_is_put_right() {
     let mut house = calm(MUTE);
     house.offer("it", "o1", OFFER);
