@@ -355,7 +355,8 @@ pub enum Drift {
 /// How a new config is made to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    /// SIGHUP where nothing restart-needed changed, else restart. Only where the program obeys one and its proof sees it.
+    /// SIGHUP where nothing restart-needed changed, else restart. Only where the program obeys one and its proof sees
+    /// it.
     Hup,
     /// Always restart.
     Restart,

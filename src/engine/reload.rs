@@ -1,8 +1,9 @@
 //! A reload by HUP: what is looked at before it, what the child shows after it, and whether a HUP is worth trying.
 //!
 //! Promises: a proof that only counts reloads is begun before the HUP, so that nothing older is taken for it; while one
-//! HUP has not shown its end no second one is sent to that process, because programs drop it without a word; a child
-//! that twice needed a new process for a config that was good gets no HUP any more.
+//! HUP has not shown its end no config is told by a second one to that process, because programs drop it without a word
+//! (a new pair is told twice before it takes a new process); a child that twice needed a new process for a config that
+//! was good gets no HUP any more.
 //! Must never: judge a rollout, or send a HUP to a process that was not looked at.
 
 use crate::config::Proof;

@@ -149,19 +149,16 @@ fn first_offer_and_local_change_wait_no_longer_than_the_settings_say() {
             .tape
             .only(&["journal", "server reads: o", "spawn", "WARNING"]);
         let waiting = "receivers: {a: '/s/certificates/own/current/chain.pem'}\n";
-        match what {
-            "a first offer" => {
-                house.boot();
-                house.run_s(10);
-                house.offer("it", "o1", waiting);
-            }
-            _ => {
-                house.file("it", "/etc/a.yaml", "receivers: {a: {}}\n");
-                house.boot();
-                house.run_s(60);
-                house.forget();
-                house.edit("it", "/etc/a.yaml", waiting);
-            }
+        if what == "a first offer" {
+            house.boot();
+            house.run_s(10);
+            house.offer("it", "o1", waiting);
+        } else {
+            house.file("it", "/etc/a.yaml", "receivers: {a: {}}\n");
+            house.boot();
+            house.run_s(60);
+            house.forget();
+            house.edit("it", "/etc/a.yaml", waiting);
         }
         house.run_s(180);
         house.status();

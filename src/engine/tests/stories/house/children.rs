@@ -126,8 +126,8 @@ impl House {
     pub(crate) fn child_hangs_up(&mut self, agent: &str) {
         self.tell(format_args!("the child of {agent} hangs up"));
         let agent = name(agent);
-        let children = self.rooms.get_mut(&agent).unwrap().children.values_mut();
-        let connection = children.filter_map(|child| child.connection.take()).next();
+        let mut children = self.rooms.get_mut(&agent).unwrap().children.values_mut();
+        let connection = children.find_map(|child| child.connection.take());
         let (connection, event) = (connection.unwrap(), LocalEvent::Closed);
         self.answer(0, &agent, AgentEvent::Local { connection, event });
     }
