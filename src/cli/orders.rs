@@ -190,15 +190,8 @@ impl Before {
         }
     }
 
-    /// The last step of the first transaction after the order. A newer transaction may already have taken its place.
     fn ours<'a>(&self, document: &'a StatusDocument) -> Option<&'a RecordDocument> {
-        let history = &self.of(document)?.history;
-        let number = history
-            .iter()
-            .map(|record| record.transaction)
-            .filter(|number| *number > self.transaction)
-            .min()?;
-        history.iter().find(|record| record.transaction == number)
+        order_after(&self.of(document)?.history, self.transaction)
     }
 
     async fn end(&self, client: &Client, out: &mut Out<'_>) -> Done {
@@ -218,6 +211,15 @@ impl Before {
             }
         }
     }
+}
+
+/// The last step of the first order of a person after a transaction. A newer transaction may already have taken its
+/// place, and one that was under way before the order shows itself only when it is over.
+fn order_after(history: &[RecordDocument], last: u64) -> Option<&RecordDocument> {
+    let orders = history.iter().filter(|record| record.origin == "manual");
+    orders
+        .filter(|record| record.transaction > last)
+        .min_by_key(|record| record.transaction)
 }
 
 fn newest(agent: &AgentDocument) -> Option<&RecordDocument> {
@@ -240,4 +242,29 @@ fn verdict(record: &RecordDocument, out: &mut Out<'_>) -> Done {
         ExitCode::NotApplied,
         format!("{step}: {revision}: {reason}"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_under_way_before_an_order_is_not_taken_for_it() {
+        let record = |transaction, origin: &str| RecordDocument {
+            transaction,
+            at: "2026-01-01T00:00:00.000Z".to_owned(),
+            step: "superseded".to_owned(),
+            over: true,
+            revision: None,
+            offer: None,
+            origin: origin.to_owned(),
+            reason: String::new(),
+        };
+        // The host's own config was looked for when the order came, and gave way to it.
+        let mut history = vec![record(1, "manual"), record(2, "local"), record(3, "offer")];
+        assert_eq!(order_after(&history, 1), None);
+        history.extend([record(5, "manual"), record(4, "manual")]);
+        assert_eq!(order_after(&history, 1).unwrap().transaction, 4);
+        assert_eq!(order_after(&history, 5), None);
+    }
 }

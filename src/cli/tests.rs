@@ -228,7 +228,9 @@ fn rolling(steps: Vec<(&'static str, Step)>, reason: &'static str) -> Supervisor
                 ("", reason)
             };
             all.agents[0].phase_error = held_up.to_owned();
-            all.agents[0].history.insert(0, record(3, *step, said));
+            let mut record = record(3, *step, said);
+            record.origin = Origin::Manual;
+            all.agents[0].history.insert(0, record);
         }
         Reply::Status(Box::new(all))
     })

@@ -118,7 +118,9 @@ mod tests {
             assert_eq!(found.to_string(), format!("{name} (pid {pid})"));
             assert_eq!(found.uid, nix::unistd::getuid().as_raw());
             drop(listener);
-            assert_eq!(socket_at(address), None, "{at}");
+            // Somebody else may have got the port meanwhile.
+            let later = socket_at(address).map(|holder| holder.inode);
+            assert_ne!(later, Some(found.inode), "{at}");
         }
     }
 
