@@ -134,6 +134,7 @@ pub(super) const FLOW: FlowCheck = FlowCheck {
 };
 
 /// The check as the form of the Collector's supervisor has it: not at all.
+#[cfg(any(feature = "opampsupervisor", not(feature = "flow")))]
 pub(super) const NO_FLOW: FlowCheck = FlowCheck {
     mode: FlowMode::Off,
     ..FLOW

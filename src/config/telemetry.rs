@@ -118,7 +118,6 @@ pub enum Detector {
 
 /// What the settings of the `agent:` form say.
 #[cfg(all(not(feature = "telemetry"), feature = "opampsupervisor"))]
-#[expect(clippy::needless_pass_by_value, reason = "stands in for the real one")]
 pub(super) fn declarative(section: &mut Section<'_, '_, '_>, _logs: Vec<Export>) -> Telemetry {
     section.not_built(&["metrics", "traces", "resource"], NOT_PART);
     Telemetry::default()

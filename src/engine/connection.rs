@@ -220,6 +220,7 @@ impl Engine {
         let offers = complete(self.settings.own_telemetry, offers);
         self.tell(now, |settings, clock| settings.handle_offer(clock, offers));
         self.follow_own_telemetry(now);
+        #[cfg(feature = "telemetry")]
         self.tell_outcomes(now);
     }
 
@@ -379,6 +380,7 @@ impl Engine {
 
     /// Dials beside the link that stands, gives up what does not answer, lets the main link lead to the right place.
     pub(super) fn serve_connection(&mut self, now: Now) {
+        #[cfg(feature = "telemetry")]
         self.tell_outcomes(now);
         let Some(connection) = &self.connection else {
             return;
@@ -476,14 +478,13 @@ impl Engine {
     }
 
     /// What became of destinations of own telemetry.
+    #[cfg(feature = "telemetry")]
     fn tell_outcomes(&mut self, now: Now) {
-        #[cfg(feature = "telemetry")]
         for (ticket, result) in self.own.take_outcomes() {
             self.tell(now, |settings, clock| {
                 settings.handle_outcome(clock, ticket, result);
             });
         }
-        _ = now;
     }
 
     /// Tells the machine something, then does what it wants.

@@ -155,6 +155,11 @@ fn run(
 }
 
 #[cfg(not(feature = "ebpf"))]
+#[expect(
+    clippy::boxed_local,
+    clippy::needless_pass_by_value,
+    reason = "stands in for the real one"
+)]
 fn run(attached: Box<Attached>, _: &Buffer, _: &HealthCell) -> Result<Running, StartError> {
     match *attached {}
 }
