@@ -66,6 +66,9 @@ impl LogFile {
     /// # Errors
     /// What the system said; the half line stays.
     pub(crate) fn take_back_half_line(&mut self, coming: &[u8]) -> io::Result<()> {
+        if coming.is_empty() {
+            return Ok(());
+        }
         let open = self.opened()?;
         if !open.size.is_multiple_of(PAGE) {
             return Ok(());
@@ -363,5 +366,17 @@ mod tests {
         let mut log = LogFile::continued(path.clone(), rotation);
         log.take_back_half_line(coming.as_bytes()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 4092);
+    }
+
+    #[test]
+    fn nothing_is_opened_for_a_child_that_says_nothing() {
+        let (dir, _) = log(1000, 1);
+        let rotation = Rotation {
+            bytes: 1000,
+            files: 1,
+        };
+        let mut log = LogFile::continued(dir.path().join("a.log"), rotation);
+        log.take_back_half_line(b"").unwrap();
+        assert_eq!(read(&dir, "a.log"), None);
     }
 }

@@ -312,19 +312,7 @@ fn another_executable_takes_over() {
 #[cfg(feature = "roster")]
 #[test]
 fn agents_come_and_go_with_the_settings() {
-    let of = |agents: &[(&str, &str)]| {
-        let agents = agents.iter().map(|(name, after)| {
-            format!(
-                "{name}: {{profile: mute, executable: /bin/sh, config_files: [/etc/{name}.yaml], \
-                 start_after: [{after}], start_wait: 20s, apply: {{probation: 10s}}}}"
-            )
-        });
-        let agents: Vec<_> = agents.collect();
-        format!(
-            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{{}}}\n",
-            agents.join(", ")
-        )
-    };
+    let of = |agents: &[(&str, &str)]| listed(agents, "20s");
     let files = |house: &mut House| {
         for name in ["a", "b", "c"] {
             if house.has(name) {
@@ -377,23 +365,10 @@ fn agents_come_and_go_with_the_settings() {
 #[cfg(feature = "roster")]
 #[test]
 fn agents_that_come_together_keep_their_order_and_those_that_go_stop_in_reverse() {
+    let all = [("a", ""), ("b", "a"), ("c", "b")];
     let of = |names: &[&str]| {
-        let agents = names.iter().map(|name| {
-            let after = match *name {
-                "b" => "a",
-                "c" => "b",
-                _ => "",
-            };
-            format!(
-                "{name}: {{profile: mute, executable: /bin/sh, config_files: [/etc/{name}.yaml], \
-                 start_after: [{after}], start_wait: 20s, apply: {{probation: 10s}}}}"
-            )
-        });
-        let agents: Vec<_> = agents.collect();
-        format!(
-            "server: {{endpoint: 'ws://127.0.0.1:1/v1/opamp'}}\nagents: {{{}}}\n",
-            agents.join(", ")
-        )
+        let wanted = all.iter().filter(|(name, _)| names.contains(name));
+        listed(&wanted.copied().collect::<Vec<_>>(), "20s")
     };
     let files = |house: &mut House| {
         for name in ["a", "b", "c"] {
